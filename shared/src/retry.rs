@@ -1,0 +1,1 @@
+//! Back-off arithmetic: written with the specification.

@@ -1,0 +1,71 @@
+//! The task specification: what a user asks for.
+//!
+//! [`TaskSpec`] is the valid form: it can be had only from the YAML task file, from flags or from the wire through
+//! the checks in this module, so whatever takes one needs no further checks.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::Endpoint;
+use crate::unit::SnapshotMode;
+
+/// A valid specification. Passwords stand apart: this value may be logged, stored and shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// Unique among the tasks that exist; works wherever an id does.
+    pub name: String,
+    /// Where rows come from.
+    pub source: Endpoint,
+    /// Where they go.
+    pub destination: Endpoint,
+    /// What is asked for; never empty.
+    pub types: BTreeSet<MigrationType>,
+    /// Which objects.
+    pub objects: ObjectRules,
+    /// How rows are copied.
+    pub copy: CopySettings,
+    /// How long a failing unit is tried again.
+    pub retry: RetryWindows,
+}
+
+/// A part of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MigrationType {
+    /// Tables, types, functions, indexes, …
+    Schema,
+    /// The rows that are there.
+    Full,
+}
+
+/// Which objects take part: patterns `schema.table` with `*` and `?`; what is excluded wins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRules {
+    /// Left out = everything but system schemas.
+    pub include: Vec<String>,
+    /// Taken away from that.
+    pub exclude: Vec<String>,
+}
+
+/// How rows are copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopySettings {
+    /// Copy units running at once in the whole task.
+    pub jobs: u32,
+    /// Bytes a shard aims at.
+    pub shard_size_bytes: u64,
+    /// Index builds running at once in the whole task.
+    pub index_jobs: u32,
+    /// Which moment of the source.
+    pub snapshot: SnapshotMode,
+}
+
+/// How long a failing unit is tried again before its task fails; milliseconds since its first failure in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryWindows {
+    /// For [`crate::failure::FailureClass::Transient`].
+    pub connection_ms: u64,
+    /// For [`crate::failure::FailureClass::Other`].
+    pub other_ms: u64,
+}

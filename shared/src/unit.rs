@@ -1,0 +1,405 @@
+//! Units: what an agent is told to do, and what it answers.
+//!
+//! The coordinator keeps units in a compact form of its own and makes a [`Work`] of one when it leases it. An agent
+//! answers with [`Ended`] (large results come as numbered [`Part`](ResultPart)s first). Both carry all that is needed:
+//! an agent keeps nothing between two units but its sessions with a shared snapshot (see [`SharedSnapshot`]).
+
+use serde::{Deserialize, Serialize};
+
+use crate::epoch::Generation;
+use crate::failure::Failure;
+use crate::ids::{AgentId, TableNo};
+use crate::lsn::Lsn;
+use crate::name::QualifiedName;
+use crate::precheck::PrecheckItem;
+
+/// What a unit is, without its details: for counting, naming (`application_name`), priorities and events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnitKind {
+    /// See [`Work::Precheck`].
+    Precheck,
+    /// See [`Work::SchemaPre`].
+    SchemaPre,
+    /// See [`Work::Survey`].
+    Survey,
+    /// See [`Work::Plan`].
+    Plan,
+    /// See [`Work::Copy`].
+    Copy,
+    /// See [`Work::Audit`].
+    Audit,
+    /// See [`Work::Index`].
+    Index,
+    /// See [`Work::SchemaPost`].
+    SchemaPost,
+    /// See [`Work::Sequences`].
+    Sequences,
+    /// See [`Work::Analyze`].
+    Analyze,
+    /// See [`Work::Finish`].
+    Finish,
+}
+
+impl UnitKind {
+    /// The kind as it stands in names, events and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Precheck => "precheck",
+            Self::SchemaPre => "schema_pre",
+            Self::Survey => "survey",
+            Self::Plan => "plan",
+            Self::Copy => "copy",
+            Self::Audit => "audit",
+            Self::Index => "index",
+            Self::SchemaPost => "schema_post",
+            Self::Sequences => "sequences",
+            Self::Analyze => "analyze",
+            Self::Finish => "finish",
+        }
+    }
+}
+
+/// What an agent is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// Looks whether the migration can work. Changes nothing.
+    Precheck,
+    /// Dumps the source's schema, keeps its statements at the destination (`pgconvoy.schema_entry`) and runs those that
+    /// come before the rows.
+    SchemaPre,
+    /// Lists the tables to copy with their sizes and the index statements that wait for them; takes the task's snapshot
+    /// in `copy.snapshot: task`.
+    Survey(Survey),
+    /// Reads columns and keys of some tables, raises their generation at the destination, and cuts them into shards.
+    Plan(Vec<PlanTable>),
+    /// Copies one shard.
+    Copy(Box<CopyShard>),
+    /// Compares what Raft holds for done with `shard_progress`, which decides (law O6).
+    Audit(Vec<AuditTable>),
+    /// Runs some index statements of one table, or of several small ones.
+    Index(IndexBuild),
+    /// Runs what comes after the rows and is no index, in the archive's order; refreshes materialized views.
+    SchemaPost,
+    /// Sets the destination's sequences from the source's.
+    Sequences,
+    /// `analyze` of some tables.
+    Analyze(Vec<QualifiedName>),
+    /// Removes what the task keeps at the databases; after it nobody can write for the task (law O9).
+    Finish,
+}
+
+impl Work {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> UnitKind {
+        match self {
+            Self::Precheck => UnitKind::Precheck,
+            Self::SchemaPre => UnitKind::SchemaPre,
+            Self::Survey(_) => UnitKind::Survey,
+            Self::Plan(_) => UnitKind::Plan,
+            Self::Copy(_) => UnitKind::Copy,
+            Self::Audit(_) => UnitKind::Audit,
+            Self::Index(_) => UnitKind::Index,
+            Self::SchemaPost => UnitKind::SchemaPost,
+            Self::Sequences => UnitKind::Sequences,
+            Self::Analyze(_) => UnitKind::Analyze,
+            Self::Finish => UnitKind::Finish,
+        }
+    }
+}
+
+/// Which moment of the source a read shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotMode {
+    /// One moment for all shards of the task.
+    Task,
+    /// Each shard its own moment.
+    Shard,
+}
+
+/// The order to survey.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Survey {
+    /// The task's mode.
+    pub mode: SnapshotMode,
+    /// Counts the task's snapshots from 1; 0 in [`SnapshotMode::Shard`].
+    pub round: u32,
+    /// The snapshot that was lost, as `pg_current_snapshot()` printed it: the new one goes on from it if no transaction
+    /// id was assigned since.
+    pub lost: Option<String>,
+}
+
+/// The task's snapshot, and the agents whose keeper sessions export it: any of them can be imported (law S13).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedSnapshot {
+    /// Counts the task's snapshots from 1.
+    pub round: u32,
+    /// As `pg_current_snapshot()` printed it.
+    pub snapshot: String,
+    /// WAL insert position, noted after the snapshot was taken.
+    pub noted_lsn: Lsn,
+    /// Who exports it under which identifier.
+    pub exports: Vec<Export>,
+}
+
+/// A snapshot as one agent's keeper session exports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    /// Whose session.
+    pub agent: AgentId,
+    /// What `pg_export_snapshot()` answered.
+    pub id: String,
+}
+
+/// A table to plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanTable {
+    /// Its number within the task.
+    pub no: TableNo,
+    /// Its name at the source.
+    pub name: QualifiedName,
+    /// The generation that this plan makes.
+    pub generation: Generation,
+    /// Bytes as the survey saw them, TOAST counted.
+    pub bytes: u64,
+    /// `pg_relation_filenode()`, noted before the task's snapshot was taken: a later one means rows rewritten or
+    /// truncated, which that snapshot cannot read. None in [`SnapshotMode::Shard`].
+    pub filenode: Option<u32>,
+}
+
+/// How rows travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyFormat {
+    /// PostgreSQL's text form.
+    Text,
+    /// PostgreSQL's binary form: only where each column's is stable between the two servers.
+    Binary,
+}
+
+/// What a plan found out about a table: the same for all its shards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TablePlan {
+    /// Its number within the task.
+    pub no: TableNo,
+    /// The generation that this plan made.
+    pub generation: Generation,
+    /// Its name at the source.
+    pub name: QualifiedName,
+    /// Where rows are written: the same name, or the root of its partition tree where the leaf may differ there.
+    pub write_to: QualifiedName,
+    /// Columns that travel, in this order at both ends: all but generated ones.
+    pub columns: Vec<String>,
+    /// Digest of the column list as the server describes `select * from only table` (law S4).
+    pub fingerprint: String,
+    /// See [`PlanTable::filenode`].
+    pub filenode: Option<u32>,
+    /// How rows travel.
+    pub format: CopyFormat,
+    /// Columns that [`Part::Range`] compares, with their types as SQL text; empty where shards are no ranges.
+    pub key: Vec<KeyColumn>,
+}
+
+/// A column of the key by which a table is cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type, as `format_type()` prints it: bounds are cast to it.
+    pub type_name: String,
+}
+
+/// Which rows of a table a shard holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// All.
+    Whole,
+    /// `from <= key < to`, in the server's order; none = open-ended (law S5). Values in the text form of their type.
+    Range {
+        /// Lower bound, included.
+        from: Option<Box<[Box<str>]>>,
+        /// Upper bound, excluded.
+        to: Option<Box<[Box<str>]>>,
+    },
+    /// Blocks `from <= ctid < to`; none = to the end. Only under one shared snapshot.
+    Blocks {
+        /// First block.
+        from: u32,
+        /// First block of the next shard.
+        to: Option<u32>,
+    },
+}
+
+/// One shard of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedShard {
+    /// Which rows.
+    pub part: Part,
+    /// Bytes that are expected, for priorities and progress.
+    pub bytes: u64,
+    /// Rows that are expected.
+    pub rows: u64,
+}
+
+/// A shard to copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyShard {
+    /// The table.
+    pub table: TablePlan,
+    /// The shard's number within the table's generation, from 0.
+    pub shard: u32,
+    /// Which rows.
+    pub part: Part,
+    /// The task's snapshot; none = the shard takes its own.
+    pub snapshot: Option<SharedSnapshot>,
+}
+
+/// A table whose completeness is looked up at the destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditTable {
+    /// Its number.
+    pub no: TableNo,
+    /// The generation that must be complete.
+    pub generation: Generation,
+    /// Shards it has: numbers 0 to this less one.
+    pub shards: u32,
+}
+
+/// Index statements to run, by their number in `pgconvoy.schema_entry`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexBuild {
+    /// For people: the table, or the first of them.
+    pub subject: String,
+    /// Entry numbers, run in this order.
+    pub entries: Vec<u32>,
+}
+
+/// How a lease ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ended {
+    /// Done, durably, at the destination.
+    Done(WorkResult),
+    /// Failed; the class decides what is next.
+    Failed(Failure),
+    /// Given back undone: drained, revoked, or the lease ran out.
+    Released,
+    /// The task's snapshot could not be imported from any of the exports named: they are gone.
+    SnapshotLost {
+        /// Which snapshot.
+        round: u32,
+        /// Whose exports were tried and are gone.
+        gone: Vec<AgentId>,
+    },
+    /// The table is not as planned: columns changed, or in [`SnapshotMode::Task`] rows rewritten since the snapshot.
+    TableChanged {
+        /// Which table.
+        table: TableNo,
+        /// What differs; definite where planning anew would not help.
+        failure: Failure,
+    },
+}
+
+/// What a done unit found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkResult {
+    /// Of [`Work::Precheck`].
+    Precheck(Vec<PrecheckItem>),
+    /// Of [`Work::SchemaPre`].
+    SchemaPre {
+        /// Statements run before the rows.
+        entries_run: u32,
+        /// Statements kept for after the rows.
+        entries_kept: u32,
+    },
+    /// Of [`Work::Survey`]: the tables came as [`ResultPart::Tables`].
+    Survey(SurveyDone),
+    /// Of [`Work::Plan`]: plans came as [`ResultPart::Plan`] and [`ResultPart::Shards`].
+    Plan,
+    /// Of [`Work::Copy`].
+    Copy(CopyDone),
+    /// Of [`Work::Audit`]: shards that the destination lacks, to be run again.
+    Audit {
+        /// Table and shard number.
+        missing: Vec<(TableNo, u32)>,
+    },
+    /// Of [`Work::Index`].
+    Index,
+    /// Of [`Work::SchemaPost`].
+    SchemaPost {
+        /// Statements run.
+        entries_run: u32,
+    },
+    /// Of [`Work::Sequences`].
+    Sequences {
+        /// Sequences set.
+        count: u32,
+    },
+    /// Of [`Work::Analyze`].
+    Analyze,
+    /// Of [`Work::Finish`].
+    Finish,
+}
+
+/// What a survey found out, besides the tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SurveyDone {
+    /// The source cluster's system identifier.
+    pub system_identifier: u64,
+    /// The snapshot taken, in [`SnapshotMode::Task`]; the surveying agent exports it.
+    pub snapshot: Option<SharedSnapshot>,
+    /// The new snapshot shows the same moment as the lost one: what is copied stays.
+    pub continues: bool,
+}
+
+/// A shard's completion, as it stands in `shard_progress`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyDone {
+    /// Rows written.
+    pub rows: u64,
+    /// Bytes of COPY data.
+    pub bytes: u64,
+    /// `pg_current_snapshot()` under which they were read.
+    pub snapshot: String,
+    /// WAL insert position noted after that snapshot.
+    pub noted_lsn: Lsn,
+    /// Another owner had finished it already; the figures are that one's.
+    pub found_done: bool,
+}
+
+/// A piece of a large result; pieces are numbered from 0, and the [`Ended::Done`] that follows says how many there were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ResultPart {
+    /// Tables that a survey found.
+    Tables(Vec<SurveyedTable>),
+    /// A table's plan; its shards follow.
+    Plan(TablePlan),
+    /// Shards of the last plan, in order.
+    Shards(Vec<PlannedShard>),
+}
+
+/// A table that a survey found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SurveyedTable {
+    /// Its name at the source.
+    pub name: QualifiedName,
+    /// Bytes, TOAST counted.
+    pub bytes: u64,
+    /// Rows as the statistics have them.
+    pub rows: u64,
+    /// See [`PlanTable::filenode`].
+    pub filenode: Option<u32>,
+    /// Numbers in `pgconvoy.schema_entry` of the index statements that wait for its rows.
+    pub index_entries: Vec<u32>,
+}
+
+/// How far a running unit is; travels in heartbeats and never enters Raft.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Rows so far.
+    pub rows: u64,
+    /// Bytes so far.
+    pub bytes: u64,
+}

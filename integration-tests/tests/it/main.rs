@@ -1,1 +1,3 @@
-#[test] fn placeholder() {}
+//! The integration tests: one program, because linking costs more than running.
+
+mod harness;

@@ -1,0 +1,3 @@
+//! The harness is trusted by every other test, so it has tests of its own.
+
+mod postgres;

@@ -40,7 +40,11 @@ pub struct TelemetryConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     #[error("log filter `{filter}` is not valid; write a level, or `level,target=level,…`")]
-    Filter { filter: String, #[source] source: tracing_subscriber::filter::ParseError },
+    Filter {
+        filter: String,
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
 }
 
 /// Sets up logging and panic messages. A second call in one process changes nothing.

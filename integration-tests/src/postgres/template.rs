@@ -42,7 +42,7 @@ fn ready(major: &Major, account: Option<&Account>) -> anyhow::Result<PathBuf> {
     let mut initdb = mortal(major.server("initdb"), "KILL", account);
     initdb
         .args(["--username", SUPERUSER, "--auth", "scram-sha-256", "--encoding", "UTF8"])
-        .args(["--locale", "C.UTF-8", "--no-sync", "--no-instructions", "--pwfile"])
+        .args(["--locale", "C.UTF-8", "--no-sync", "--pwfile"])
         .arg(&password)
         .arg("--pgdata")
         .arg(unfinished.join("data"));

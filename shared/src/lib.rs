@@ -17,3 +17,4 @@ pub mod secret;
 pub mod spec;
 pub mod time;
 pub mod unit;
+pub mod yaml;

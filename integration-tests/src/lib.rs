@@ -6,6 +6,9 @@
 //! the vocabulary and nothing else of the project, so that a test cannot cheat.
 
 mod artifacts;
+pub mod logs;
+pub mod net;
+pub mod oracle;
 pub mod postgres;
 mod spawn;
 pub mod wait;

@@ -35,6 +35,7 @@ use nix::unistd::Pid;
 
 pub use major::Major;
 pub use options::{Options, Tls};
+pub(crate) use query::quoted;
 pub use tls::Certificates;
 
 use crate::spawn::{Account, mortal, spawn};

@@ -1,12 +1,12 @@
 //! Ways to speak with a throw-away server: URLs, sessions, scripts, dumps.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, bail};
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::{PASSWORD, Postgres, SUPERUSER};
+use super::{Major, PASSWORD, Postgres, SUPERUSER};
 
 impl Postgres {
     /// The superuser's URL of a database over TCP, with the password in it.
@@ -71,7 +71,18 @@ impl Postgres {
 
     /// What pg_dump writes with these options.
     pub async fn pg_dump(&self, database: &str, options: &[&str]) -> anyhow::Result<String> {
-        let mut command = self.client_tool("pg_dump", database)?;
+        self.pg_dump_by(None, database, options).await
+    }
+
+    /// What the pg_dump of a given major writes.
+    pub async fn pg_dump_by(
+        &self,
+        major: Option<u32>,
+        database: &str,
+        options: &[&str],
+    ) -> anyhow::Result<String> {
+        let major = major.map_or_else(|| Ok(self.major.clone()), Major::numbered)?;
+        let mut command = self.command(major.client("pg_dump")?, database);
         command.args(options);
         Ok(String::from_utf8(run(command).await?.stdout)?)
     }
@@ -83,7 +94,11 @@ impl Postgres {
 
     /// A client program of PostgreSQL that connects to `database`.
     pub fn client_tool(&self, program: &str, database: &str) -> anyhow::Result<Command> {
-        let mut command = Command::new(self.major.client(program)?);
+        Ok(self.command(self.major.client(program)?, database))
+    }
+
+    fn command(&self, program: PathBuf, database: &str) -> Command {
+        let mut command = Command::new(program);
         command
             .env("PGHOST", self.socket())
             .env("PGPORT", self.port.to_string())
@@ -92,7 +107,7 @@ impl Postgres {
             .env("PGDATABASE", database)
             .env("LC_ALL", "C.UTF-8")
             .stdin(Stdio::null());
-        Ok(command)
+        command
     }
 }
 

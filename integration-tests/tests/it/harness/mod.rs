@@ -1,3 +1,5 @@
 //! The harness is trusted by every other test, so it has tests of its own.
 
+mod net;
+mod oracle;
 mod postgres;

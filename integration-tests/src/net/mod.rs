@@ -1,0 +1,5 @@
+//! Networks that misbehave on command.
+
+mod proxy;
+
+pub use proxy::{Proxy, Weather};

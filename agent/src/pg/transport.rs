@@ -1,0 +1,205 @@
+//! The byte stream under a PostgreSQL session: socket, and TLS where it is wanted.
+//!
+//! One way in for tokio-postgres and for our own client, so that `sslmode` means the same for both. `allow` and
+//! `prefer` try twice, as libpq does: what the second attempt is, and when there is one, is told by [`Attempt`].
+//!
+//! A server that vanished without a word (power, network, NAT) is noticed by keepalive probes while we wait, and by the
+//! user timeout while we send.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+
+use pgconvoy_shared::endpoint::{Endpoint, SslMode};
+
+use super::error::PgError;
+use super::tls;
+
+/// Ten seconds of silence, then three probes five seconds apart: a vanished server is noticed after 25 s.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// How long sent bytes may stay unacknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Statements and reading: what we send is small, so a server that does not take it is gone.
+    Short,
+    /// Writing rows: Linux counts a receiver with a full buffer against this limit too, however alive it is, and a
+    /// destination may well stop reading during a checkpoint or behind a lock.
+    Long,
+}
+
+impl Patience {
+    fn limit(self) -> Duration {
+        match self {
+            Self::Short => Duration::from_secs(30),
+            Self::Long => Duration::from_secs(180),
+        }
+    }
+}
+
+/// One way to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// No TLS.
+    Plain,
+    /// TLS if the server has it.
+    Offered,
+    /// TLS or nothing.
+    Tls,
+}
+
+impl Attempt {
+    /// What `sslmode` asks for, in this order. A second attempt follows only a failed handshake, or a server that
+    /// refused this kind of connection.
+    pub(super) fn of(endpoint: &Endpoint) -> &'static [Attempt] {
+        if is_socket(&endpoint.host) {
+            // PostgreSQL has no TLS on Unix sockets; libpq leaves it out too.
+            return &[Self::Plain];
+        }
+        match endpoint.sslmode {
+            SslMode::Disable => &[Self::Plain],
+            SslMode::Allow => &[Self::Plain, Self::Tls],
+            SslMode::Prefer => &[Self::Offered, Self::Plain],
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[Self::Tls],
+        }
+    }
+}
+
+fn is_socket(host: &str) -> bool {
+    host.starts_with('/')
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A connected stream on which the startup message may be sent.
+pub(super) struct Transport {
+    io: Box<dyn Io>,
+    channel_binding: Option<Vec<u8>>,
+    encrypted: bool,
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transport").field("encrypted", &self.encrypted).finish_non_exhaustive()
+    }
+}
+
+impl Transport {
+    /// Connects. The caller puts a limit on the time.
+    pub(super) async fn open(
+        endpoint: &Endpoint,
+        attempt: Attempt,
+        patience: Patience,
+    ) -> Result<Self, PgError> {
+        let unreachable =
+            |source| PgError::Unreachable { endpoint: endpoint.to_string(), source };
+        if is_socket(&endpoint.host) {
+            let path = format!("{}/.s.PGSQL.{}", endpoint.host.trim_end_matches('/'), endpoint.port);
+            let socket = UnixStream::connect(path).await.map_err(unreachable)?;
+            return Ok(Self::plain(socket));
+        }
+        let mut socket =
+            TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(unreachable)?;
+        watch(&socket, patience).map_err(unreachable)?;
+        if attempt == Attempt::Plain {
+            return Ok(Self::plain(socket));
+        }
+        match (asks_for_tls(&mut socket).await?, attempt) {
+            (true, _) => Self::encrypted(socket, endpoint).await,
+            (false, Attempt::Offered) => Ok(Self::plain(socket)),
+            (false, _) => Err(PgError::TlsNotOffered { endpoint: endpoint.to_string() }),
+        }
+    }
+
+    fn plain(io: impl Io + 'static) -> Self {
+        Self { io: Box::new(io), channel_binding: None, encrypted: false }
+    }
+
+    async fn encrypted(socket: TcpStream, endpoint: &Endpoint) -> Result<Self, PgError> {
+        let config = tls::client_config(endpoint)?;
+        let name = tls::server_name(&endpoint.host)?;
+        let stream = TlsConnector::from(std::sync::Arc::new(config))
+            .connect(name, socket)
+            .await
+            .map_err(|source| PgError::TlsHandshake { endpoint: endpoint.to_string(), source })?;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let channel_binding = certificate.and_then(tls::channel_binding);
+        Ok(Self { io: Box::new(stream), channel_binding, encrypted: true })
+    }
+
+    /// What a SCRAM login can be bound to.
+    pub(super) fn channel_binding(&self) -> Option<&[u8]> {
+        self.channel_binding.as_deref()
+    }
+
+    /// Whether TLS is spoken.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+}
+
+fn watch(socket: &TcpStream, patience: Patience) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let raw = SockRef::from(socket);
+    raw.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES),
+    )?;
+    raw.set_tcp_user_timeout(Some(patience.limit()))
+}
+
+/// Sends the SSLRequest. Exactly one byte is read: whatever a man in the middle put behind it stays out of the TLS
+/// session (CVE-2021-23222).
+async fn asks_for_tls(socket: &mut TcpStream) -> Result<bool, PgError> {
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    socket.write_all(&request).await.map_err(|source| PgError::Broken { source })?;
+    match socket.read_u8().await.map_err(|source| PgError::Broken { source })? {
+        b'S' => Ok(true),
+        b'N' => Ok(false),
+        other => Err(PgError::protocol(format!(
+            "the server answered the request for TLS with byte {other}: is it PostgreSQL?"
+        ))),
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_shutdown(cx)
+    }
+}

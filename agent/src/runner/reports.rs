@@ -1,0 +1,214 @@
+//! What the leader has to be told of units, until it says that it knows.
+//!
+//! A report stays here until it is acknowledged, over any number of sessions and leaders; each session tells all that is
+//! here, in order, and then what comes. So a result survives a lost connection, and pieces come before the result they
+//! belong to. Pieces are bounded: a unit that makes them faster than the leader takes them waits.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use pgconvoy_shared::epoch::Epoch;
+use pgconvoy_shared::ids::UnitId;
+use pgconvoy_shared::unit::{Ended, ResultPart};
+
+use crate::unit::UnitEnd;
+
+/// Pieces of results that wait for their acknowledgement, of all units together. A piece holds at most some hundred
+/// tables or shards: some 100 KiB, so these are a few MiB.
+const PARTS_MAX: usize = 32;
+
+/// One thing to tell of a unit.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    /// Grows by one per incarnation of the agent.
+    pub(crate) seq: u64,
+    /// The unit.
+    pub(crate) unit: UnitId,
+    /// The lease under which it ran.
+    pub(crate) epoch: Epoch,
+    /// What there is to tell.
+    pub(crate) body: Body,
+}
+
+/// What a report tells.
+#[derive(Debug, Clone)]
+pub(crate) enum Body {
+    /// A piece of a large result.
+    Part {
+        /// Counts the pieces of this lease from 0.
+        no: u32,
+        /// The piece.
+        part: ResultPart,
+    },
+    /// The lease ended.
+    Ended {
+        /// How many pieces came before.
+        parts: u32,
+        /// How it ended.
+        ended: Ended,
+    },
+}
+
+/// Reports that are not acknowledged yet. Clones are the same ones.
+#[derive(Debug, Clone)]
+pub(crate) struct Reports {
+    queue: Arc<Mutex<Queue>>,
+    /// The number of the newest report.
+    newest: watch::Sender<u64>,
+    room: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    last_seq: u64,
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    report: Report,
+    /// Frees the piece's room when it is acknowledged.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Reports {
+    /// No reports.
+    pub(crate) fn new() -> Self {
+        Self {
+            queue: Arc::default(),
+            newest: watch::channel(0).0,
+            room: Arc::new(Semaphore::new(PARTS_MAX)),
+        }
+    }
+
+    /// A unit ended.
+    pub(crate) fn end(&self, unit: &UnitId, epoch: Epoch, parts: u32, ended: Ended) {
+        self.push(unit.clone(), epoch, Body::Ended { parts, ended }, None);
+    }
+
+    /// Where a unit puts the pieces of its result.
+    pub(crate) fn parts_of(&self, unit: UnitId, epoch: Epoch) -> PartSender {
+        PartSender { reports: self.clone(), unit, epoch, sent: Arc::new(Mutex::new(0)) }
+    }
+
+    /// The leader knows this one.
+    pub(crate) fn acknowledge(&self, seq: u64) {
+        self.queue().waiting.remove(&seq);
+    }
+
+    /// Reports newer than that, oldest first.
+    pub(crate) fn after(&self, seq: u64) -> Vec<Report> {
+        self.queue().waiting.range(seq + 1..).map(|(_, waiting)| waiting.report.clone()).collect()
+    }
+
+    /// Whether the leader has still to be told how this lease ended.
+    pub(crate) fn has_end_of(&self, unit: &UnitId, epoch: Epoch) -> bool {
+        self.queue().waiting.values().any(|waiting| {
+            let report = &waiting.report;
+            report.epoch == epoch
+                && report.unit == *unit
+                && matches!(report.body, Body::Ended { .. })
+        })
+    }
+
+    /// Returns once there is one newer than that.
+    pub(crate) async fn newer_than(&self, seq: u64) {
+        let mut newest = self.newest.subscribe();
+        newest.wait_for(|newest| *newest > seq).await.expect("self holds the sender");
+    }
+
+    /// Whether all is acknowledged.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue().waiting.is_empty()
+    }
+
+    fn push(&self, unit: UnitId, epoch: Epoch, body: Body, room: Option<OwnedSemaphorePermit>) {
+        let mut queue = self.queue();
+        queue.last_seq += 1;
+        let seq = queue.last_seq;
+        queue
+            .waiting
+            .insert(seq, Waiting { report: Report { seq, unit, epoch, body }, _room: room });
+        drop(queue);
+        self.newest.send_modify(|newest| *newest = seq.max(*newest));
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+/// Takes the pieces of one unit's result, numbers them, and holds the unit back while the leader is behind.
+#[derive(Debug, Clone)]
+pub(crate) struct PartSender {
+    reports: Reports,
+    unit: UnitId,
+    epoch: Epoch,
+    sent: Arc<Mutex<u32>>,
+}
+
+impl PartSender {
+    /// Sends a piece.
+    pub(crate) async fn send(&self, part: ResultPart) -> Result<(), UnitEnd> {
+        let room = Arc::clone(&self.reports.room).acquire_owned().await;
+        let room = room.expect("the semaphore is never closed");
+        // Held while the report is queued, so that numbers and order agree.
+        let mut sent = self.sent.lock().expect("nothing panics while it holds this lock");
+        let no = *sent;
+        *sent += 1;
+        self.reports.push(self.unit.clone(), self.epoch, Body::Part { no, part }, Some(room));
+        Ok(())
+    }
+
+    /// How many were sent.
+    pub(crate) fn count(&self) -> u32 {
+        *self.sent.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgconvoy_shared::ids::UnitNo;
+
+    use super::*;
+
+    fn unit(no: u32) -> UnitId {
+        UnitId { task: "abcdefghijkl".parse().expect("twelve letters"), no: UnitNo(no) }
+    }
+
+    fn seqs(reports: &[Report]) -> Vec<u64> {
+        reports.iter().map(|report| report.seq).collect()
+    }
+
+    #[tokio::test]
+    async fn a_report_is_told_again_until_it_is_acknowledged() {
+        let reports = Reports::new();
+        let parts = reports.parts_of(unit(1), Epoch(3));
+        parts.send(ResultPart::Tables(Vec::new())).await.expect("there is room");
+        reports.end(&unit(1), Epoch(3), parts.count(), Ended::Released);
+        assert_eq!(seqs(&reports.after(0)), [1, 2], "pieces come before the end");
+        assert_eq!(seqs(&reports.after(1)), [2]);
+        reports.acknowledge(1);
+        assert_eq!(seqs(&reports.after(0)), [2]);
+        assert!(reports.has_end_of(&unit(1), Epoch(3)));
+        assert!(!reports.has_end_of(&unit(1), Epoch(4)));
+        reports.acknowledge(2);
+        assert!(reports.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_unit_waits_when_the_leader_is_behind_with_its_pieces() {
+        let reports = Reports::new();
+        let parts = reports.parts_of(unit(1), Epoch(1));
+        for _ in 0..PARTS_MAX {
+            parts.send(ResultPart::Tables(Vec::new())).await.expect("there is room");
+        }
+        let mut one_more = std::pin::pin!(parts.send(ResultPart::Tables(Vec::new())));
+        assert!(futures::poll!(&mut one_more).is_pending());
+        reports.acknowledge(1);
+        one_more.await.expect("there is room again");
+        assert_eq!(parts.count(), u32::try_from(PARTS_MAX).expect("small") + 1);
+    }
+}

@@ -1,0 +1,153 @@
+//! Units: one module a kind of work, each opening with its protocol.
+//!
+//! A unit gets a [`UnitContext`] and answers a [`WorkResult`] or says how else it ended ([`UnitEnd`]). It keeps nothing
+//! afterwards but what stands at the destination; so it can be killed anywhere and run again by anyone, under a higher
+//! epoch. Every unit is a source half and a destination half joined by a [`link`].
+
+pub(crate) mod link;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use pgconvoy_shared::endpoint::{Endpoint, Side};
+use pgconvoy_shared::epoch::Epoch;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitNo};
+use pgconvoy_shared::secret::Secret;
+use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::unit::{Ended, Progress, UnitKind, WorkResult};
+
+use crate::keeper::Keepers;
+use crate::runner::{LeaseClock, PartSender};
+use crate::tools::Tools;
+
+/// All that a unit may use.
+#[derive(Debug)]
+pub(crate) struct UnitContext {
+    /// The agent that runs it.
+    pub(crate) agent: AgentId,
+    /// Its task.
+    pub(crate) task: TaskId,
+    /// Its number within the task.
+    pub(crate) unit: UnitNo,
+    /// The lease: the fencing token.
+    pub(crate) epoch: Epoch,
+    /// Its kind, as it stands in names.
+    pub(crate) kind: UnitKind,
+    /// What the user asked for.
+    pub(crate) spec: Arc<TaskSpec>,
+    /// The passwords of the two databases.
+    pub(crate) passwords: Passwords,
+    /// Cancelled when the unit shall stop: revoked, drained, or the lease is about to run out. A unit that does not
+    /// look at it is dropped, with its connections, shortly after.
+    pub(crate) cancel: CancellationToken,
+    /// Until when the agent may act.
+    pub(crate) lease: LeaseClock,
+    /// What heartbeats tell of it.
+    pub(crate) progress: Arc<ProgressCell>,
+    /// Takes the pieces of a large result.
+    pub(crate) parts: PartSender,
+    /// The agent's sessions that keep snapshots.
+    pub(crate) keepers: Arc<Keepers>,
+    /// The agent's pg_dump and pg_restore.
+    pub(crate) tools: Arc<Tools>,
+}
+
+impl UnitContext {
+    /// A database of the task and its password.
+    pub(crate) fn endpoint(&self, side: Side) -> (&Endpoint, Option<&Secret>) {
+        match side {
+            Side::Source => (&self.spec.source, self.passwords.source.as_ref()),
+            Side::Destination => (&self.spec.destination, self.passwords.destination.as_ref()),
+        }
+    }
+
+    /// What every connection of the unit calls itself: `pgconvoy/<task>/<kind>/<unit>.<epoch>`, at most 63 bytes (9 +
+    /// 26 + 1 + 11 + 1 + 10 + 1 + 10 would be 69; numbers of ten digits do not occur in one task).
+    pub(crate) fn application_name(&self) -> String {
+        format!("pgconvoy/{}/{}/{}.{}", self.task, self.kind.as_str(), self.unit, self.epoch)
+    }
+
+    /// To be asked before a step that others can see: false once the lease is over, which after a stop of the whole
+    /// process is known here before any timer fired. (The fences at the destination are what protects; this is cheap.)
+    pub(crate) fn still_mine(&self) -> Result<(), UnitEnd> {
+        if self.cancel.is_cancelled() || !self.lease.holds() {
+            return Err(UnitEnd::Released);
+        }
+        Ok(())
+    }
+}
+
+/// The passwords of a task's two databases.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Passwords {
+    /// Of the source's role.
+    pub(crate) source: Option<Secret>,
+    /// Of the destination's role.
+    pub(crate) destination: Option<Secret>,
+}
+
+/// How a unit ended, when not with a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum UnitEnd {
+    /// It met a failure; the class decides what is next.
+    Failed(Failure),
+    /// It was told to stop, or its lease ran out.
+    Released,
+    /// None of the exports of the task's snapshot could be imported.
+    SnapshotLost {
+        /// Which snapshot.
+        round: u32,
+        /// Whose exports were tried.
+        gone: Vec<AgentId>,
+    },
+    /// A table is not as planned.
+    TableChanged {
+        /// Which one.
+        table: TableNo,
+        /// What differs.
+        failure: Failure,
+    },
+}
+
+impl From<Failure> for UnitEnd {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// What the leader is told.
+pub(crate) fn ended(outcome: Result<WorkResult, UnitEnd>) -> Ended {
+    match outcome {
+        Ok(result) => Ended::Done(result),
+        Err(UnitEnd::Failed(failure)) => Ended::Failed(failure),
+        Err(UnitEnd::Released) => Ended::Released,
+        Err(UnitEnd::SnapshotLost { round, gone }) => Ended::SnapshotLost { round, gone },
+        Err(UnitEnd::TableChanged { table, failure }) => Ended::TableChanged { table, failure },
+    }
+}
+
+/// How far a unit is; written by the unit, read by heartbeats.
+#[derive(Debug, Default)]
+pub(crate) struct ProgressCell {
+    rows: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl ProgressCell {
+    /// More was done.
+    pub(crate) fn add(&self, rows: u64, bytes: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How far it is.
+    pub(crate) fn read(&self) -> Progress {
+        Progress {
+            rows: self.rows.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+}

@@ -25,16 +25,16 @@ fn folder() -> PathBuf {
         .ok()
         .or_else(|| std::thread::current().name().map(str::to_owned))
         .unwrap_or_else(|| "unnamed".to_owned());
-    build_folder().join("test-artifacts").join(test.replace("::", "-"))
+    profile_folder().join("test-artifacts").join(test.replace("::", "-"))
 }
 
-/// The build folder: two levels above the test program, which stands in `<profile>/deps`.
-pub(crate) fn build_folder() -> PathBuf {
-    std::env::current_exe()
-        .ok()
-        .as_deref()
-        .and_then(|program| {
-            program.ancestors().find(|path| path.file_name().is_some_and(|name| name == "target"))
-        })
-        .map_or_else(std::env::temp_dir, Path::to_path_buf)
+/// The folder of the build that this program belongs to: `target/debug`, where the binary is, too.
+pub(crate) fn profile_folder() -> PathBuf {
+    let program = std::env::current_exe().expect("Linux tells the path of a running program");
+    let folder = program.parent().expect("a program is in a folder");
+    // Test programs are one folder down, in `deps`.
+    match folder.file_name() {
+        Some(name) if name == "deps" => folder.parent().unwrap_or(folder).to_owned(),
+        _ => folder.to_owned(),
+    }
 }

@@ -10,5 +10,6 @@ pub mod logs;
 pub mod net;
 pub mod oracle;
 pub mod postgres;
+pub mod process;
 mod spawn;
 pub mod wait;

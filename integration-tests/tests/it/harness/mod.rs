@@ -3,3 +3,4 @@
 mod net;
 mod oracle;
 mod postgres;
+mod process;

@@ -106,46 +106,63 @@ fn keyed_password(text: &str) -> Option<Range<usize>> {
 }
 
 fn value_after_key(text: &str, key_end: usize) -> Option<Range<usize>> {
-    let is_quote = |c: char| matches!(c, '"' | '\'' | '\\');
-    let skip = |at: usize, skipped: &dyn Fn(char) -> bool| {
-        text[at..].find(|c| !skipped(c)).map_or(text.len(), |n| at + n)
-    };
-    let after_quote = skip(key_end, &is_quote);
-    let sign_at = skip(after_quote, &|c| c == ' ');
+    let after_key = skip_colours(text, key_end);
+    let after_quote = skip_quote(text, after_key);
+    let sign_at = skip_colours(text, skip(text, after_quote, |c| c == ' '));
     let sign = text[sign_at..].chars().next().filter(|c| matches!(c, '=' | ':'))?;
-    let open_at = skip(sign_at + sign.len_utf8(), &|c| c == ' ');
-    let start = skip(open_at, &is_quote);
-    let key_quoted = after_quote > key_end;
+    let after_sign = skip_colours(text, sign_at + sign.len_utf8());
+    let open_at = skip(text, after_sign, |c| c == ' ');
+    let start = skip_quote(text, open_at);
+    let key_quoted = after_quote > after_key;
     let value_quoted = start > open_at;
     if sign == ':' && !key_quoted && !value_quoted {
         return None;
     }
     let value = &text[start..];
     let length = if value_quoted {
-        let quote = text[..start].chars().next_back()?;
-        quoted_length(value, quote)
+        quoted_length(value, &text[open_at..start])
     } else {
-        value
-            .find(|c: char| {
-                c.is_whitespace() || matches!(c, '&' | ',' | ';' | '"' | '\\' | '}' | ')')
-            })
-            .unwrap_or(value.len())
+        value.find(ends_bare_value).unwrap_or(value.len())
     };
     (length > 0 && &value[..length] != MASK).then_some(start..start + length)
 }
 
-/// Up to the closing quote; one behind a backslash, or doubled, belongs to the value. Quotes that
-/// are themselves escaped (JSON in JSON) end at their own backslash, which is what is wanted.
-fn quoted_length(value: &str, quote: char) -> usize {
-    let mut characters = value.char_indices().peekable();
-    while let Some((at, c)) = characters.next() {
-        if c == '\\' && characters.peek().is_some_and(|(_, next)| *next != quote) {
-            characters.next();
-        } else if c == quote || c == '\\' {
-            return at;
-        }
+fn skip(text: &str, from: usize, skipped: impl Fn(char) -> bool) -> usize {
+    text[from..].find(|c| !skipped(c)).map_or(text.len(), |length| from + length)
+}
+
+/// Past the escape sequences that colour a field's name and its sign on a terminal.
+fn skip_colours(text: &str, mut from: usize) -> usize {
+    while text[from..].starts_with("\x1b[")
+        && let Some(end) = text[from..].find('m')
+    {
+        from += end + 1;
     }
-    value.len()
+    from
+}
+
+/// Past one quote and the backslashes in front of it; nowhere if there is none.
+fn skip_quote(text: &str, from: usize) -> usize {
+    let quote_at = skip(text, from, |c| c == '\\');
+    if text[quote_at..].starts_with(['"', '\'']) { quote_at + 1 } else { from }
+}
+
+fn ends_bare_value(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '&' | ',' | ';' | '"' | '\\' | '}' | ')' | '\x1b')
+}
+
+/// Up to the closing quote, which stands behind as many backslashes as the opening one: none, one
+/// where the text was itself quoted, three where that was quoted again. Each level doubles the
+/// backslashes of the value, so more of them in front of a quote tell that it belongs to the value.
+fn quoted_length(value: &str, opening: &str) -> usize {
+    let Some(quote) = opening.chars().next_back() else { return value.len() };
+    let backslashes_before = |text: &str| text.len() - text.trim_end_matches('\\').len();
+    let level = backslashes_before(&opening[..opening.len() - quote.len_utf8()]);
+    let closing = value.match_indices(quote).find_map(|(at, _)| {
+        let backslashes = backslashes_before(&value[..at]);
+        (backslashes % (2 * level + 2) == level).then(|| at - level)
+    });
+    closing.unwrap_or(value.len())
 }
 
 fn percent_encoded(text: &str) -> String {
@@ -158,4 +175,111 @@ fn percent_encoded(text: &str) -> String {
         }
     }
     encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        assert_eq!(redact(text), expected);
+    }
+
+    #[test]
+    fn the_password_of_a_url_is_masked() {
+        check("to postgres://u:pw@h:5432/d now", "to postgres://u:***@h:5432/d now");
+        check("postgres://u:p@w/x@h/d", "postgres://u:***@h/d");
+        check("\"postgres://u:pw@h\",\"b@c\"", "\"postgres://u:***@h\",\"b@c\"");
+        check("a://u:one@h b://v:two@i", "a://u:***@h b://v:***@i");
+    }
+
+    #[test]
+    fn a_url_without_a_password_stays() {
+        for text in ["postgres://u@h:5432/d", "http://h:80/path", "mail a@b: yes", "a://:@b"] {
+            check(text, text);
+        }
+    }
+
+    #[test]
+    fn the_value_of_a_password_key_is_masked() {
+        check("host=h password=pw user=u", "host=h password=*** user=u");
+        check("password = 'p w\\'s' user=u", "password = '***' user=u");
+        check("?sslmode=require&password=pw&x=1", "?sslmode=require&password=***&x=1");
+        check("Config { password: \"p\\\"w\", n: 1 }", "Config { password: \"***\", n: 1 }");
+        check("{\"password\":\"pw\"}", "{\"password\":\"***\"}");
+        check(r#"{"m":"{\"password\":\"pw\"}"}"#, r#"{"m":"{\"password\":\"***\"}"}"#);
+        check(
+            r#"{"m":"{\"password\":\"p\\\"w\",\"n\":1}"}"#,
+            r#"{"m":"{\"password\":\"***\",\"n\":1}"}"#,
+        );
+        check("PGPASSWORD=pw psql", "PGPASSWORD=*** psql");
+        check("Password=one password=two", "Password=*** password=***");
+    }
+
+    #[test]
+    fn a_coloured_field_is_masked() {
+        check(
+            "\x1b[3mpassword\x1b[0m\x1b[2m=\x1b[0mpw \x1b[3mn\x1b[0m",
+            "\x1b[3mpassword\x1b[0m\x1b[2m=\x1b[0m*** \x1b[3mn\x1b[0m",
+        );
+    }
+
+    #[test]
+    fn prose_about_passwords_stays() {
+        for text in [
+            "password authentication failed for user \"u\"",
+            "wrong password: ask the owner",
+            "give a password, or PGPASSFILE",
+            "password=\"\" user=\"u\"",
+        ] {
+            check(text, text);
+        }
+    }
+
+    #[test]
+    fn a_registered_secret_is_masked_in_each_of_its_forms() {
+        register_secret("s\"cr/t ü");
+        for text in [
+            "it is s\"cr/t ü!".to_owned(),
+            format!("it is {:?}", "s\"cr/t ü"),
+            format!("{:?}", format!("it is {:?}", "s\"cr/t ü")),
+            "it is s%22cr%2Ft%20%C3%BC".to_owned(),
+        ] {
+            let redacted = redact(&text);
+            assert!(redacted.contains(MASK) && !redacted.contains("cr"), "{text} → {redacted}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_short_to_be_a_secret_is_not_registered() {
+        register_secret("the");
+        check("the rest", "the rest");
+    }
+
+    proptest! {
+        #[test]
+        fn redaction_never_panics(text in "(password|://|[:=@'\"\\\\ ]|\\PC){0,40}") {
+            redact(&text);
+        }
+
+        #[test]
+        fn no_password_stays_behind_its_key(password in "[a-z0-9@:/ ,;'\"\\\\]{1,20}", deep: bool) {
+            let password = format!("{password}QZ");
+            let mut text = format!("Config {{ password: {password:?}, n: 1 }}");
+            if deep {
+                text = format!("{text:?}");
+            }
+            let redacted = redact(&text).into_owned();
+            prop_assert!(!redacted.contains("QZ") && redacted.contains("n: 1"), "{text} {redacted}");
+        }
+
+        #[test]
+        fn no_password_stays_in_a_url(password in "[a-z0-9@:/?#%!$]{6,20}") {
+            let password = format!("Q{password}Q");
+            let text = format!("failed: postgres://user:{password}@host/db (retry)");
+            prop_assert!(!redact(&text).contains(&password));
+        }
+    }
 }

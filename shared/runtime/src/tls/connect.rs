@@ -15,7 +15,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint, Server, Uri};
 
 use super::reload::Credentials;
 use super::{Security, TlsError};
@@ -26,6 +26,13 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// For name, TCP and TLS together. Longer than two lost SYNs (1 s + 2 s), shorter than a lease.
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
+
+/// A gRPC server that notices a dead network as soon as those who dial it do.
+pub fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+}
 
 /// Makes channels to other processes. Cheap to clone; clones share what was read of the files.
 #[derive(Clone, Debug)]

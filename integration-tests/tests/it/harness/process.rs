@@ -70,7 +70,7 @@ async fn a_process_that_ends_early_fails_the_wait_with_its_last_words() {
 #[ignore = "started by a_killed_test_leaves_nothing"]
 async fn starts_a_server_and_hangs() {
     let server = Postgres::start(Options::default()).await.unwrap();
-    println!("port {} in {}", server.port(), server.socket().display());
+    eprintln!("port {} in {}", server.port(), server.socket().display());
     std::future::pending::<()>().await;
 }
 

@@ -5,6 +5,7 @@
 //!
 //! Reading order: [`ids`], [`lsn`], [`epoch`], [`name`], [`unit`], [`failure`], [`spec`].
 
+pub mod codes;
 pub mod endpoint;
 pub mod epoch;
 pub mod failure;

@@ -134,7 +134,8 @@ impl<'t> Events<'t> {
             Event::SequenceStart(_, 0, None) => Value::List(self.list(depth)?),
             Event::MappingStart(_, 0, None) => Value::Map(self.map(depth)?),
             _ => {
-                return self.refuse("anchors and aliases are not understood here: repeat the value");
+                return self
+                    .refuse("anchors and aliases are not understood here: repeat the value");
             }
         };
         Ok(Node { line, value })

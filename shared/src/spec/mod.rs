@@ -1,7 +1,21 @@
 //! The task specification: what a user asks for.
 //!
-//! [`TaskSpec`] is the valid form: it can be had only from the YAML task file, from flags or from the wire through
-//! the checks in this module, so whatever takes one needs no further checks.
+//! [`TaskSpec`] is the form that everything else works with. [`file::read`] makes a [`Draft`] of a task file, flags
+//! change it, [`Draft::finish`] fills in what was left out. [`TaskSpec::check`] says what is wrong with a specification
+//! wherever it came from: the client asks it before it sends one, the coordinator before it accepts one, and whatever
+//! works on a task needs no further checks.
+//!
+//! Nothing here reads a file or a variable: passwords come out as a [`PasswordRef`], for the client to follow.
+
+mod check;
+mod conninfo;
+mod draft;
+pub mod file;
+pub mod limits;
+pub mod measure;
+mod objects;
+mod problem;
+mod reader;
 
 use std::collections::BTreeSet;
 
@@ -9,6 +23,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Endpoint;
 use crate::unit::SnapshotMode;
+
+pub use conninfo::{BadConninfo, Conninfo};
+pub use draft::{Draft, PasswordRef, Submission};
+pub use objects::is_system_schema;
+pub use problem::{SpecProblem, SpecProblems};
 
 /// A valid specification. Passwords stand apart: this value may be logged, stored and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,1 +1,127 @@
-fn main() {}
+//! `cargo x`: the checks and tasks of the workspace. One command each for what a person or CI does.
+//!
+//! Everything here only starts cargo and reads files; `check` and `tidy` write nothing.
+
+mod run;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+
+use run::{Step, cargo};
+
+const USAGE: &str = "\
+cargo x COMMAND
+
+  check                 what must pass before a commit: format, tidy, clippy, documentation, unit tests
+  fix                   formats, and applies what clippy can mend by itself
+  tidy                  the rules that no lint holds: edges between crates, banned crates, files, words
+  lint                  clippy and documentation, warnings are errors
+  test [unit|it|doc]    unit and property tests; integration tests with real servers; doc tests; or all of them
+  sim [--seeds N] [--secs S] [--replay SEED]
+                        the control plane's simulation: N fixed seeds, then new ones for S seconds; or one again
+  soak                  the long tests, one at a time
+  bench                 the scale bench of state machine and scheduler
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo x: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["check"] => {
+            cargo(&["fmt", "--all", "--check"]).run()?;
+            tidy::run()?;
+            lint()?;
+            unit_tests()
+        }
+        ["fix"] => {
+            cargo(&["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty"]).run()?;
+            cargo(&["fmt", "--all"]).run()
+        }
+        ["tidy"] => tidy::run(),
+        ["lint"] => lint(),
+        ["test", "unit"] => unit_tests(),
+        ["test", "it"] => integration_tests(),
+        ["test", "doc"] => doc_tests(),
+        ["test"] => {
+            unit_tests()?;
+            integration_tests()?;
+            doc_tests()
+        }
+        ["sim", options @ ..] => simulate(options),
+        ["soak"] => {
+            build_binary()?;
+            cargo(&["nextest", "run", "--workspace", "--profile", "soak"]).run()
+        }
+        ["bench"] => cargo(&["bench", "--package", "pgconvoy-control"]).run(),
+        ["help" | "--help" | "-h"] => {
+            eprint!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("no such command\n\n{USAGE}"),
+    }
+}
+
+fn lint() -> anyhow::Result<()> {
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
+    cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run()
+}
+
+fn unit_tests() -> anyhow::Result<()> {
+    cargo(&["nextest", "run", "--workspace", "--lib", "--bins"]).run()
+}
+
+fn integration_tests() -> anyhow::Result<()> {
+    build_binary()?;
+    cargo(&["nextest", "run", "--workspace", "--test", "*"]).run()
+}
+
+/// nextest does not run them.
+fn doc_tests() -> anyhow::Result<()> {
+    cargo(&["test", "--workspace", "--doc", "--quiet"]).run()
+}
+
+/// The harness starts the binary, which cargo does not know of: it would be an old one.
+fn build_binary() -> anyhow::Result<()> {
+    cargo(&["build", "--package", "pgconvoy"]).run()
+}
+
+/// The simulation is a test that reads its orders from the environment.
+fn simulate(options: &[&str]) -> anyhow::Result<()> {
+    let mut step: Step = cargo(&[
+        "nextest",
+        "run",
+        "--package",
+        "pgconvoy-control",
+        "--all-features",
+        "--no-capture",
+        "-E",
+        "test(/(^|::)sim/)",
+    ]);
+    let mut options = options.iter();
+    while let Some(option) = options.next() {
+        let variable = match *option {
+            "--seeds" => "PGCONVOY_SIM_SEEDS",
+            "--secs" => "PGCONVOY_SIM_SECS",
+            "--replay" => "PGCONVOY_SIM_SEED",
+            other => bail!("no option {other}\n\n{USAGE}"),
+        };
+        let Some(value) = options.next() else { bail!("{option} wants a number") };
+        value.parse::<u64>().map_err(|error| anyhow::anyhow!("{option} {value}: {error}"))?;
+        step = step.env(variable, value);
+    }
+    step.run()
+}

@@ -18,7 +18,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Finding> {
     let pages: Vec<&str> = sources.iter().filter_map(|source| page(&source.path)).collect();
     let mut made: BTreeMap<String, (&str, usize)> = BTreeMap::new();
     for source in sources.iter().filter(|source| source.is_product_rust()) {
-        for (line, code) in codes_of(&without_test_module(&source.text)) {
+        for (line, code) in codes_of(without_test_module(&source.text)) {
             made.entry(code).or_insert((&source.path, line));
         }
     }

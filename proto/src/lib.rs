@@ -3,6 +3,9 @@
 //! Architecture Invariant: conversions to and from domain types live here, with the wire, so the domain never sees a
 //! generated type.
 
+pub mod convert;
+mod redacted;
+
 /// Generated from `pgconvoy/v1/*.proto`.
 #[allow(
     missing_docs,

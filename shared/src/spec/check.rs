@@ -63,8 +63,8 @@ impl TaskSpec {
         for (key, ms) in
             [("retry.connection", self.retry.connection_ms), ("retry.other", self.retry.other_ms)]
         {
-            if ms > limits::RETRY_MS_MAX {
-                problems.push(out_of_range(key, format!("{ms} ms"), "0s", "365d"));
+            if !limits::RETRY_MS.contains(&ms) {
+                problems.push(out_of_range(key, format!("{ms} ms"), "1s", "365d"));
             }
         }
     }

@@ -8,8 +8,8 @@ pub const NAME_MAX: usize = 63;
 pub const JOBS: RangeInclusive<u32> = 1..=1024;
 /// Smaller shards cost more to begin than to copy; larger ones lose hours when an agent dies.
 pub const SHARD_SIZE_BYTES: RangeInclusive<u64> = (1 << 20)..=(1 << 40);
-/// A year: longer than any migration, and far from an overflow.
-pub const RETRY_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1000;
+/// From a second, for 0 is "the default" on the wire, to a year: longer than any migration, and far from an overflow.
+pub const RETRY_MS: RangeInclusive<u64> = 1000..=365 * 24 * 60 * 60 * 1000;
 /// All patterns together: a quarter of what one entry of the replicated log may hold.
 pub const OBJECTS_BYTES_MAX: usize = 64 * 1024;
 

@@ -1,0 +1,78 @@
+//! An agent's answer on a unit.
+
+use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::unit::{Ended, ResultPart};
+
+use super::{WireError, agent_id, required};
+use crate::v1;
+use crate::v1::unit_report::Body;
+
+/// What a report says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReportBody {
+    /// A piece of a large result.
+    Part {
+        /// Its number within the lease, from 0.
+        no: u32,
+        part: ResultPart,
+    },
+    /// The end of the lease.
+    Ended {
+        /// How many pieces went before; told by a done unit only, 0 otherwise.
+        parts: u32,
+        ended: Ended,
+    },
+}
+
+impl From<ReportBody> for Body {
+    fn from(body: ReportBody) -> Self {
+        match body {
+            ReportBody::Part { no, part } => Self::Part(v1::ResultPart::numbered(no, part)),
+            ReportBody::Ended { parts, ended } => Self::from_ended(ended, parts),
+        }
+    }
+}
+
+impl Body {
+    /// The end of a lease, after this many pieces of its result.
+    #[must_use]
+    pub fn from_ended(ended: Ended, parts: u32) -> Self {
+        match ended {
+            Ended::Done(result) => Self::Done(v1::Done { parts, result: Some(result.into()) }),
+            Ended::Failed(failure) => Self::Failed(failure.into()),
+            Ended::Released => Self::Released(v1::Released {}),
+            Ended::SnapshotLost { round, gone } => Self::SnapshotLost(v1::SnapshotLost {
+                round,
+                gone: gone.into_iter().map(String::from).collect(),
+            }),
+            Ended::TableChanged { table, failure } => Self::TableChanged(v1::TableChanged {
+                table: table.0,
+                failure: Some(failure.into()),
+            }),
+        }
+    }
+}
+
+impl TryFrom<Body> for ReportBody {
+    type Error = WireError;
+    fn try_from(wire: Body) -> Result<Self, WireError> {
+        let (parts, ended) = match wire {
+            Body::Part(part) => {
+                return Ok(Self::Part { no: part.no, part: required(Some(part), "part")? });
+            }
+            Body::Done(done) => (done.parts, Ended::Done(required(done.result, "done")?)),
+            Body::Failed(failure) => (0, Ended::Failed(required(Some(failure), "failed")?)),
+            Body::Released(v1::Released {}) => (0, Ended::Released),
+            Body::SnapshotLost(lost) => {
+                let gone = lost.gone.iter().map(|agent| agent_id(agent, "snapshot_lost.gone"));
+                let gone = gone.collect::<Result<_, _>>()?;
+                (0, Ended::SnapshotLost { round: lost.round, gone })
+            }
+            Body::TableChanged(changed) => {
+                let failure = required(changed.failure, "table_changed.failure")?;
+                (0, Ended::TableChanged { table: TableNo(changed.table), failure })
+            }
+        };
+        Ok(Self::Ended { parts, ended })
+    }
+}

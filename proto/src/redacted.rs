@@ -1,0 +1,30 @@
+//! Messages that carry passwords print without them.
+
+use std::fmt;
+
+use crate::v1;
+
+impl fmt::Debug for v1::CreateTaskRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreateTaskRequest")
+            .field("request_id", &self.request_id)
+            .field("spec", &self.spec)
+            .field("start", &self.start)
+            .field("acknowledge", &self.acknowledge)
+            .field("acknowledge_all", &self.acknowledge_all)
+            .field("precheck_only", &self.precheck_only)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("task_id", &self.task_id)
+            .field("unit", &self.unit)
+            .field("epoch", &self.epoch)
+            .field("spec", &self.spec)
+            .field("work", &self.work)
+            .finish_non_exhaustive()
+    }
+}

@@ -2,8 +2,112 @@
 //!
 //! Reading order: `session` (what is said with the leader), `runner` (leases, slots, reports), `unit` (one module a kind
 //! of work), `pg` (connections, COPY, fencing).
+//!
+//! Architecture Invariants: an agent keeps nothing on disk; what it did stands at the destination. Rows go from source to
+//! destination and never to a coordinator. A password comes with a lease, lives as long as its unit, and is in no
+//! argument list, log line or report.
 
+mod config;
+mod error;
 mod keeper;
+mod pg;
 mod runner;
+mod session;
 mod tools;
 mod unit;
+
+use std::sync::Arc;
+
+use pgconvoy_runtime::shutdown::Shutdown;
+use pgconvoy_runtime::tasks::{self, Owned};
+use pgconvoy_shared::ids::{AgentId, Incarnation};
+use rand::RngExt;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{AgentConfig, Coordinators};
+pub use error::AgentError;
+
+use keeper::Keepers;
+use runner::{LeaseClock, Runner};
+use session::{Introduction, Sessions};
+use tools::Tools;
+
+/// An agent process, or one of several agents within a process.
+#[derive(Debug)]
+pub struct Agent;
+
+impl Agent {
+    /// Starts an agent: it seeks the leader, runs what it is told to, and leaves when `shutdown` begins (units are given
+    /// back then) or when it is drained (units run to their end).
+    pub async fn start(config: AgentConfig, shutdown: Shutdown) -> Result<AgentHandle, AgentError> {
+        if config.slots == 0 {
+            return Err(AgentError::NoSlots);
+        }
+        let tools = Arc::new(Tools::find().await);
+        let keepers = Arc::new(Keepers::new());
+        let lease = LeaseClock::new();
+        let runner = Runner::new(config.id.clone(), config.slots, lease, keepers, tools);
+        let introduction = Introduction {
+            agent: config.id.clone(),
+            incarnation: Incarnation(rand::rng().random()),
+            site: config.site,
+            slots: config.slots,
+            address: config.address,
+        };
+        let sessions = Sessions::new(introduction, runner.clone(), &config.coordinators)?;
+        let closing = CancellationToken::new();
+        let task = tasks::owned(format!("agent {}", config.id), {
+            let (runner, closing) = (runner.clone(), closing.clone());
+            async move {
+                // Also when this task is dropped: units do not outlive their agent.
+                let _units = StopsUnits(runner.clone());
+                let stop = async {
+                    shutdown.begun().await;
+                    runner.stop();
+                    closing.cancel();
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    () = sessions.keep(closing.clone()) => {}
+                    () = stop => {}
+                }
+            }
+        });
+        Ok(AgentHandle { id: config.id, runner, closing, task })
+    }
+}
+
+struct StopsUnits(Runner);
+
+impl Drop for StopsUnits {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// A running agent; dropping it ends the session at once and tells all units to stop.
+#[derive(Debug)]
+pub struct AgentHandle {
+    id: AgentId,
+    runner: Runner,
+    closing: CancellationToken,
+    task: Owned<()>,
+}
+
+impl AgentHandle {
+    /// Its name.
+    pub fn id(&self) -> &AgentId {
+        &self.id
+    }
+
+    /// Takes nothing new, finishes what runs, and then leaves: see [`AgentHandle::stopped`].
+    pub fn drain(&self) {
+        self.runner.drain();
+        self.closing.cancel();
+    }
+
+    /// Returns when the agent has left: drained or shut down, its last reports told.
+    pub async fn stopped(self) -> Result<(), tasks::Died> {
+        self.task.await
+    }
+}

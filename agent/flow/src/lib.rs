@@ -1,1 +1,10 @@
-//! Not written yet.
+//! The data plane as pure functions: what is said to PostgreSQL, and how its answers are cut.
+//!
+//! - [`copy`]: the framing of COPY data, followed without decoding a row.
+//! - [`shards`]: how a table is cut into shards.
+//! - [`sql`]: statements as text.
+//!
+//! Architecture Invariant: no connection, no clock, no chance, no async. What is decided here can be tried on a million
+//! inputs in a second.
+
+pub mod copy;

@@ -27,11 +27,8 @@ use sha2::Digest;
 use super::error::PgError;
 
 /// Where systems keep the certificates they trust: what `sslrootcert=system` means.
-const SYSTEM_ROOTS: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-];
+const SYSTEM_ROOTS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// The configuration for one connection. Files are read each time, so that replaced certificates are used at once.
 pub(super) fn client_config(endpoint: &Endpoint) -> Result<ClientConfig, PgError> {
@@ -137,15 +134,9 @@ pub(super) fn channel_binding(certificate: &CertificateDer<'_>) -> Option<Vec<u8
         "1.2.840.113549.1.1.4" | "1.2.840.113549.1.1.5" | "1.2.840.10045.4.1" => {
             Some(sha2::Sha256::digest(der).to_vec())
         }
-        "1.2.840.113549.1.1.11" | "1.2.840.10045.4.3.2" => {
-            Some(sha2::Sha256::digest(der).to_vec())
-        }
-        "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => {
-            Some(sha2::Sha384::digest(der).to_vec())
-        }
-        "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => {
-            Some(sha2::Sha512::digest(der).to_vec())
-        }
+        "1.2.840.113549.1.1.11" | "1.2.840.10045.4.3.2" => Some(sha2::Sha256::digest(der).to_vec()),
+        "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => Some(sha2::Sha384::digest(der).to_vec()),
+        "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => Some(sha2::Sha512::digest(der).to_vec()),
         _ => None,
     }
 }
@@ -169,7 +160,10 @@ impl ServerCertVerifier for Verified {
     ) -> Result<ServerCertVerified, Error> {
         if self.roots.iter().any(|root| root.as_ref() == end_entity.as_ref()) {
             if self.check_name {
-                rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
+                rustls::client::verify_server_name(
+                    &ParsedCertificate::try_from(end_entity)?,
+                    name,
+                )?;
             }
             return Ok(ServerCertVerified::assertion());
         }

@@ -102,15 +102,16 @@ impl Transport {
         attempt: Attempt,
         patience: Patience,
     ) -> Result<Self, PgError> {
-        let unreachable =
-            |source| PgError::Unreachable { endpoint: endpoint.to_string(), source };
+        let unreachable = |source| PgError::Unreachable { endpoint: endpoint.to_string(), source };
         if is_socket(&endpoint.host) {
-            let path = format!("{}/.s.PGSQL.{}", endpoint.host.trim_end_matches('/'), endpoint.port);
+            let path =
+                format!("{}/.s.PGSQL.{}", endpoint.host.trim_end_matches('/'), endpoint.port);
             let socket = UnixStream::connect(path).await.map_err(unreachable)?;
             return Ok(Self::plain(socket));
         }
-        let mut socket =
-            TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(unreachable)?;
+        let mut socket = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
+            .await
+            .map_err(unreachable)?;
         watch(&socket, patience).map_err(unreachable)?;
         if attempt == Attempt::Plain {
             return Ok(Self::plain(socket));

@@ -1,0 +1,20 @@
+//! Everything that speaks with a PostgreSQL server.
+//!
+//! - [`Access`]: where a database is and how one logs in; makes sessions of two kinds over one kind of connection:
+//! - [`Session`]: ordinary SQL (tokio-postgres);
+//! - [`wire::Wire`]: our own small client, for COPY data that is passed on as it comes;
+//! - [`sqlstate`]: what an error means for the unit that met it;
+//! - [`destination`]: schema `pgconvoy`, the proof of what is done, and the fences.
+
+mod access;
+mod error;
+mod session;
+mod sqlstate;
+mod tls;
+mod transport;
+pub(crate) mod wire;
+
+pub(crate) use access::Access;
+pub(crate) use error::{PgError, ServerError};
+pub(crate) use session::Session;
+pub(crate) use sqlstate::About;

@@ -1,0 +1,178 @@
+//! A session for ordinary SQL: tokio-postgres over our own transport.
+//!
+//! A session that is dropped in the middle of something leaves nothing running: its socket is closed, and the server is
+//! asked to cancel the statement, which it would otherwise finish before it looks. [`Session::close`] ends one in
+//! good order.
+
+use std::future::{Ready, ready};
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use tokio_postgres::config::{SslMode, SslNegotiation};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+use tokio_postgres::{CancelToken, Client, Config};
+
+use pgconvoy_runtime::tasks::{self, Kind, Owned};
+
+use super::access::{Access, later_settings, major_of};
+use super::error::PgError;
+use super::transport::{Patience, Transport};
+
+/// A goodbye takes a round trip; a server that stands still is left without one.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// A session; statements are those of [`tokio_postgres::Client`].
+pub(crate) struct Session {
+    /// None once it is closed.
+    open: Option<Open>,
+    access: Access,
+    major: u32,
+}
+
+struct Open {
+    client: Client,
+    driver: Owned<()>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("with", &self.access).finish_non_exhaustive()
+    }
+}
+
+impl Access {
+    /// Connects, logs in, and fixes the settings.
+    pub(crate) async fn session(&self) -> Result<Session, PgError> {
+        self.connect(Patience::Short, |transport| self.log_in(transport)).await
+    }
+
+    async fn log_in(&self, transport: Transport) -> Result<Session, PgError> {
+        let endpoint = self.endpoint();
+        let mut config = Config::new();
+        config
+            .user(&endpoint.user)
+            .dbname(&endpoint.database)
+            .application_name(self.application_name())
+            .options(self.startup_options())
+            // TLS, where wanted, is spoken already: nothing is asked for, and `Secured` only hands the stream on.
+            .ssl_mode(SslMode::Require)
+            .ssl_negotiation(SslNegotiation::Direct);
+        if let Some(password) = self.password() {
+            config.password(password.expose());
+        }
+        let logged_in = config.connect_raw(transport, Secured).await;
+        let (client, connection) = logged_in.map_err(|error| {
+            // The driver has no other word for it.
+            if self.password().is_none() && error.to_string().contains("password missing") {
+                PgError::PasswordMissing
+            } else {
+                PgError::from(error)
+            }
+        })?;
+        let version = connection.parameter("server_version").unwrap_or_default().to_owned();
+        let major = major_of(&version)
+            .ok_or_else(|| PgError::protocol(format!("server_version is `{version}`")))?;
+        let name = format!("session {}", self.application_name());
+        let driver = tasks::owned(name, async move {
+            // A broken connection is told to whoever waits for an answer.
+            if let Err(error) = connection.await {
+                tracing::debug!("a session ended: {error}");
+            }
+        });
+        let session = Session { open: Some(Open { client, driver }), access: self.clone(), major };
+        for setting in later_settings(major) {
+            session.batch_execute(setting).await?;
+        }
+        Ok(session)
+    }
+}
+
+impl Session {
+    /// The server's major version.
+    pub(crate) fn major(&self) -> u32 {
+        self.major
+    }
+
+    /// With whom.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Ends the session in good order.
+    pub(crate) async fn close(mut self) {
+        let Some(Open { client, driver }) = self.open.take() else { return };
+        drop(client);
+        // However it ends, it is over: dropping the driver closes the socket.
+        let _late = tokio::time::timeout(CLOSE_LIMIT, driver).await;
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.open.as_ref().expect("only `close`, which consumes the session, takes it").client
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.open.as_mut().expect("only `close`, which consumes the session, takes it").client
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        if open.client.is_closed() {
+            return;
+        }
+        let token = open.client.cancel_token();
+        drop(open);
+        cancel(self.access.clone(), token);
+    }
+}
+
+fn cancel(access: Access, token: CancelToken) {
+    in_background(async move {
+        let transport = access.connect_to_cancel().await?;
+        Ok(token.cancel_query_raw(transport, Secured).await?)
+    });
+}
+
+/// Starts a request to cancel, if there is still a runtime to run it. When it cannot be delivered the server is gone or
+/// will notice the closed socket; and a new owner of the unit looks for what is left anyway (law O5).
+pub(super) fn in_background(request: impl Future<Output = Result<(), PgError>> + Send + 'static) {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return;
+    }
+    // Not kept: nobody waits for its end.
+    let _task = tasks::spawn(Kind::Worker, "cancel statement", async {
+        if let Err(error) = request.await {
+            tracing::debug!("a request to cancel was not delivered: {error}");
+        }
+    });
+}
+
+/// Stands for a TLS handshake that [`Transport`] has already done, or that was not wanted.
+#[derive(Debug, Clone, Copy)]
+struct Secured;
+
+impl TlsConnect<Transport> for Secured {
+    type Stream = Transport;
+    type Error = io::Error;
+    type Future = Ready<io::Result<Transport>>;
+
+    fn connect(self, transport: Transport) -> Self::Future {
+        ready(Ok(transport))
+    }
+}
+
+impl TlsStream for Transport {
+    fn channel_binding(&self) -> ChannelBinding {
+        Transport::channel_binding(self).map_or_else(ChannelBinding::none, |hash| {
+            ChannelBinding::tls_server_end_point(hash.to_vec())
+        })
+    }
+}

@@ -1,0 +1,243 @@
+//! What an error of a server means: the one place where a SQLSTATE becomes a class and a code.
+//!
+//! *Transient* is what passes when the server, the network or another session is through; *definite* what stays until a
+//! person changes something; all else is *other*, tried again for a while. A full disk is *other*: somebody may be
+//! freeing space already, and if not, the task stops with that cause and goes on from its checkpoints when told to.
+//! Each code has a page in `shared/src/codes`.
+
+use std::io;
+
+use pgconvoy_runtime::telemetry::chain;
+use pgconvoy_shared::failure::{Failure, FailureClass};
+
+use super::error::{PgError, ServerError};
+
+/// SQLSTATE that our fence at the destination raises (law O1).
+pub(crate) const SUPERSEDED: &str = "PC001";
+/// SQLSTATE of a unique violation.
+pub(crate) const UNIQUE_VIOLATION: &str = "23505";
+
+use FailureClass::{Definite, Other, Transient};
+
+type Meaning = (FailureClass, &'static str, &'static str);
+
+impl PgError {
+    /// As the leader is told it; `subject` says what it is about.
+    pub(crate) fn failure(&self, subject: impl Into<String>) -> Failure {
+        let (class, code, remedy) = self.meaning();
+        let mut failure = Failure::new(class, code, self.text()).about(subject).remedy(remedy);
+        failure.sqlstate = self.sqlstate().map(str::to_owned);
+        failure
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Server(error) => match &error.hint {
+                Some(hint) => format!("{error}; hint: {hint}"),
+                None => error.to_string(),
+            },
+            error => chain(error),
+        }
+    }
+
+    fn meaning(&self) -> Meaning {
+        match self {
+            Self::Unreachable { .. } | Self::ConnectTimeout { .. } => (
+                Transient,
+                "unreachable_host",
+                "check host and port, that the server runs and listens there, and that no firewall is between",
+            ),
+            Self::TlsNotOffered { .. } => (
+                Definite,
+                "tls_not_offered",
+                "set up TLS on the server (ssl = on), or choose a weaker sslmode",
+            ),
+            Self::TlsHandshake { source, .. } => handshake(source),
+            Self::TlsFile { .. } | Self::TlsHost { .. } | Self::TlsSettings { .. } => (
+                Definite,
+                "tls_settings",
+                "correct sslmode, sslrootcert, sslcert or sslkey; files are read on the agent's machine",
+            ),
+            Self::PasswordMissing => {
+                (Definite, "password_missing", "give the role's password in the task")
+            }
+            Self::AuthenticationMethod { .. } => (
+                Definite,
+                "authentication_method",
+                "let the role in by scram-sha-256, md5, password, cert or trust in pg_hba.conf",
+            ),
+            Self::ServerNotProven { .. } => (
+                Definite,
+                "server_not_proven",
+                "find out what answers at this address: it is not the server that holds this role",
+            ),
+            Self::Server(error) => server(error),
+            Self::Broken { .. } | Self::Closed => (Transient, "connection_lost", ""),
+            Self::Protocol { .. } | Self::Driver { .. } => (Other, "protocol_violation", ""),
+        }
+    }
+}
+
+/// A certificate that is refused stays refused; a handshake that broke off may have met a restart.
+fn handshake(error: &io::Error) -> Meaning {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(_)) => (
+            Definite,
+            "server_certificate_refused",
+            "give the authority that signed the server's certificate as sslrootcert, and with verify-full \
+             the host name that the certificate is for",
+        ),
+        Some(rustls::Error::AlertReceived(_)) => (
+            Definite,
+            "client_certificate_refused",
+            "give a client certificate (sslcert, sslkey) that the server's authority signed",
+        ),
+        _ => (Transient, "tls_handshake_failed", ""),
+    }
+}
+
+fn server(error: &ServerError) -> Meaning {
+    match error.sqlstate.as_str() {
+        "28P01" => (Definite, "wrong_password", "correct the password, or the role's name"),
+        "28000" => (
+            Definite,
+            "login_refused",
+            "add an entry for role, database, address and kind of connection to pg_hba.conf, or let the role log in",
+        ),
+        "3D000" | "57P04" => {
+            (Definite, "no_such_database", "correct the database's name, or create it")
+        }
+        "42501" => (Definite, "missing_privilege", "grant what the message names to the role"),
+        "42P01" => (Definite, "undefined_table", "create the table, or leave it out of the task"),
+        "3F000" => (Definite, "undefined_schema", "create the schema at the destination"),
+        "42703" => (Definite, "undefined_column", "make the table's columns equal on both sides"),
+        UNIQUE_VIOLATION => (
+            Definite,
+            "unique_violation",
+            "empty the table at the destination, or drop the index until the copy is done",
+        ),
+        SUPERSEDED => (Other, "superseded", ""),
+        "53100" => {
+            (Other, "disk_full", "free or add space on the server named, then resume the task")
+        }
+        "53200" => {
+            (Other, "server_out_of_memory", "lower copy.jobs, or give the server more memory")
+        }
+        "53300" => (Transient, "too_many_connections", "lower copy.jobs, or raise max_connections"),
+        "57P01" | "57P02" | "57P03" => (Transient, "server_restarting", ""),
+        "57014" => (Transient, "statement_cancelled", ""),
+        "25P03" | "25P04" | "57P05" => (Transient, "connection_lost", ""),
+        "25006" => (
+            Other,
+            "server_read_only",
+            "connect to the primary, not to a standby; after a failover, check the address",
+        ),
+        "40P01" => (Transient, "deadlock", ""),
+        "55P03" | "55006" => (Transient, "object_in_use", ""),
+        "XX001" | "XX002" => (
+            Definite,
+            "data_corrupted",
+            "the server found damaged data; repair or restore it before migrating",
+        ),
+        "22021" | "22P05" => (
+            Definite,
+            "encoding_mismatch",
+            "a value cannot be written in the destination's encoding; correct it at the source",
+        ),
+        state => by_class(state),
+    }
+}
+
+fn by_class(state: &str) -> Meaning {
+    match state.get(..2).unwrap_or_default() {
+        "08" => (Transient, "connection_lost", ""),
+        "40" => (Transient, "serialization_failure", ""),
+        "53" => (Other, "server_resources", "give the server what the message says it lacks"),
+        "57" => (Transient, "server_restarting", ""),
+        "58" => {
+            (Other, "server_io_error", "look into the server's log: it met an error of its system")
+        }
+        "22" => (
+            Definite,
+            "value_refused",
+            "correct the value, or the column's type at the destination",
+        ),
+        "23" => (
+            Definite,
+            "constraint_violation",
+            "correct the rows at the source, or drop the constraint at the destination until the copy is done",
+        ),
+        "0A" | "42" | "2B" | "2F" | "38" | "39" | "P0" | "54" => (
+            Definite,
+            "statement_refused",
+            "read the server's message: it says what it does not accept",
+        ),
+        _ => (Other, "server_error", ""),
+    }
+}
+
+/// Says what an error is about, on the way to the leader.
+pub(crate) trait About<T> {
+    /// The failure, about `subject`.
+    fn about(self, subject: impl ToString) -> Result<T, Failure>;
+}
+
+impl<T> About<T> for Result<T, PgError> {
+    fn about(self, subject: impl ToString) -> Result<T, Failure> {
+        self.map_err(|error| error.failure(subject.to_string()))
+    }
+}
+
+impl<T> About<T> for Result<T, tokio_postgres::Error> {
+    fn about(self, subject: impl ToString) -> Result<T, Failure> {
+        self.map_err(|error| PgError::from(error).failure(subject.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(sqlstate: &str) -> Failure {
+        let error = ServerError {
+            sqlstate: sqlstate.to_owned(),
+            message: "it did not work".to_owned(),
+            detail: None,
+            hint: None,
+            context: None,
+        };
+        PgError::Server(Box::new(error)).failure("public.t")
+    }
+
+    #[test]
+    fn a_sqlstate_tells_class_and_code() {
+        let told = [
+            ("28P01", Definite, "wrong_password"),
+            ("40001", Transient, "serialization_failure"),
+            ("40P01", Transient, "deadlock"),
+            ("53100", Other, "disk_full"),
+            ("53300", Transient, "too_many_connections"),
+            ("57P01", Transient, "server_restarting"),
+            ("08006", Transient, "connection_lost"),
+            ("42883", Definite, "statement_refused"),
+            ("23503", Definite, "constraint_violation"),
+            ("PC001", Other, "superseded"),
+            ("ZZ999", Other, "server_error"),
+            ("", Other, "server_error"),
+        ];
+        for (sqlstate, class, code) in told {
+            let failure = failure(sqlstate);
+            assert_eq!((failure.class, failure.code.as_str()), (class, code), "{sqlstate}");
+            assert_eq!(failure.sqlstate.as_deref(), Some(sqlstate));
+        }
+    }
+
+    #[test]
+    fn a_broken_connection_passes() {
+        let source = io::Error::from(io::ErrorKind::ConnectionReset);
+        let failure = PgError::Broken { source }.failure("source");
+        assert_eq!((failure.class, failure.code.as_str()), (Transient, "connection_lost"));
+        assert!(failure.message.contains("reset"), "{failure}");
+    }
+}

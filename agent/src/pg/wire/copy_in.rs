@@ -1,0 +1,146 @@
+//! COPY … FROM STDIN.
+
+use bytes::Bytes;
+
+use pgconvoy_flow::copy::{Frames, rows_of_tag};
+
+use super::*;
+
+/// Rows that the server is taking.
+///
+/// Ends by [`finish`](Self::finish) or [`fail`](Self::fail); dropped otherwise, the connection is of no further use, and
+/// the server rolls back when it sees it closed.
+#[derive(Debug)]
+pub(crate) struct CopyIn<'a> {
+    wire: &'a mut Wire,
+    frames: Frames,
+    /// Everything given to `send` was written: false also after a `send` that was dropped half-way.
+    whole: bool,
+}
+
+/// What ended a wait while writing.
+enum Step {
+    /// All is written.
+    Sent,
+    /// The server said something.
+    Heard,
+}
+
+impl Wire {
+    /// Begins to write rows.
+    pub(crate) async fn copy_in(&mut self, sql: &str) -> Result<CopyIn<'_>, PgError> {
+        self.begin(sql).await?;
+        match self.message().await? {
+            Message::CopyInResponse(_) => {
+                Ok(CopyIn { wire: self, frames: Frames::default(), whole: true })
+            }
+            Message::ErrorResponse(body) => Err(self.refused(ServerError::parse(&body)).await),
+            _ => Err(self.out_of_step("the beginning of a COPY")),
+        }
+    }
+}
+
+impl CopyIn<'_> {
+    /// Passes on bytes of a [`CopyOut`](super::CopyOut), in their order. Waits while the server is behind, and notices at
+    /// once when it refuses.
+    pub(crate) async fn send(&mut self, mut data: Bytes) -> Result<(), PgError> {
+        let run = self.frames.walk(&data).map_err(|bad| PgError::protocol(bad.to_string()))?;
+        if run.bytes != data.len() {
+            return Err(self.wire.out_of_step("COPY data"));
+        }
+        self.whole = false;
+        while let Step::Heard = poll_fn(|cx| self.wire.poll_send(cx, &mut data)).await? {
+            match self.wire.message_in_inbox()? {
+                None => {}
+                // What we send now would be skipped up to a message that ends the COPY; the row may be cut where it is.
+                Some(Message::ErrorResponse(body)) => {
+                    self.wire.state = State::Broken;
+                    return Err(PgError::Server(Box::new(ServerError::parse(&body))));
+                }
+                Some(_) => return Err(self.wire.out_of_step("COPY")),
+            }
+        }
+        self.whole = true;
+        Ok(())
+    }
+
+    /// Rows passed on so far, the trailer of the binary form counted as one.
+    pub(crate) fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    /// Says that this was all; the number of rows that the server took.
+    pub(crate) async fn finish(self) -> Result<u64, PgError> {
+        if !self.between_rows() {
+            return Err(self.wire.out_of_step("COPY data: the last row is cut"));
+        }
+        let mut done = BytesMut::new();
+        frontend::copy_done(&mut done);
+        self.wire.send(&done).await?;
+        let mut rows = None;
+        loop {
+            match self.wire.message().await? {
+                Message::CommandComplete(body) => rows = body.tag().ok().and_then(rows_of_tag),
+                Message::ReadyForQuery(_) => break,
+                Message::ErrorResponse(body) => {
+                    return Err(self.wire.refused(ServerError::parse(&body)).await);
+                }
+                _ => return Err(self.wire.out_of_step("the end of a COPY")),
+            }
+        }
+        self.wire.state = State::Idle;
+        rows.ok_or_else(|| PgError::protocol("a COPY that does not say how many rows it took"))
+    }
+
+    /// Makes the server forget the rows; its transaction has failed then. Within a row nothing can be said, and the
+    /// connection is left to be closed, which has the same effect.
+    pub(crate) async fn fail(self, reason: &str) -> Result<(), PgError> {
+        if !self.between_rows() {
+            return Ok(());
+        }
+        let mut message = BytesMut::new();
+        frontend::copy_fail(reason, &mut message)
+            .map_err(|_| PgError::protocol("a reason with a zero byte in it"))?;
+        self.wire.send(&message).await?;
+        match self.wire.message().await? {
+            Message::ErrorResponse(body) => {
+                let _as_asked = self.wire.refused(ServerError::parse(&body)).await;
+                Ok(())
+            }
+            _ => Err(self.wire.out_of_step("a COPY that was given up")),
+        }
+    }
+
+    fn between_rows(&self) -> bool {
+        self.whole && self.frames.at_boundary()
+    }
+}
+
+impl Wire {
+    /// Writes `data`, and reads whatever comes meanwhile: a server that refuses says so and stops taking.
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<Step, PgError>> {
+        let written = self.poll_write_all(cx, data);
+        // What the server says tells more than a write that failed: it says why before it hangs up.
+        match self.poll_read(cx) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(Step::Heard)),
+            Poll::Ready(Err(error)) if !matches!(written, Poll::Ready(Err(_))) => {
+                return Poll::Ready(Err(error));
+            }
+            Poll::Ready(Err(_)) | Poll::Pending => {}
+        }
+        written.map(|written| match written {
+            Ok(()) => Ok(Step::Sent),
+            Err(source) => Err(self.broken(source)),
+        })
+    }
+
+    fn poll_write_all(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<io::Result<()>> {
+        while !data.is_empty() {
+            match ready!(Pin::new(&mut self.transport).poll_write(cx, data))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => data.advance(written),
+            }
+        }
+        Pin::new(&mut self.transport).poll_flush(cx)
+    }
+}

@@ -1,0 +1,105 @@
+//! COPY … TO STDOUT.
+
+use bytes::Bytes;
+
+use pgconvoy_flow::copy::{Frames, Then, rows_of_tag};
+
+use super::*;
+
+/// Rows that the server is sending.
+///
+/// [`next`](Self::next) gives buffers of whole and cut messages, to be passed on in this order; none after the last.
+/// That none comes only when CopyDone, CommandComplete and ReadyForQuery were seen (law O8).
+#[derive(Debug)]
+pub(crate) struct CopyOut<'a> {
+    wire: &'a mut Wire,
+    frames: Frames,
+    ended: bool,
+}
+
+impl Wire {
+    /// Begins to read rows.
+    pub(crate) async fn copy_out(&mut self, sql: &str) -> Result<CopyOut<'_>, PgError> {
+        self.begin(sql).await?;
+        match self.message().await? {
+            Message::CopyOutResponse(_) => {
+                Ok(CopyOut { wire: self, frames: Frames::default(), ended: false })
+            }
+            Message::ErrorResponse(body) => Err(self.refused(ServerError::parse(&body)).await),
+            _ => Err(self.out_of_step("the beginning of a COPY")),
+        }
+    }
+}
+
+impl CopyOut<'_> {
+    /// The next bytes, or none after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, PgError> {
+        loop {
+            if self.ended {
+                return Ok(None);
+            }
+            let run = self
+                .frames
+                .walk(&self.wire.inbox)
+                .map_err(|bad| PgError::protocol(bad.to_string()))?;
+            if run.bytes > 0 {
+                return Ok(Some(self.wire.inbox.split_to(run.bytes).freeze()));
+            }
+            match run.then {
+                Then::More => self.wire.read().await?,
+                Then::Other => self.between_data().await?,
+            }
+        }
+    }
+
+    /// Rows read so far, the trailer of the binary form counted as one.
+    pub(crate) fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    /// Takes what is no data. Notices and changed parameters may come in the middle.
+    async fn between_data(&mut self) -> Result<(), PgError> {
+        let wire = &mut *self.wire;
+        match wire.message_in_inbox()? {
+            // A message in part, or one that was for us only; data may follow it.
+            None => {
+                if self.frames.at_boundary() && wire.inbox.first().is_none_or(|tag| *tag == b'd') {
+                    return Ok(());
+                }
+                wire.read().await
+            }
+            Some(Message::CopyDone) => self.end().await,
+            Some(Message::ErrorResponse(body)) => {
+                Err(wire.refused(ServerError::parse(&body)).await)
+            }
+            Some(_) => Err(wire.out_of_step("COPY data")),
+        }
+    }
+
+    async fn end(&mut self) -> Result<(), PgError> {
+        let wire = &mut *self.wire;
+        let mut rows = None;
+        loop {
+            match wire.message().await? {
+                Message::CommandComplete(body) => rows = body.tag().ok().and_then(rows_of_tag),
+                Message::ReadyForQuery(_) => break,
+                Message::ErrorResponse(body) => {
+                    return Err(wire.refused(ServerError::parse(&body)).await);
+                }
+                _ => return Err(wire.out_of_step("the end of a COPY")),
+            }
+        }
+        wire.state = State::Idle;
+        let messages = self.frames.messages();
+        // One message a row; the binary form has one more.
+        match rows {
+            Some(rows) if rows == messages || rows + 1 == messages => {
+                self.ended = true;
+                Ok(())
+            }
+            _ => Err(PgError::protocol(format!(
+                "{messages} messages of COPY data came where the server counted {rows:?} rows"
+            ))),
+        }
+    }
+}

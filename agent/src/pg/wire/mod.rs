@@ -1,0 +1,265 @@
+//! Our own client: login, simple queries, and COPY in whole buffers.
+//!
+//! tokio-postgres hands out COPY data row by row and wants it back in pieces of its own; a row costs time then, and a row
+//! of 100 MB its memory. Here a read buffer full of CopyData messages goes on to the other server as it came: their
+//! bytes are the same in both directions ([`pgconvoy_flow::copy`]). No buffer holds more than [`READ_BYTES`] of rows.
+//!
+//! Only the simple query protocol is spoken. A [`Wire`] that is dropped while the server works for it asks the server to
+//! cancel, and closes the socket.
+
+mod copy_in;
+mod copy_out;
+mod login;
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::{DataRowBody, Message};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+pub(crate) use copy_in::CopyIn;
+pub(crate) use copy_out::CopyOut;
+
+use super::access::Access;
+use super::error::{PgError, ServerError};
+use super::session::in_background;
+use super::transport::Transport;
+
+/// What one read may bring: large enough that a read costs little beside its bytes, small enough for many units.
+pub(crate) const READ_BYTES: usize = 256 * 1024;
+
+/// Answers to our own queries are small; what claims to be larger than this is no such answer.
+const ANSWER_BYTES_MAX: i32 = 64 * 1024 * 1024;
+
+/// A row of a simple query: values as text.
+pub(crate) type TextRow = Vec<Option<String>>;
+
+/// A session of our own client.
+pub(crate) struct Wire {
+    access: Access,
+    transport: Transport,
+    /// Read and not yet taken.
+    inbox: BytesMut,
+    /// What the server tells of itself: `server_version`, `server_encoding`, …
+    parameters: BTreeMap<String, String>,
+    key: Option<CancelKey>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct CancelKey {
+    process_id: i32,
+    secret_key: i32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The server waits for a query.
+    Idle,
+    /// The server works for us, or waits for more of what we began.
+    Busy,
+    /// Nothing can be said on it any more.
+    Broken,
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire").field("with", &self.access).field("state", &self.state).finish()
+    }
+}
+
+impl Wire {
+    /// With whom.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The server process that serves this session.
+    pub(crate) fn process_id(&self) -> Option<i32> {
+        self.key.map(|key| key.process_id)
+    }
+
+    /// What the server reported under this name.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// Runs one or more statements; the rows of all of them, in order.
+    pub(crate) async fn query(&mut self, sql: &str) -> Result<Vec<TextRow>, PgError> {
+        self.begin(sql).await?;
+        let mut rows = Vec::new();
+        loop {
+            match self.message().await? {
+                Message::DataRow(row) => rows.push(text_row(&row)?),
+                Message::RowDescription(_)
+                | Message::CommandComplete(_)
+                | Message::EmptyQueryResponse => {}
+                Message::ReadyForQuery(_) => break,
+                Message::ErrorResponse(body) => {
+                    return Err(self.refused(ServerError::parse(&body)).await);
+                }
+                _ => return Err(self.out_of_step("a query")),
+            }
+        }
+        self.state = State::Idle;
+        Ok(rows)
+    }
+
+    /// The first value of the first row; an error where there is none.
+    pub(crate) async fn value(&mut self, sql: &str) -> Result<String, PgError> {
+        let rows = self.query(sql).await?;
+        let first = rows.into_iter().next().and_then(|row| row.into_iter().next());
+        first.flatten().ok_or_else(|| PgError::protocol("no value where there must be one"))
+    }
+
+    /// Ends the session in good order.
+    pub(crate) async fn close(mut self) {
+        if self.state != State::Idle {
+            return;
+        }
+        let mut goodbye = BytesMut::new();
+        frontend::terminate(&mut goodbye);
+        self.state = State::Broken;
+        // The last words; whether they arrive changes nothing.
+        let _heard = self.transport.write_all(&goodbye).await;
+        let _closed = self.transport.shutdown().await;
+    }
+
+    /// Sends a query.
+    async fn begin(&mut self, sql: &str) -> Result<(), PgError> {
+        match self.state {
+            State::Idle => {}
+            State::Busy | State::Broken => return Err(PgError::Closed),
+        }
+        let mut message = BytesMut::new();
+        frontend::query(sql, &mut message)
+            .map_err(|_| PgError::protocol("a statement with a zero byte in it"))?;
+        self.state = State::Busy;
+        self.send(&message).await
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), PgError> {
+        let sent = async {
+            self.transport.write_all(bytes).await?;
+            self.transport.flush().await
+        };
+        sent.await.map_err(|source| self.broken(source))
+    }
+
+    /// The next message that is about what we asked for.
+    async fn message(&mut self) -> Result<Message, PgError> {
+        loop {
+            if let Some(message) = self.message_in_inbox()? {
+                return Ok(message);
+            }
+            self.read().await?;
+        }
+    }
+
+    /// As [`message`](Self::message), of what was read already.
+    fn message_in_inbox(&mut self) -> Result<Option<Message>, PgError> {
+        loop {
+            if let Some(header) = self.inbox.first_chunk::<5>() {
+                let length = i32::from_be_bytes([header[1], header[2], header[3], header[4]]);
+                if length > ANSWER_BYTES_MAX {
+                    return Err(self.out_of_step("an answer of that length"));
+                }
+            }
+            match Message::parse(&mut self.inbox) {
+                Ok(Some(Message::NoticeResponse(_) | Message::NotificationResponse(_))) => {}
+                Ok(Some(Message::ParameterStatus(body))) => {
+                    let (Ok(name), Ok(value)) = (body.name(), body.value()) else { continue };
+                    self.parameters.insert(name.to_owned(), value.to_owned());
+                }
+                Ok(message) => return Ok(message),
+                Err(source) => return Err(self.broken(source)),
+            }
+        }
+    }
+
+    /// Reads at least one byte more.
+    async fn read(&mut self) -> Result<(), PgError> {
+        poll_fn(|cx| self.poll_read(cx)).await
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PgError>> {
+        if self.inbox.capacity() - self.inbox.len() < READ_BYTES / 4 {
+            self.inbox.reserve(READ_BYTES);
+        }
+        // Loses nothing when it is dropped before it is ready.
+        let read = ready!(pin!(self.transport.read_buf(&mut self.inbox)).poll(cx));
+        Poll::Ready(match read {
+            Ok(0) => {
+                self.state = State::Broken;
+                Err(PgError::Closed)
+            }
+            Ok(_read) => Ok(()),
+            Err(source) => Err(self.broken(source)),
+        })
+    }
+
+    /// The server refused: what follows is taken up to where it waits for the next query. An error that ends the session
+    /// is followed by nothing.
+    async fn refused(&mut self, error: ServerError) -> PgError {
+        loop {
+            match self.message().await {
+                Ok(Message::ReadyForQuery(_)) => {
+                    self.state = State::Idle;
+                    break;
+                }
+                Ok(_) => {}
+                Err(_) => {
+                    self.state = State::Broken;
+                    break;
+                }
+            }
+        }
+        PgError::Server(Box::new(error))
+    }
+
+    fn broken(&mut self, source: io::Error) -> PgError {
+        self.state = State::Broken;
+        PgError::Broken { source }
+    }
+
+    fn out_of_step(&mut self, during: &str) -> PgError {
+        self.state = State::Broken;
+        PgError::protocol(format!("a message that does not belong to {during}"))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let Some(key) = self.key else { return };
+        if self.state != State::Busy {
+            return;
+        }
+        let access = self.access.clone();
+        in_background(async move {
+            let mut transport = access.connect_to_cancel().await?;
+            let mut request = BytesMut::new();
+            frontend::cancel_request(key.process_id, key.secret_key, &mut request);
+            let sent = async {
+                transport.write_all(&request).await?;
+                transport.shutdown().await
+            };
+            sent.await.map_err(|source| PgError::Broken { source })
+        });
+    }
+}
+
+fn text_row(row: &DataRowBody) -> Result<TextRow, PgError> {
+    let bad = |_| PgError::protocol("a malformed row");
+    row.ranges()
+        .map(|range| {
+            Ok(range.map(|range| String::from_utf8_lossy(&row.buffer()[range]).into_owned()))
+        })
+        .collect()
+        .map_err(bad)
+}

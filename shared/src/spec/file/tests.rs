@@ -12,7 +12,10 @@ proptest::proptest! {
     }
 }
 
-fn finish(text: &str) -> Result<Submission, Vec<(Option<usize>, String, &'static str)>> {
+/// Line, key and code of a problem.
+type Told = (Option<usize>, String, &'static str);
+
+fn finish(text: &str) -> Result<Submission, Vec<Told>> {
     read(text).finish(CORES).map_err(|problems| {
         problems.iter().map(|p| (p.line, p.key.clone(), p.code)).collect::<Vec<_>>()
     })

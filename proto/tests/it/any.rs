@@ -1,0 +1,299 @@
+//! Strategies for any value of the vocabulary.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgconvoy_proto::convert::{Leased, ReportBody, RunningUnit};
+use pgconvoy_shared::endpoint::{Endpoint, Side, SslMode};
+use pgconvoy_shared::epoch::{Epoch, Generation};
+use pgconvoy_shared::failure::{Failure, FailureClass};
+use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitId, UnitNo};
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::precheck::{PrecheckItem, Severity};
+use pgconvoy_shared::secret::Secret;
+use pgconvoy_shared::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec};
+use pgconvoy_shared::unit::*;
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+fn text() -> impl Strategy<Value = String> {
+    "\\PC{0,8}"
+}
+
+/// A text that says something, for where empty means none.
+fn some_text() -> impl Strategy<Value = String> {
+    "\\PC{1,8}"
+}
+
+fn name() -> impl Strategy<Value = QualifiedName> {
+    (some_text(), some_text()).prop_map(|(schema, name)| QualifiedName::new(schema, name))
+}
+
+fn agent() -> impl Strategy<Value = AgentId> {
+    "[a-z0-9._-]{1,12}".prop_map(|text| text.parse().unwrap())
+}
+
+fn unit() -> impl Strategy<Value = UnitId> {
+    let task = "[a-z0-9]{12,26}".prop_map(|text| text.parse::<TaskId>().unwrap());
+    (task, any::<u32>()).prop_map(|(task, no)| UnitId { task, no: UnitNo(no) })
+}
+
+pub(crate) fn failure() -> impl Strategy<Value = Failure> {
+    let classes = vec![FailureClass::Transient, FailureClass::Other, FailureClass::Definite];
+    (select(classes), text(), text(), text(), text(), option::of(some_text())).prop_map(
+        |(class, code, subject, message, remedy, sqlstate)| Failure {
+            class,
+            code,
+            subject,
+            message,
+            remedy,
+            sqlstate,
+        },
+    )
+}
+
+pub(crate) fn precheck_item() -> impl Strategy<Value = PrecheckItem> {
+    let sides = option::of(select(vec![Side::Source, Side::Destination]));
+    let severities = select(vec![Severity::Info, Severity::Warning, Severity::Error]);
+    (text(), sides, text(), severities, text(), text(), text()).prop_map(
+        |(code, side, object, severity, observed, required, remedy)| PrecheckItem {
+            code,
+            side,
+            object,
+            severity,
+            observed,
+            required,
+            remedy,
+        },
+    )
+}
+
+prop_compose! {
+    fn endpoint()(
+        host in text(),
+        port in 1..=u16::MAX,
+        database in text(),
+        user in text(),
+        sslmode in select(vec![
+            SslMode::Disable, SslMode::Allow, SslMode::Prefer,
+            SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull,
+        ]),
+        files in [option::of(some_text()), option::of(some_text()), option::of(some_text())],
+        connect_timeout_secs in any::<u32>(),
+        settings in btree_map(text(), text(), 0..3),
+        site in option::of(some_text()),
+    ) -> Endpoint {
+        let settings: BTreeMap<String, String> = settings;
+        let [sslrootcert, sslcert, sslkey] = files;
+        Endpoint {
+            host, port, database, user, sslmode, sslrootcert, sslcert, sslkey,
+            connect_timeout_secs, settings, site,
+        }
+    }
+}
+
+fn mode() -> impl Strategy<Value = SnapshotMode> {
+    select(vec![SnapshotMode::Task, SnapshotMode::Shard])
+}
+
+prop_compose! {
+    pub(crate) fn spec()(
+        name in text(),
+        source in endpoint(),
+        destination in endpoint(),
+        types in btree_set(select(vec![MigrationType::Schema, MigrationType::Full]), 1..=2),
+        include in vec(text(), 0..3),
+        exclude in vec(text(), 0..3),
+        jobs in 1..=u32::MAX,
+        index_jobs in 1..=u32::MAX,
+        shard_size_bytes in 1..=u64::MAX,
+        snapshot in mode(),
+        connection_ms in 1..=u64::MAX,
+        other_ms in 1..=u64::MAX,
+    ) -> TaskSpec {
+        let types: BTreeSet<MigrationType> = types;
+        TaskSpec {
+            name, source, destination, types,
+            objects: ObjectRules { include, exclude },
+            copy: CopySettings { jobs, shard_size_bytes, index_jobs, snapshot },
+            retry: RetryWindows { connection_ms, other_ms },
+        }
+    }
+}
+
+fn shared_snapshot() -> impl Strategy<Value = SharedSnapshot> {
+    let export = (agent(), text()).prop_map(|(agent, id)| Export { agent, id });
+    (any::<u32>(), text(), any::<u64>(), vec(export, 0..3)).prop_map(
+        |(round, snapshot, lsn, exports)| SharedSnapshot {
+            round,
+            snapshot,
+            noted_lsn: Lsn(lsn),
+            exports,
+        },
+    )
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    let bound = || {
+        option::of(vec(text(), 0..3).prop_map(|values| values.into_iter().map(Box::from).collect()))
+    };
+    prop_oneof![
+        Just(Part::Whole),
+        (bound(), bound()).prop_map(|(from, to)| Part::Range { from, to }),
+        (any::<u32>(), any::<Option<u32>>()).prop_map(|(from, to)| Part::Blocks { from, to }),
+    ]
+}
+
+prop_compose! {
+    fn table_plan()(
+        no in any::<u32>(),
+        generation in any::<u32>(),
+        name in name(),
+        write_to in name(),
+        columns in vec(text(), 0..3),
+        fingerprint in text(),
+        filenode in any::<Option<u32>>(),
+        format in select(vec![CopyFormat::Text, CopyFormat::Binary]),
+        key in vec((text(), text()), 0..3),
+    ) -> TablePlan {
+        let key = key.into_iter().map(|(name, type_name)| KeyColumn { name, type_name }).collect();
+        TablePlan {
+            no: TableNo(no), generation: Generation(generation), name, write_to, columns,
+            fingerprint, filenode, format, key,
+        }
+    }
+}
+
+prop_compose! {
+    fn plan_table()(
+        no in any::<u32>(),
+        name in name(),
+        generation in any::<u32>(),
+        bytes in any::<u64>(),
+        filenode in any::<Option<u32>>(),
+    ) -> PlanTable {
+        PlanTable { no: TableNo(no), name, generation: Generation(generation), bytes, filenode }
+    }
+}
+
+pub(crate) fn work() -> impl Strategy<Value = Work> {
+    let survey = (mode(), any::<u32>(), option::of(some_text()))
+        .prop_map(|(mode, round, lost)| Work::Survey(Survey { mode, round, lost }));
+    let copy = (table_plan(), any::<u32>(), part(), option::of(shared_snapshot())).prop_map(
+        |(table, shard, part, snapshot)| {
+            Work::Copy(Box::new(CopyShard { table, shard, part, snapshot }))
+        },
+    );
+    let audited =
+        (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(no, generation, shards)| {
+            AuditTable { no: TableNo(no), generation: Generation(generation), shards }
+        });
+    let index = (text(), vec(any::<u32>(), 0..3))
+        .prop_map(|(subject, entries)| Work::Index(IndexBuild { subject, entries }));
+    prop_oneof![
+        select(vec![
+            Work::Precheck,
+            Work::SchemaPre,
+            Work::SchemaPost,
+            Work::Sequences,
+            Work::Finish
+        ]),
+        survey,
+        vec(plan_table(), 0..3).prop_map(Work::Plan),
+        copy,
+        vec(audited, 0..3).prop_map(Work::Audit),
+        index,
+        vec(name(), 0..3).prop_map(Work::Analyze),
+    ]
+}
+
+fn work_result() -> impl Strategy<Value = WorkResult> {
+    let survey = (any::<u64>(), option::of(shared_snapshot()), any::<bool>()).prop_map(
+        |(system_identifier, snapshot, continues)| {
+            WorkResult::Survey(SurveyDone { system_identifier, snapshot, continues })
+        },
+    );
+    let copy = (any::<u64>(), any::<u64>(), text(), any::<u64>(), any::<bool>()).prop_map(
+        |(rows, bytes, snapshot, lsn, found_done)| {
+            WorkResult::Copy(CopyDone { rows, bytes, snapshot, noted_lsn: Lsn(lsn), found_done })
+        },
+    );
+    let missing = (any::<u32>(), any::<u32>()).prop_map(|(table, shard)| (TableNo(table), shard));
+    prop_oneof![
+        vec(precheck_item(), 0..3).prop_map(WorkResult::Precheck),
+        (any::<u32>(), any::<u32>()).prop_map(|(entries_run, entries_kept)| {
+            WorkResult::SchemaPre { entries_run, entries_kept }
+        }),
+        survey,
+        copy,
+        vec(missing, 0..3).prop_map(|missing| WorkResult::Audit { missing }),
+        any::<u32>().prop_map(|entries_run| WorkResult::SchemaPost { entries_run }),
+        any::<u32>().prop_map(|count| WorkResult::Sequences { count }),
+        select(vec![WorkResult::Plan, WorkResult::Index, WorkResult::Analyze, WorkResult::Finish]),
+    ]
+}
+
+prop_compose! {
+    fn surveyed()(
+        name in name(),
+        bytes in any::<u64>(),
+        rows in any::<u64>(),
+        filenode in any::<Option<u32>>(),
+        index_entries in vec(any::<u32>(), 0..3),
+    ) -> SurveyedTable {
+        SurveyedTable { name, bytes, rows, filenode, index_entries }
+    }
+}
+
+fn result_part() -> impl Strategy<Value = ResultPart> {
+    let shard = (part(), any::<u64>(), any::<u64>()).prop_map(|(part, bytes, rows)| PlannedShard {
+        part,
+        bytes,
+        rows,
+    });
+    prop_oneof![
+        vec(surveyed(), 0..3).prop_map(ResultPart::Tables),
+        table_plan().prop_map(ResultPart::Plan),
+        vec(shard, 0..3).prop_map(ResultPart::Shards),
+    ]
+}
+
+pub(crate) fn report_body() -> impl Strategy<Value = ReportBody> {
+    let done = (any::<u32>(), work_result())
+        .prop_map(|(parts, result)| ReportBody::Ended { parts, ended: Ended::Done(result) });
+    let undone = prop_oneof![
+        failure().prop_map(Ended::Failed),
+        Just(Ended::Released),
+        (any::<u32>(), vec(agent(), 0..3))
+            .prop_map(|(round, gone)| Ended::SnapshotLost { round, gone }),
+        (any::<u32>(), failure())
+            .prop_map(|(table, failure)| Ended::TableChanged { table: TableNo(table), failure }),
+    ];
+    prop_oneof![
+        (any::<u32>(), result_part()).prop_map(|(no, part)| ReportBody::Part { no, part }),
+        done,
+        undone.prop_map(|ended| ReportBody::Ended { parts: 0, ended }),
+    ]
+}
+
+pub(crate) fn leased() -> impl Strategy<Value = Leased> {
+    let password = || option::of(some_text().prop_map(Secret::new));
+    (unit(), any::<u32>(), spec(), password(), password(), work()).prop_map(
+        |(unit, epoch, spec, source_password, destination_password, work)| Leased {
+            unit,
+            epoch: Epoch(epoch),
+            spec,
+            source_password,
+            destination_password,
+            work,
+        },
+    )
+}
+
+pub(crate) fn running() -> impl Strategy<Value = RunningUnit> {
+    (unit(), any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(unit, epoch, rows, bytes)| {
+        RunningUnit { unit, epoch: Epoch(epoch), progress: Progress { rows, bytes } }
+    })
+}

@@ -1,0 +1,5 @@
+//! The wire: what goes out comes back the same, and what older versions sent is still understood.
+
+mod any;
+mod frozen;
+mod round_trip;

@@ -11,5 +11,6 @@ pub mod net;
 pub mod oracle;
 pub mod postgres;
 pub mod process;
+pub mod shop;
 mod spawn;
 pub mod wait;

@@ -4,3 +4,4 @@ mod net;
 mod oracle;
 mod postgres;
 mod process;
+mod shop;

@@ -1,7 +1,307 @@
-//! Runs units: slots, one task a unit, cancellation, and what is reported of them.
+//! Runs units: one task a unit, at most `slots` at once, each until it ends, is revoked, or the lease runs down.
+//!
+//! What holds:
+//!
+//! - A unit begins only while the agent's lease is fresh, and two leases of one unit never run side by side here: the
+//!   newer waits until the older is gone.
+//! - A unit that has to stop is told so by its token, and is dropped with its connections after [`STOP_LIMIT`], or when
+//!   the lease is over, whichever comes first.
+//! - A unit's end is in [`Reports`] before the unit is gone from the list of what runs; so at each moment the leader is
+//!   told of a lease either that it runs or how it ended.
+//! - A panic is an end like any other: the failure `internal_error`.
 
 mod lease;
 mod reports;
 
-pub(crate) use lease::LeaseClock;
-pub(crate) use reports::PartSender;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
+
+use pgconvoy_proto::convert::{Leased, RunningUnit};
+use pgconvoy_runtime::tasks::{self, Died, Kind};
+use pgconvoy_shared::epoch::Epoch;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::{AgentId, UnitId};
+use pgconvoy_shared::unit::Ended;
+
+use crate::keeper::Keepers;
+use crate::tools::Tools;
+use crate::unit::{self, Passwords, ProgressCell, UnitContext};
+
+pub(crate) use lease::{LeaseClock, Uptime};
+pub(crate) use reports::{PartSender, Report, Reports};
+
+/// How long a unit that was told to stop may take for it.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// Runs units. Clones are the same runner.
+#[derive(Debug, Clone)]
+pub(crate) struct Runner {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    agent: AgentId,
+    lease: LeaseClock,
+    reports: Reports,
+    keepers: Arc<Keepers>,
+    tools: Arc<Tools>,
+    slots: Arc<Semaphore>,
+    state: Mutex<State>,
+    /// Counts the units that ended, for those who wait for one to end.
+    ended: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Takes nothing new.
+    draining: bool,
+    running: BTreeMap<(UnitId, Epoch), Running>,
+}
+
+#[derive(Debug, Clone)]
+struct Running {
+    stop: CancellationToken,
+    progress: Arc<ProgressCell>,
+}
+
+impl Runner {
+    /// A runner with nothing to do.
+    pub(crate) fn new(
+        agent: AgentId,
+        slots: u32,
+        lease: LeaseClock,
+        keepers: Arc<Keepers>,
+        tools: Arc<Tools>,
+    ) -> Self {
+        let slots = usize::try_from(slots).expect("u32 fits usize on every platform we build for");
+        let shared = Shared {
+            agent,
+            lease,
+            reports: Reports::new(),
+            keepers,
+            tools,
+            slots: Arc::new(Semaphore::new(slots)),
+            state: Mutex::default(),
+            ended: watch::channel(0).0,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What there is to tell the leader.
+    pub(crate) fn reports(&self) -> &Reports {
+        &self.shared.reports
+    }
+
+    /// The sessions that keep snapshots.
+    pub(crate) fn keepers(&self) -> &Keepers {
+        &self.shared.keepers
+    }
+
+    /// The client programs of this machine.
+    pub(crate) fn tools(&self) -> &Tools {
+        &self.shared.tools
+    }
+
+    /// Until when units may run.
+    pub(crate) fn lease(&self) -> &LeaseClock {
+        &self.shared.lease
+    }
+
+    /// Takes a unit. One that runs already, or whose end the leader does not know yet, is not run again.
+    pub(crate) fn take(&self, leased: Leased) {
+        let key = (leased.unit.clone(), leased.epoch);
+        let mut state = self.shared.state();
+        if state.running.contains_key(&key) || self.shared.reports.has_end_of(&key.0, key.1) {
+            return;
+        }
+        if state.draining {
+            self.shared.reports.end(&key.0, key.1, 0, Ended::Released);
+            return;
+        }
+        for ((unit, epoch), running) in &state.running {
+            if *unit == key.0 && *epoch < key.1 {
+                running.stop.cancel();
+            }
+        }
+        let running =
+            Running { stop: CancellationToken::new(), progress: Arc::new(ProgressCell::default()) };
+        state.running.insert(key, running.clone());
+        drop(state);
+        let shared = Arc::clone(&self.shared);
+        tasks::spawn(Kind::Worker, format!("unit {}", leased.unit), shared.attend(leased, running));
+    }
+
+    /// The lease of a unit is over.
+    pub(crate) fn revoke(&self, unit: &UnitId, epoch: Epoch) {
+        if let Some(running) = self.shared.state().running.get(&(unit.clone(), epoch)) {
+            info!(%unit, %epoch, "revoked");
+            running.stop.cancel();
+        }
+    }
+
+    /// Takes nothing new from now on.
+    pub(crate) fn drain(&self) {
+        self.shared.state().draining = true;
+        self.shared.ended.send_modify(|_| {});
+    }
+
+    /// Takes nothing new, and tells all that runs to stop.
+    pub(crate) fn stop(&self) {
+        self.drain();
+        for running in self.shared.state().running.values() {
+            running.stop.cancel();
+        }
+    }
+
+    /// What runs, and how far it is.
+    pub(crate) fn progress(&self) -> Vec<RunningUnit> {
+        let state = self.shared.state();
+        let running = state.running.iter().map(|((unit, epoch), running)| RunningUnit {
+            unit: unit.clone(),
+            epoch: *epoch,
+            progress: running.progress.read(),
+        });
+        running.collect()
+    }
+
+    /// Returns once nothing runs and nothing new is taken.
+    pub(crate) async fn drained(&self) {
+        self.shared.until(|state| state.draining && state.running.is_empty()).await;
+    }
+}
+
+impl Shared {
+    /// From the taking of a unit to its report.
+    async fn attend(self: Arc<Self>, leased: Leased, running: Running) {
+        let (unit, epoch, kind) = (leased.unit.clone(), leased.epoch, leased.work.kind());
+        let span =
+            info_span!("unit", task = %unit.task, unit = %unit.no, %epoch, kind = kind.as_str());
+        let parts = self.reports.parts_of(unit.clone(), epoch);
+        let run = self.run(leased, running, parts.clone());
+        let ended = run.instrument(span.clone()).await;
+        span.in_scope(|| tell(&ended));
+        self.reports.end(&unit, epoch, parts.count(), ended);
+        self.state().running.remove(&(unit, epoch));
+        self.ended.send_modify(|count| *count += 1);
+    }
+
+    async fn run(&self, leased: Leased, running: Running, parts: PartSender) -> Ended {
+        let slot = async {
+            self.older_leases_are_gone(&leased.unit, leased.epoch).await;
+            let slot = Arc::clone(&self.slots).acquire_owned().await;
+            slot.expect("the semaphore is never closed")
+        };
+        let slot = async {
+            self.lease.begun().await;
+            tokio::select! {
+                biased;
+                // What waits for a slot when the lease runs down may be another agent's before there is one.
+                () = self.lease.ending() => None,
+                slot = slot => Some(slot),
+            }
+        };
+        let slot = tokio::select! {
+            biased;
+            () = running.stop.cancelled() => None,
+            slot = slot => slot,
+        };
+        let Some(_slot) = slot else { return Ended::Released };
+        let context = UnitContext {
+            agent: self.agent.clone(),
+            task: leased.unit.task.clone(),
+            unit: leased.unit.no,
+            epoch: leased.epoch,
+            kind: leased.work.kind(),
+            spec: Arc::new(leased.spec),
+            passwords: Passwords {
+                source: leased.source_password,
+                destination: leased.destination_password,
+            },
+            cancel: running.stop.clone(),
+            lease: self.lease.clone(),
+            progress: running.progress,
+            parts,
+            keepers: Arc::clone(&self.keepers),
+            tools: Arc::clone(&self.tools),
+        };
+        info!("begins");
+        let work = unit::run(context, leased.work).in_current_span();
+        let mut work = tasks::owned(format!("work of {}", leased.unit), work);
+        tokio::select! {
+            // 1. A result that is there counts, even if the lease ends at the same moment.
+            biased;
+            ended = &mut work => return ended.unwrap_or_else(died),
+            // 2. Revoked, or the agent leaves.
+            () = running.stop.cancelled() => {}
+            // 3. The lease runs down, for no heartbeat was answered.
+            () = self.lease.ending() => {
+                warn!("stops: the lease runs down");
+                running.stop.cancel();
+            }
+        }
+        let limit = async {
+            tokio::select! {
+                () = tokio::time::sleep(STOP_LIMIT) => {}
+                () = self.lease.over() => {}
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = &mut work => return ended.unwrap_or_else(died),
+            () = limit => {}
+        }
+        // Dropping the work drops its connections: whatever it had begun, the servers roll back.
+        work.cancel();
+        work.await.unwrap_or_else(died)
+    }
+
+    async fn older_leases_are_gone(&self, unit: &UnitId, epoch: Epoch) {
+        let older = |state: &State| state.running.keys().any(|(u, e)| u == unit && *e < epoch);
+        self.until(|state| !older(state)).await;
+    }
+
+    /// Returns once that is so; looked at whenever a unit ended.
+    async fn until(&self, so: impl Fn(&State) -> bool) {
+        let mut ended = self.ended.subscribe();
+        while !so(&self.state()) {
+            ended.changed().await.expect("self holds the sender");
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+/// A unit whose task ended without a result.
+fn died(how: Died) -> Ended {
+    match how {
+        Died::Cancelled { .. } => Ended::Released,
+        Died::Panicked { message, .. } => Ended::Failed(
+            Failure::other(
+                "internal_error",
+                format!("the agent met a fault of its own: {message}"),
+            )
+            .remedy("please report it, with the agent's log"),
+        ),
+    }
+}
+
+fn tell(ended: &Ended) {
+    match ended {
+        Ended::Done(_) => info!("done"),
+        Ended::Released => info!("given back"),
+        Ended::Failed(failure) | Ended::TableChanged { failure, .. } => {
+            warn!(code = failure.code, subject = failure.subject, "failed: {}", failure.message);
+        }
+        Ended::SnapshotLost { round, gone } => {
+            warn!(round, exports = gone.len(), "the task's snapshot is lost");
+        }
+    }
+}

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use pgconvoy_proto::convert::ReportBody;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::UnitId;
 use pgconvoy_shared::unit::{Ended, ResultPart};
@@ -29,33 +30,14 @@ pub(crate) struct Report {
     /// The lease under which it ran.
     pub(crate) epoch: Epoch,
     /// What there is to tell.
-    pub(crate) body: Body,
-}
-
-/// What a report tells.
-#[derive(Debug, Clone)]
-pub(crate) enum Body {
-    /// A piece of a large result.
-    Part {
-        /// Counts the pieces of this lease from 0.
-        no: u32,
-        /// The piece.
-        part: ResultPart,
-    },
-    /// The lease ended.
-    Ended {
-        /// How many pieces came before.
-        parts: u32,
-        /// How it ended.
-        ended: Ended,
-    },
+    pub(crate) body: ReportBody,
 }
 
 /// Reports that are not acknowledged yet. Clones are the same ones.
 #[derive(Debug, Clone)]
 pub(crate) struct Reports {
     queue: Arc<Mutex<Queue>>,
-    /// The number of the newest report.
+    /// The number of the newest report; also touched when one is acknowledged.
     newest: watch::Sender<u64>,
     room: Arc<Semaphore>,
 }
@@ -85,7 +67,7 @@ impl Reports {
 
     /// A unit ended.
     pub(crate) fn end(&self, unit: &UnitId, epoch: Epoch, parts: u32, ended: Ended) {
-        self.push(unit.clone(), epoch, Body::Ended { parts, ended }, None);
+        self.push(unit.clone(), epoch, ReportBody::Ended { parts, ended }, None);
     }
 
     /// Where a unit puts the pieces of its result.
@@ -96,6 +78,7 @@ impl Reports {
     /// The leader knows this one.
     pub(crate) fn acknowledge(&self, seq: u64) {
         self.queue().waiting.remove(&seq);
+        self.newest.send_modify(|_| {});
     }
 
     /// Reports newer than that, oldest first.
@@ -109,7 +92,7 @@ impl Reports {
             let report = &waiting.report;
             report.epoch == epoch
                 && report.unit == *unit
-                && matches!(report.body, Body::Ended { .. })
+                && matches!(report.body, ReportBody::Ended { .. })
         })
     }
 
@@ -119,12 +102,21 @@ impl Reports {
         newest.wait_for(|newest| *newest > seq).await.expect("self holds the sender");
     }
 
-    /// Whether all is acknowledged.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queue().waiting.is_empty()
+    /// Returns once the leader knows all there is to know.
+    pub(crate) async fn acknowledged(&self) {
+        let mut changes = self.newest.subscribe();
+        while !self.queue().waiting.is_empty() {
+            changes.changed().await.expect("self holds the sender");
+        }
     }
 
-    fn push(&self, unit: UnitId, epoch: Epoch, body: Body, room: Option<OwnedSemaphorePermit>) {
+    fn push(
+        &self,
+        unit: UnitId,
+        epoch: Epoch,
+        body: ReportBody,
+        room: Option<OwnedSemaphorePermit>,
+    ) {
         let mut queue = self.queue();
         queue.last_seq += 1;
         let seq = queue.last_seq;
@@ -158,7 +150,7 @@ impl PartSender {
         let mut sent = self.sent.lock().expect("nothing panics while it holds this lock");
         let no = *sent;
         *sent += 1;
-        self.reports.push(self.unit.clone(), self.epoch, Body::Part { no, part }, Some(room));
+        self.reports.push(self.unit.clone(), self.epoch, ReportBody::Part { no, part }, Some(room));
         Ok(())
     }
 
@@ -195,7 +187,7 @@ mod tests {
         assert!(reports.has_end_of(&unit(1), Epoch(3)));
         assert!(!reports.has_end_of(&unit(1), Epoch(4)));
         reports.acknowledge(2);
-        assert!(reports.is_empty());
+        reports.acknowledged().await;
     }
 
     #[tokio::test]

@@ -5,21 +5,23 @@
 //! epoch. Every unit is a source half and a destination half joined by a [`link`].
 
 pub(crate) mod link;
+mod schema;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-use pgconvoy_shared::endpoint::{Endpoint, Side};
+use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitNo};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::TaskSpec;
-use pgconvoy_shared::unit::{Ended, Progress, UnitKind, WorkResult};
+use pgconvoy_shared::unit::{Ended, Progress, UnitKind, Work, WorkResult};
 
 use crate::keeper::Keepers;
+use crate::pg::Access;
 use crate::runner::{LeaseClock, PartSender};
 use crate::tools::Tools;
 
@@ -56,18 +58,31 @@ pub(crate) struct UnitContext {
 }
 
 impl UnitContext {
-    /// A database of the task and its password.
-    pub(crate) fn endpoint(&self, side: Side) -> (&Endpoint, Option<&Secret>) {
-        match side {
+    /// The way to a database of the task, under the name of this unit.
+    pub(crate) fn access(&self, side: Side) -> Access {
+        let (endpoint, password) = match side {
             Side::Source => (&self.spec.source, self.passwords.source.as_ref()),
             Side::Destination => (&self.spec.destination, self.passwords.destination.as_ref()),
-        }
+        };
+        Access::new(side, endpoint, password, self.application_name())
     }
 
     /// What every connection of the unit calls itself: `pgconvoy/<task>/<kind>/<unit>.<epoch>`, at most 63 bytes (9 +
     /// 26 + 1 + 11 + 1 + 10 + 1 + 10 would be 69; numbers of ten digits do not occur in one task).
     pub(crate) fn application_name(&self) -> String {
         format!("pgconvoy/{}/{}/{}.{}", self.task, self.kind.as_str(), self.unit, self.epoch)
+    }
+
+    /// For units that have nothing to end in good order: whatever is open when the unit is told to stop is dropped, and the
+    /// servers roll it back.
+    async fn until_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, UnitEnd>>,
+    ) -> Result<T, UnitEnd> {
+        tokio::select! {
+            outcome = work => outcome,
+            () = self.cancel.cancelled() => Err(UnitEnd::Released),
+        }
     }
 
     /// To be asked before a step that others can see: false once the lease is over, which after a stop of the whole
@@ -118,8 +133,20 @@ impl From<Failure> for UnitEnd {
     }
 }
 
+/// Runs a unit to its end.
+pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
+    let context = &context;
+    let outcome = match work {
+        Work::SchemaPre => context.until_stopped(schema::pre::run(context)).await,
+        other => {
+            Err(UnitEnd::Failed(Failure::definite("lease_not_understood", other.kind().as_str())))
+        }
+    };
+    ended(outcome)
+}
+
 /// What the leader is told.
-pub(crate) fn ended(outcome: Result<WorkResult, UnitEnd>) -> Ended {
+fn ended(outcome: Result<WorkResult, UnitEnd>) -> Ended {
     match outcome {
         Ok(result) => Ended::Done(result),
         Err(UnitEnd::Failed(failure)) => Ended::Failed(failure),

@@ -1,0 +1,34 @@
+//! What an agent has to be told.
+
+use pgconvoy_runtime::tls::Security;
+use pgconvoy_shared::ids::AgentId;
+use tonic::transport::Channel;
+
+/// How an agent is set up. All is asked for: what is a sensible value depends on the machine, not on this crate.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// Its name, the same over restarts.
+    pub id: AgentId,
+    /// Its network location; none = it touches only endpoints that are of no site.
+    pub site: Option<String>,
+    /// Units it runs at once, whatever their tasks allow.
+    pub slots: u32,
+    /// Where operators find it; may be empty.
+    pub address: String,
+    /// How it reaches the leader.
+    pub coordinators: Coordinators,
+}
+
+/// The way to the coordinators.
+#[derive(Debug, Clone)]
+pub enum Coordinators {
+    /// In this process, or any channel that is there already.
+    Channel(Channel),
+    /// Over the network: any of these, `host:port` or `https://host:port`; followers tell who leads.
+    Addresses {
+        /// At least one.
+        addresses: Vec<String>,
+        /// The agent's certificate, or plain text.
+        security: Security,
+    },
+}

@@ -1,0 +1,171 @@
+//! The session with the leader: one stream, kept open for as long as the agent lives.
+//!
+//! ```text
+//!  agent                                    leader
+//!    │ Hello (what it runs) ─────────────────▶ │ registers the incarnation, compares
+//!    │ ◀───────────────────────────── Welcome  │
+//!    │ Heartbeat ────────────────────────────▶ │ answers once a quorum confirmed that it leads
+//!    │ ◀──────────────────────── HeartbeatAck  │ the lease counts from when the heartbeat was sent
+//!    │ ◀───────────────────── Lease, Revoke …  │
+//!    │ UnitReport ───────────────────────────▶ │
+//!    │ ◀─────────────────────────── ReportAck  │ until then told again, in each session
+//! ```
+//!
+//! A session that breaks stops nothing: units run on while the lease lasts, which the runner watches, and the next
+//! session tells the leader what runs and how units ended meanwhile. A leader that answers no heartbeat is left for
+//! another one while there is still lease enough for that.
+
+mod attend;
+mod route;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tracing::{debug, info, warn};
+
+use pgconvoy_proto::v1;
+use pgconvoy_shared::ids::{AgentId, Incarnation};
+
+use crate::config::Coordinators;
+use crate::error::AgentError;
+use crate::runner::Runner;
+use attend::Left;
+use route::Route;
+
+/// Where a follower's refusal names the leader.
+const LEADER: &str = "pgconvoy-leader";
+
+/// How long a leaving agent goes on trying to tell its last reports. What it cannot tell, the leader finds out by the
+/// lease.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the agent says of itself.
+#[derive(Debug)]
+pub(crate) struct Introduction {
+    pub(crate) agent: AgentId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) site: Option<String>,
+    pub(crate) slots: u32,
+    pub(crate) address: String,
+}
+
+/// Keeps sessions with whoever leads.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    introduction: Introduction,
+    runner: Runner,
+    route: Route,
+    /// Grows by one with each heartbeat of this incarnation.
+    heartbeats: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// Why a session is over.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("refused: {}", .0.message())]
+    Refused(Status),
+    #[error("{0} did not come in time")]
+    Silent(&'static str),
+    #[error("the leader closed the session")]
+    Closed,
+    #[error("the leader sent what this agent does not understand: {0}")]
+    Nonsense(String),
+}
+
+impl Broken {
+    /// The leader, where the refusal names it.
+    fn leader(&self) -> Option<String> {
+        match self {
+            Self::Refused(status) if status.code() == Code::Unavailable => {
+                status.metadata().get(LEADER)?.to_str().ok().map(str::to_owned)
+            }
+            Self::Refused(_) | Self::Silent(_) | Self::Closed | Self::Nonsense(_) => None,
+        }
+    }
+}
+
+impl Sessions {
+    /// Sessions that are not open yet.
+    pub(crate) fn new(
+        introduction: Introduction,
+        runner: Runner,
+        coordinators: &Coordinators,
+    ) -> Result<Self, AgentError> {
+        let route = Route::new(coordinators)?;
+        Ok(Self { introduction, runner, route, heartbeats: Arc::default() })
+    }
+
+    /// Opens one session after the other, until the runner is drained and the leader knows all there is to know. Once
+    /// `closing` is cancelled, that may take [`FAREWELL_LIMIT`] after the last unit ended.
+    pub(crate) async fn keep(mut self, closing: CancellationToken) {
+        let runner = self.runner.clone();
+        let too_late = async {
+            closing.cancelled().await;
+            runner.drained().await;
+            tokio::time::sleep(FAREWELL_LIMIT).await;
+        };
+        tokio::select! {
+            () = self.keep_open() => {}
+            () = too_late => warn!("leaves without the leader's word on its last reports"),
+        }
+    }
+
+    async fn keep_open(&mut self) {
+        let mut told = false;
+        loop {
+            let pause = match self.route.next() {
+                Err(error) => self.route.unusable(&error),
+                Ok((channel, name)) => match self.open(channel, &name).await {
+                    Ok(Left) => return,
+                    Err(broken) => {
+                        let pause = self.route.failed(broken.leader());
+                        // Once a break is told, the tries to mend it are noise.
+                        if std::mem::replace(&mut told, true) {
+                            debug!("no session with {name}: {broken}");
+                        } else {
+                            info!("no session with {name}: {broken}; tries again");
+                        }
+                        if self.runner.lease().fresh() {
+                            told = false;
+                        }
+                        pause
+                    }
+                },
+            };
+            let left = async {
+                self.runner.drained().await;
+                self.runner.reports().acknowledged().await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = left => return,
+            }
+        }
+    }
+
+    fn hello(&self) -> v1::Hello {
+        let me = &self.introduction;
+        v1::Hello {
+            agent_id: me.agent.to_string(),
+            incarnation: me.incarnation.0,
+            site: me.site.clone().unwrap_or_default(),
+            slots: me.slots,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pg_dump_majors: self.runner.tools().majors(),
+            running: wire::progress(&self.runner),
+            address: me.address.clone(),
+        }
+    }
+
+    async fn open(&mut self, channel: Channel, name: &str) -> Result<Left, Broken> {
+        let hello = self.hello();
+        let (session, welcome) = attend::Session::open(channel, hello).await?;
+        info!(term = welcome.term, "session with {name}");
+        self.route.arrived();
+        session.attend(&welcome, &self.runner, &self.heartbeats).await
+    }
+}

@@ -1,0 +1,292 @@
+//! An archive's table of contents with the statements of each entry.
+//!
+//! `pg_restore --verbose` writes the archive as a script, each entry below a comment that tells its number, the catalogue
+//! row it was made from, and the entries it needs:
+//!
+//! ```text
+//! --
+//! -- TOC entry 3385 (class 2606 OID 16557)
+//! -- Dependencies: 222 219 3366
+//! -- Name: c c_t_fkey; Type: FK CONSTRAINT; Schema: sales; Owner: app
+//! --
+//! ```
+//!
+//! A function's body or a comment on a table may contain just that; so a header counts only outside of quotes. What was
+//! found is compared with what `pg_restore --list` says is there: the same numbers made from the same catalogue rows,
+//! each once. Nothing is lost in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::text::{Piece, pieces};
+
+/// An entry of the table of contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TocEntry {
+    /// Its number in the archive.
+    pub(super) id: u32,
+    /// The catalogue it was made from, and the row there (at the source); zeros where it is no object of its own.
+    pub(super) object: CatalogRow,
+    /// Entries that must be there before.
+    pub(super) needs: Vec<u32>,
+    /// `TABLE`, `FK CONSTRAINT`, …
+    pub(super) kind: String,
+    /// The schema, if the object lies in one.
+    pub(super) schema: Option<String>,
+    /// The object, as pg_dump names it.
+    pub(super) name: String,
+    /// The owner's role; may be empty.
+    pub(super) owner: String,
+    /// Belongs after the rows.
+    pub(super) post_data: bool,
+    /// What to run.
+    pub(super) statement: String,
+}
+
+/// A row of the source's catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct CatalogRow {
+    /// OID of the catalogue.
+    pub(super) class: u32,
+    /// OID of the row.
+    pub(super) oid: u32,
+}
+
+/// What pg_restore wrote is not understood: nothing is run then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadToc {
+    #[error("line `{0}` of the archive's list")]
+    List(String),
+    #[error("header `{0}` in the archive's script")]
+    Header(String),
+    #[error("entries {0:?} of the archive are not in its script, or there twice")]
+    Lost(Vec<u32>),
+}
+
+/// Puts together what `pg_restore --list` says of the archive and of its part after the rows, and the script.
+pub(super) fn parse(all: &str, post_data: &str, script: &str) -> Result<Vec<TocEntry>, BadToc> {
+    let mut expected = list(all)?;
+    let post_data: BTreeSet<u32> = list(post_data)?.into_keys().collect();
+    let mut entries = Vec::with_capacity(expected.len());
+    let mut lost = Vec::new();
+    for section in sections(script) {
+        let mut entry = header(section.header)?;
+        if expected.remove(&entry.id) != Some(entry.object) {
+            lost.push(entry.id);
+        }
+        entry.post_data = post_data.contains(&entry.id);
+        entry.statement = section.body.trim().to_owned();
+        entries.push(entry);
+    }
+    lost.extend(expected.into_keys());
+    if !lost.is_empty() {
+        return Err(BadToc::Lost(lost));
+    }
+    carry_settings(&mut entries);
+    Ok(entries)
+}
+
+/// `3385; 2606 16557 FK CONSTRAINT sales c c_t_fkey app`
+fn list(text: &str) -> Result<BTreeMap<u32, CatalogRow>, BadToc> {
+    let lines = text.lines().filter(|line| !line.starts_with(';') && !line.trim().is_empty());
+    lines
+        .map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let id = words.next().and_then(|word| word.strip_suffix(';')?.parse().ok());
+            let mut number = || words.next().and_then(|word| word.parse().ok());
+            match (id, number(), number()) {
+                (Some(id), Some(class), Some(oid)) => Ok((id, CatalogRow { class, oid })),
+                _ => Err(BadToc::List(line.to_owned())),
+            }
+        })
+        .collect()
+}
+
+struct Section<'a> {
+    header: &'a str,
+    body: &'a str,
+}
+
+/// Cuts the script at the headers that stand outside of quotes.
+fn sections(script: &str) -> Vec<Section<'_>> {
+    const HEADER: &str = "-- TOC entry ";
+    let mut starts = Vec::new();
+    let mut end = script.len();
+    for (piece, at, _) in pieces(script) {
+        let begins_line = at == 0 || script.as_bytes()[at - 1] == b'\n';
+        if !begins_line {
+            continue;
+        }
+        match piece {
+            Piece::LineComment if script[at..].starts_with(HEADER) => starts.push(at),
+            // psql's own commands stand before the first entry and after the last.
+            Piece::Plain if script.as_bytes()[at] == b'\\' && !starts.is_empty() => {
+                end = at;
+                break;
+            }
+            Piece::LineComment | Piece::Quoted | Piece::Plain => {}
+        }
+    }
+    let ends = starts.iter().skip(1).copied().chain([end]);
+    let cut = starts.iter().zip(ends).map(|(&start, end)| {
+        let text = &script[start..end];
+        // The comment's last line is empty but for its dashes, as is the first of the next one.
+        let header_len = text.find("\n--\n").map_or(text.len(), |at| at + 1);
+        let body = text.get(header_len + "--\n".len()..).unwrap_or_default();
+        let body = body.strip_suffix("--\n").unwrap_or(body);
+        Section { header: &text[..header_len], body }
+    });
+    cut.collect()
+}
+
+fn header(text: &str) -> Result<TocEntry, BadToc> {
+    let bad = || BadToc::Header(text.lines().next().unwrap_or_default().to_owned());
+    let mut lines = text.lines();
+    let first = lines.next().ok_or_else(bad)?;
+    let number = |after: &str| -> Option<u32> {
+        let digits = first.split_once(after)?.1;
+        digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())].parse().ok()
+    };
+    let (Some(id), Some(class), Some(oid)) =
+        (number("TOC entry "), number("(class "), number(" OID "))
+    else {
+        return Err(bad());
+    };
+    let mut needs = Vec::new();
+    let mut named = None;
+    for line in lines {
+        if let Some(numbers) = line.strip_prefix("-- Dependencies:") {
+            needs = numbers
+                .split_ascii_whitespace()
+                .map(|word| word.parse().map_err(|_| bad()))
+                .collect::<Result<_, _>>()?;
+        } else if let Some(line) = line.strip_prefix("-- Name: ") {
+            named = Some(line);
+        }
+    }
+    // Names may contain anything but a line end; what follows them is less likely to look like a label.
+    let parts = named.and_then(|line| {
+        let (rest, owner) = line.rsplit_once("; Owner: ")?;
+        let (rest, schema) = rest.rsplit_once("; Schema: ")?;
+        let (name, kind) = rest.rsplit_once("; Type: ")?;
+        Some((name, kind, schema, owner))
+    });
+    let (name, kind, schema, owner) = parts.ok_or_else(bad)?;
+    Ok(TocEntry {
+        id,
+        object: CatalogRow { class, oid },
+        needs,
+        kind: kind.to_owned(),
+        schema: (schema != "-").then(|| schema.to_owned()),
+        name: name.to_owned(),
+        owner: if owner == "-" { String::new() } else { owner.to_owned() },
+        post_data: false,
+        statement: String::new(),
+    })
+}
+
+/// The script sets `default_table_access_method` ahead of the comment of the first table that needs it, and leaves it so.
+/// Here entries are run one by one in any session: each table says for itself what it needs.
+fn carry_settings(entries: &mut [TocEntry]) {
+    const SETTING: &str = "SET default_table_access_method = ";
+    let mut current: Option<String> = None;
+    for entry in entries {
+        if let Some(setting) = &current
+            && matches!(entry.kind.as_str(), "TABLE" | "MATERIALIZED VIEW")
+        {
+            entry.statement.insert_str(0, &format!("{setting}\n\n"));
+        }
+        let trailing = entry.statement.rfind(SETTING).filter(|&at| {
+            (at == 0 || entry.statement[..at].ends_with("\n\n"))
+                && !entry.statement[at..].contains('\n')
+        });
+        if let Some(at) = trailing {
+            current = Some(entry.statement.split_off(at));
+            entry.statement.truncate(entry.statement.trim_end().len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCRIPT: &str = r#"--
+-- PostgreSQL database dump
+--
+
+\restrict abc
+
+SET standard_conforming_strings = on;
+
+--
+-- TOC entry 293 (class 1255 OID 16524)
+-- Dependencies: 8 9
+-- Name: f(); Type: FUNCTION; Schema: public; Owner: app
+-- Data Pos: 0
+--
+
+CREATE FUNCTION public.f() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+--
+-- TOC entry 219 (class 1259 OID 16527)
+-- Name: t; Type: TABLE; Schema: public; Owner: app
+--
+
+drop table t;
+\! rm
+end $$;
+
+
+ALTER FUNCTION public.f() OWNER TO app;
+
+SET default_table_access_method = heap;
+
+--
+-- TOC entry 219 (class 1259 OID 16527)
+-- Name: odd; Type: x; Type: TABLE; Schema: Odd "name; Owner: -
+--
+
+CREATE TABLE "Odd ""name"."odd; Type: x" (
+    id integer
+);
+
+
+-- Completed on 2026-11-22 08:59:38 UTC
+
+\unrestrict abc
+
+--
+-- PostgreSQL database dump complete
+--
+
+"#;
+    const LIST: &str = ";\n; Archive created\n;\n293; 1255 16524 FUNCTION public f() app\n\
+                        219; 1259 16527 TABLE Odd \"name odd; Type: x \n";
+
+    #[test]
+    fn entries_are_cut_at_headers_that_are_no_part_of_a_body() {
+        let entries = parse(LIST, "219; 1259 16527 TABLE x y z\n", SCRIPT).expect("a sound script");
+        let [function, table] = entries.as_slice() else { panic!("two entries: {entries:#?}") };
+        assert_eq!((function.id, function.kind.as_str()), (293, "FUNCTION"));
+        assert_eq!(function.needs, [8, 9]);
+        assert!(function.statement.starts_with("CREATE FUNCTION public.f()"));
+        assert!(function.statement.ends_with("OWNER TO app;"), "{}", function.statement);
+        assert!(function.statement.contains("drop table t;\n\\! rm"));
+        assert_eq!(table.name, "odd; Type: x");
+        assert_eq!(table.schema.as_deref(), Some("Odd \"name"));
+        assert!(table.post_data && !function.post_data && table.owner.is_empty());
+        assert!(table.statement.starts_with("SET default_table_access_method = heap;\n\nCREATE"));
+        assert!(!table.statement.contains("unrestrict"), "{}", table.statement);
+    }
+
+    #[test]
+    fn an_entry_that_is_missing_doubled_or_another_is_told() {
+        let more = format!("{LIST}7; 2615 16386 SCHEMA - x y\n");
+        assert_eq!(parse(&more, "", SCRIPT), Err(BadToc::Lost(vec![7])));
+        let other = LIST.replace("16527", "16528");
+        assert_eq!(parse(&other, "", SCRIPT), Err(BadToc::Lost(vec![219])));
+        assert!(matches!(parse("what is this", "", SCRIPT), Err(BadToc::List(_))));
+    }
+}

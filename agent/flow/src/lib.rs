@@ -2,9 +2,15 @@
 //!
 //! - [`copy`]: the framing of COPY data, followed without decoding a row.
 //! - [`shards`]: how a table is cut into shards.
+//! - [`fingerprint`]: whether a table still has the columns that were planned.
+//! - [`formats`]: which types may travel in binary form.
 //! - [`sql`]: statements as text.
 //!
 //! Architecture Invariant: no connection, no clock, no chance, no async. What is decided here can be tried on a million
 //! inputs in a second.
 
 pub mod copy;
+pub mod fingerprint;
+pub mod formats;
+pub mod shards;
+pub mod sql;

@@ -1,0 +1,187 @@
+//! Statements of the copy path, as text.
+//!
+//! They go by the simple query protocol, which has no parameters: every name and every value is quoted here. Sessions have
+//! an empty `search_path`, so every name is qualified; operators are those of `pg_catalog`, which is always searched:
+//! a key is chosen only where they are the ones its index is sorted by.
+
+use pgconvoy_shared::name::{QualifiedName, quote_identifier, quote_literal};
+use pgconvoy_shared::unit::{CopyFormat, KeyColumn, Part, TablePlan};
+
+/// Locks a table against everything that would change its columns or rewrite its rows (law S4). Takes no snapshot.
+#[must_use]
+pub fn lock_table(table: &QualifiedName) -> String {
+    format!("lock table only {} in access share mode", table.quoted())
+}
+
+/// What the server describes when asked for a table's fingerprint.
+#[must_use]
+pub fn describe_table(table: &QualifiedName) -> String {
+    format!("select * from only {} limit 0", table.quoted())
+}
+
+/// Reads one shard.
+#[must_use]
+pub fn copy_out(plan: &TablePlan, part: &Part) -> String {
+    let table = plan.name.quoted();
+    let options = options(plan.format);
+    match predicate(&plan.key, part) {
+        None => format!("copy {table}{} to stdout{options}", column_list(plan)),
+        Some(predicate) => {
+            let columns = names(&plan.columns);
+            format!(
+                "copy (select {columns} from only {table} where {predicate}) to stdout{options}"
+            )
+        }
+    }
+}
+
+/// Writes one shard.
+#[must_use]
+pub fn copy_in(plan: &TablePlan) -> String {
+    format!(
+        "copy {}{} from stdin{}",
+        plan.write_to.quoted(),
+        column_list(plan),
+        options(plan.format)
+    )
+}
+
+fn options(format: CopyFormat) -> &'static str {
+    match format {
+        CopyFormat::Text => "",
+        CopyFormat::Binary => " (format binary)",
+    }
+}
+
+/// A table without columns that travel has no list: `()` is no SQL, and no list means just those columns.
+fn column_list(plan: &TablePlan) -> String {
+    if plan.columns.is_empty() { String::new() } else { format!(" ({})", names(&plan.columns)) }
+}
+
+fn names(columns: &[String]) -> String {
+    let quoted: Vec<String> = columns.iter().map(|column| quote_identifier(column)).collect();
+    quoted.join(", ")
+}
+
+/// The rows of a part; none = all.
+fn predicate(key: &[KeyColumn], part: &Part) -> Option<String> {
+    let conditions: Vec<String> = match part {
+        Part::Whole => Vec::new(),
+        Part::Range { from, to } => [(">=", from), ("<", to)]
+            .into_iter()
+            .filter_map(|(operator, bound)| Some(compare(key, operator, bound.as_deref()?)))
+            .collect(),
+        Part::Blocks { from, to } => {
+            let tid = |block: u32| format!("'({block},0)'::pg_catalog.tid");
+            let from = (*from > 0).then(|| format!("ctid >= {}", tid(*from)));
+            let to = to.map(|to| format!("ctid < {}", tid(to)));
+            from.into_iter().chain(to).collect()
+        }
+    };
+    (!conditions.is_empty()).then(|| conditions.join(" and "))
+}
+
+/// One column is compared by itself, several as a row: `(a, b) < (1, 2)` is the order of the index on both.
+fn compare(key: &[KeyColumn], operator: &str, bound: &[Box<str>]) -> String {
+    let columns: Vec<String> = key.iter().map(|column| quote_identifier(&column.name)).collect();
+    let values: Vec<String> = key
+        .iter()
+        .zip(bound)
+        .map(|(column, value)| format!("{}::{}", quote_literal(value), column.type_name))
+        .collect();
+    match (columns.as_slice(), values.as_slice()) {
+        ([column], [value]) => format!("{column} {operator} {value}"),
+        _ => format!("({}) {operator} ({})", columns.join(", "), values.join(", ")),
+    }
+}
+
+/// Picks `parts - 1` bounds out of a sample of about `percent` % of a table's blocks: the server reads, sorts and counts,
+/// so whatever it can order it can cut. No more than one bound a sampled row; they ascend strictly, for keys are unique.
+#[must_use]
+pub fn sample_bounds(table: &QualifiedName, key: &[KeyColumn], parts: u32, percent: f64) -> String {
+    let columns: Vec<String> = key.iter().map(|column| quote_identifier(&column.name)).collect();
+    let columns = columns.join(", ");
+    // Of rows 1 to n, those are taken at which another n-th part begins; the first begins at no bound.
+    format!(
+        "select {columns} from (select {columns}, row_number() over (order by {columns}) - 1 as pgconvoy_row, \
+         count(*) over () as pgconvoy_rows from only {} tablesample system ({percent:.6})) as pgconvoy_sample \
+         where pgconvoy_row > 0 and pgconvoy_row * {parts} / pgconvoy_rows > (pgconvoy_row - 1) * {parts} / pgconvoy_rows \
+         order by {columns}",
+        table.quoted()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgconvoy_shared::epoch::Generation;
+    use pgconvoy_shared::ids::TableNo;
+
+    fn plan(columns: &[&str], key: &[(&str, &str)]) -> TablePlan {
+        TablePlan {
+            no: TableNo(0),
+            generation: Generation(1),
+            name: QualifiedName::new("Odd \"schema\"", "t"),
+            write_to: QualifiedName::new("s", "root"),
+            columns: columns.iter().map(|name| (*name).to_owned()).collect(),
+            fingerprint: String::new(),
+            filenode: None,
+            format: CopyFormat::Text,
+            key: key
+                .iter()
+                .map(|(name, type_name)| KeyColumn {
+                    name: (*name).to_owned(),
+                    type_name: (*type_name).to_owned(),
+                })
+                .collect(),
+        }
+    }
+
+    fn bound(values: &[&str]) -> Option<Box<[Box<str>]>> {
+        Some(values.iter().map(|value| Box::from(*value)).collect())
+    }
+
+    #[test]
+    fn whole_tables_are_read_by_name() {
+        let mut table = plan(&["a", "B c"], &[]);
+        assert_eq!(
+            copy_out(&table, &Part::Whole),
+            r#"copy "Odd ""schema"""."t" ("a", "B c") to stdout"#
+        );
+        table.format = CopyFormat::Binary;
+        assert_eq!(copy_in(&table), r#"copy "s"."root" ("a", "B c") from stdin (format binary)"#);
+        assert_eq!(copy_in(&plan(&[], &[])), r#"copy "s"."root" from stdin"#);
+    }
+
+    #[test]
+    fn ranges_are_half_open() {
+        let table = plan(&["a"], &[("a", "text")]);
+        let part = Part::Range { from: bound(&["it's"]), to: bound(&[r"b\"]) };
+        assert_eq!(
+            copy_out(&table, &part),
+            r#"copy (select "a" from only "Odd ""schema"""."t" where "a" >= 'it''s'::text and "a" <  E'b\\'::text) to stdout"#
+        );
+        let last = Part::Range { from: bound(&["x"]), to: None };
+        assert!(copy_out(&table, &last).contains(r#"where "a" >= 'x'::text) to"#));
+    }
+
+    #[test]
+    fn several_columns_are_compared_as_a_row() {
+        let table = plan(&["a"], &[("a", "integer"), ("b", "uuid")]);
+        let part = Part::Range { from: None, to: bound(&["1", "u"]) };
+        assert!(
+            copy_out(&table, &part).contains(r#"where ("a", "b") < ('1'::integer, 'u'::uuid))"#)
+        );
+    }
+
+    #[test]
+    fn blocks_are_ranges_of_ctid() {
+        let table = plan(&["a"], &[]);
+        let middle = copy_out(&table, &Part::Blocks { from: 8, to: Some(16) });
+        assert!(middle.contains(
+            "where ctid >= '(8,0)'::pg_catalog.tid and ctid < '(16,0)'::pg_catalog.tid)"
+        ));
+        let all = copy_out(&table, &Part::Blocks { from: 0, to: None });
+        assert!(!all.contains("where"), "{all}");
+    }
+}

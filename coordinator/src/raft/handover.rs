@@ -1,0 +1,117 @@
+//! Moving the leadership to a chosen node.
+//!
+//! openraft 0.9 has no such thing, so: 1. no proposal and no read enters any more, and those under
+//! way are waited for; 2. the target has the whole log; 3. heartbeats stop, and the lease in which
+//! nobody votes runs out; 4. the target is told to stand for election. The others' election timeouts
+//! are longer than the lease, so they do not come first; should one do so all the same, it leads,
+//! and the caller is told. Proposals that waited go on when the node still leads, or are told who does.
+
+use std::sync::Arc;
+
+use pgconvoy_proto::v1;
+use pgconvoy_shared::ids::NodeId;
+use tokio::time::Instant;
+
+use super::error::ChangeError;
+use super::leadership::Peer;
+use super::node::{Core, RaftNode};
+use super::peers::CallError;
+use super::types::Metrics;
+
+impl RaftNode {
+    /// Makes another node the leader; none named means the one that is furthest. Gives the new
+    /// leader. Only on the leader.
+    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Peer, ChangeError> {
+        let core = self.core();
+        let _change = core.changes.try_lock().map_err(|_| ChangeError::InProgress)?;
+        core.must_lead()?;
+        let me = self.me();
+        let to = match to {
+            Some(to) => to,
+            None => core.furthest().ok_or(ChangeError::NobodyElse)?,
+        };
+        let membership = core.membership();
+        let member = membership.get_node(&to.0).ok_or(ChangeError::NotMember { node: to })?.clone();
+        if !membership.voter_ids().any(|id| id == to.0) {
+            return Err(ChangeError::NotVoter { node: to });
+        }
+        if to == me.id {
+            return Ok(me);
+        }
+        let late = || ChangeError::NotTakenOver {
+            node: to,
+            leader: core.leadership.borrow().leader.clone(),
+        };
+        // A proposal that finds no quorum ends after the lease, so this ends too.
+        let traffic = tokio::time::timeout(core.call_limit(), core.traffic.write()).await;
+        let _quiet = traffic.map_err(|_| late())?;
+        tokio::time::timeout(core.call_limit(), core.has_all(to)).await.map_err(|_| late())??;
+        let _heartbeats = Paused::new(Arc::clone(core));
+        tokio::time::sleep(core.timings.lease + core.timings.heartbeat / 2).await;
+        let failed = |error: CallError| ChangeError::Unreachable {
+            node: to,
+            address: member.address.clone(),
+            source: Box::new(error),
+        };
+        let envelope = core.peers.envelope(to.0, &member).await.map_err(failed)?;
+        let mut client = core.peers.client(&member.address).map_err(failed)?;
+        let call = client.campaign(v1::RaftCampaignRequest { envelope: Some(envelope) });
+        core.peers.answer(to.0, &member.address, core.call_limit(), call).await.map_err(failed)?;
+        core.followed(to).await
+    }
+}
+
+impl Core {
+    /// The other voter with the most of the log, among those that answer.
+    fn furthest(&self) -> Option<NodeId> {
+        let metrics = self.raft.metrics().borrow().clone();
+        let matched = metrics.replication.as_ref()?;
+        let voters = metrics.membership_config.membership().voter_ids();
+        voters
+            .filter(|&id| id != metrics.id && self.answers(NodeId(id)))
+            .max_by_key(|id| matched.get(id).copied().flatten())
+            .map(NodeId)
+    }
+
+    /// Returns once all of this leader's log is on the disk of `node`.
+    async fn has_all(&self, node: NodeId) -> Result<(), ChangeError> {
+        let all = |metrics: &Metrics| {
+            let matched =
+                metrics.replication.as_ref().and_then(|matched| matched.get(&node.0).copied());
+            matched.flatten().map(|id| id.index) == metrics.last_log_index
+        };
+        let mut metrics = self.raft.metrics();
+        metrics.wait_for(|metrics| all(metrics)).await.map(|_| ()).map_err(|_| ChangeError::Stopped)
+    }
+
+    /// Waits until this node follows another one.
+    async fn followed(&self, wanted: NodeId) -> Result<Peer, ChangeError> {
+        let deadline = Instant::now() + self.call_limit();
+        let mut leadership = self.leadership.subscribe();
+        let follows = leadership.wait_for(|now| !now.is_self && now.leader.is_some());
+        let leader = tokio::time::timeout_at(deadline, follows).await;
+        let leader = leader.ok().and_then(|now| now.ok().and_then(|now| now.leader.clone()));
+        match leader {
+            Some(leader) if leader.id == wanted => Ok(leader),
+            leader => Err(ChangeError::NotTakenOver { node: wanted, leader }),
+        }
+    }
+}
+
+/// While it lives this node sends no heartbeats, should it lead.
+struct Paused {
+    core: Arc<Core>,
+}
+
+impl Paused {
+    fn new(core: Arc<Core>) -> Self {
+        core.raft.runtime_config().heartbeat(false);
+        Self { core }
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.core.raft.runtime_config().heartbeat(true);
+    }
+}

@@ -1,0 +1,177 @@
+//! What a convoy is made of, and how it comes up.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+
+use anyhow::Context;
+use pgconvoy_proto::v1::{InitClusterRequest, Node};
+use pgconvoy_runtime::tls::{Dialer, Role, Security};
+
+use super::identity::Authority;
+use super::{Convoy, Coordinator, SETTLE_LIMIT};
+use crate::net::Proxy;
+use crate::process::{Process, Program};
+use crate::wait;
+
+/// Says what to start; nothing runs before [`start`](Builder::start).
+#[derive(Debug, Default)]
+pub struct Builder {
+    coordinators: u64,
+    agents: Vec<AgentPlan>,
+    tls: bool,
+    flags: Vec<String>,
+}
+
+/// One agent to start.
+#[derive(Debug, Clone)]
+pub(super) struct AgentPlan {
+    pub(super) name: String,
+    site: Option<String>,
+    slots: u32,
+}
+
+impl AgentPlan {
+    pub(super) fn new(name: &str, site: Option<&str>) -> Self {
+        AgentPlan { name: name.to_owned(), site: site.map(str::to_owned), slots: 4 }
+    }
+
+    pub(super) fn flags(&self) -> Vec<String> {
+        let site = self.site.iter().flat_map(|site| ["--site".to_owned(), site.clone()]);
+        site.chain(["--slots".to_owned(), self.slots.to_string()]).collect()
+    }
+}
+
+impl Builder {
+    /// How many nodes: 1, 3 or 5.
+    pub fn coordinators(mut self, count: u64) -> Self {
+        self.coordinators = count;
+        self
+    }
+
+    /// An agent without a site.
+    pub fn agent(mut self, name: &str) -> Self {
+        self.agents.push(AgentPlan::new(name, None));
+        self
+    }
+
+    /// An agent of a site.
+    pub fn agent_at(mut self, name: &str, site: &str) -> Self {
+        self.agents.push(AgentPlan::new(name, Some(site)));
+        self
+    }
+
+    /// Mutual TLS between all processes; without it, plain text on loopback.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// A flag for every coordinator, such as shorter leases.
+    pub fn coordinator_flags<'a>(mut self, flags: impl IntoIterator<Item = &'a str>) -> Self {
+        self.flags.extend(flags.into_iter().map(str::to_owned));
+        self
+    }
+
+    /// Starts everything; returns when there is a leader that knows every agent.
+    pub async fn start(self) -> anyhow::Result<Convoy> {
+        // Fails early, and clearly, when nothing was built.
+        Program::pgconvoy()?;
+        let folder = tempfile::tempdir()?;
+        let authority =
+            self.tls.then(|| Authority::make(&folder.path().join("tls"))).transpose()?;
+        let security = authority
+            .as_ref()
+            .map_or(Security::Plaintext, |authority| authority.client().security());
+        pgconvoy_runtime::install_crypto();
+        let dialer = Dialer::new(&security).context("use the test's certificate")?;
+
+        let count = self.coordinators.max(1);
+        // Held together, so that no port is given out twice.
+        let ports = Ports::take(2 * count)?;
+        let mut coordinators = Vec::new();
+        for (id, port) in (1..=count).zip(ports.free()) {
+            coordinators
+                .push(self.start_coordinator(id, port, authority.as_ref(), folder.path()).await?);
+        }
+        let mut convoy =
+            Convoy { coordinators, agents: BTreeMap::new(), dialer, authority, folder };
+        convoy.initialize().await?;
+        for plan in &self.agents {
+            convoy.start_agent(plan)?;
+        }
+        for plan in &self.agents {
+            convoy.agent_known(&plan.name).await?;
+        }
+        Ok(convoy)
+    }
+
+    async fn start_coordinator(
+        &self,
+        id: u64,
+        [grpc, http]: [SocketAddr; 2],
+        authority: Option<&Authority>,
+        folder: &Path,
+    ) -> anyhow::Result<Coordinator> {
+        let name = format!("node-{id}");
+        let link = Proxy::to(grpc).await?;
+        let mut program = Program::pgconvoy()?
+            .args(["coordinator", "--node-id", &id.to_string()])
+            .args(["--listen", &grpc.to_string(), "--advertise", &link.address().to_string()])
+            .args(["--http", &http.to_string(), "--data-dir"])
+            .arg(folder.join(&name))
+            .args(&self.flags)
+            .env("RUST_LOG", "info");
+        if let Some(authority) = authority {
+            program = program.args(authority.issue(Role::Coordinator, &name)?.flags());
+        }
+        let process = Process::start(&name, program, folder)?;
+        Ok(Coordinator { id, http, process, link })
+    }
+}
+
+impl Convoy {
+    /// Makes a cluster of the nodes, as soon as they answer.
+    async fn initialize(&self) -> anyhow::Result<()> {
+        let nodes: Vec<Node> = self
+            .coordinators
+            .iter()
+            .map(|node| Node { id: node.id(), address: node.address() })
+            .collect();
+        let first = &self.coordinators[0];
+        wait::until(SETTLE_LIMIT, "every node to answer", async || {
+            for node in &self.coordinators {
+                if let Ok(Some(status)) = node.process().ended() {
+                    return Ok(Err(anyhow::anyhow!(
+                        "{} ended with {status}: {}",
+                        node.process().name(),
+                        node.process().log()
+                    )));
+                }
+            }
+            let silent = self.statuses().await.into_iter().find_map(Result::err);
+            silent.map_or(Ok(Ok(())), Err)
+        })
+        .await??;
+        let mut client = self.cluster_at(first)?;
+        client.init_cluster(InitClusterRequest { nodes }).await.context("make the cluster")?;
+        self.leader().await.map(drop)
+    }
+}
+
+/// Ports that nobody has at the moment.
+struct Ports(Vec<TcpListener>);
+
+impl Ports {
+    fn take(count: u64) -> anyhow::Result<Ports> {
+        let listeners = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+        Ok(Ports(listeners.collect::<Result<_, _>>()?))
+    }
+
+    /// Lets go of them, two for each process.
+    fn free(self) -> Vec<[SocketAddr; 2]> {
+        let addresses: Vec<SocketAddr> =
+            self.0.iter().filter_map(|each| each.local_addr().ok()).collect();
+        addresses.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect()
+    }
+}

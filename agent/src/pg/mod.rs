@@ -7,6 +7,7 @@
 //! - [`destination`]: schema `pgconvoy`, the proof of what is done, and the fences.
 
 mod access;
+pub(crate) mod destination;
 mod error;
 mod session;
 mod sqlstate;

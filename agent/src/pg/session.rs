@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
-use tokio_postgres::{CancelToken, Client, Config};
+use tokio_postgres::{CancelToken, Client, Config, SimpleQueryMessage};
 
 use pgconvoy_runtime::tasks::{self, Kind, Owned};
 
 use super::access::{Access, later_settings, major_of};
 use super::error::PgError;
 use super::transport::{Patience, Transport};
+use super::wire::TextRow;
 
 /// A goodbye takes a round trip; a server that stands still is left without one.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -97,6 +98,18 @@ impl Session {
     /// With whom.
     pub(crate) fn access(&self) -> &Access {
         &self.access
+    }
+
+    /// Runs statements; rows as text, as our own client gives them.
+    pub(crate) async fn text_rows(&self, sql: &str) -> Result<Vec<TextRow>, PgError> {
+        let messages = self.simple_query(sql).await?;
+        let rows = messages.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
+            }
+            _ => None,
+        });
+        Ok(rows.collect())
     }
 
     /// Ends the session in good order.

@@ -26,6 +26,8 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub(crate) use copy_in::CopyIn;
 pub(crate) use copy_out::CopyOut;
 
+use pgconvoy_flow::fingerprint::DescribedColumn;
+
 use super::access::Access;
 use super::error::{PgError, ServerError};
 use super::session::in_background;
@@ -109,6 +111,36 @@ impl Wire {
         }
         self.state = State::Idle;
         Ok(rows)
+    }
+
+    /// The columns that a query would give.
+    pub(crate) async fn describe(&mut self, sql: &str) -> Result<Vec<DescribedColumn>, PgError> {
+        self.begin(sql).await?;
+        let mut columns = None;
+        loop {
+            match self.message().await? {
+                Message::RowDescription(body) => {
+                    let fields = body.fields().map(|field| {
+                        Ok(DescribedColumn {
+                            name: field.name().to_owned(),
+                            number: field.column_id(),
+                            type_oid: field.type_oid(),
+                            type_modifier: field.type_modifier(),
+                        })
+                    });
+                    let read = fields.collect().map_err(|source| self.broken(source))?;
+                    columns = Some(read);
+                }
+                Message::DataRow(_) | Message::CommandComplete(_) => {}
+                Message::ReadyForQuery(_) => break,
+                Message::ErrorResponse(body) => {
+                    return Err(self.refused(ServerError::parse(&body)).await);
+                }
+                _ => return Err(self.out_of_step("a query")),
+            }
+        }
+        self.state = State::Idle;
+        columns.ok_or_else(|| PgError::protocol("no description where there must be one"))
     }
 
     /// The first value of the first row; an error where there is none.

@@ -1,0 +1,74 @@
+//! Schema `pgconvoy` at the destination: what decides whether something was done, and who may still write.
+//!
+//! - [`ensure`] makes the schema and a task's row.
+//! - [`generation`] raises a table's generation, which fences all older plans of it (laws O1, O4).
+//! - [`progress`] reads and writes `shard_progress` (law O2).
+//! - [`takeover`] ends what an older owner of a unit left (law O5).
+//!
+//! Two units that do the same at the same time meet at a lock or at a unique index; either order gives the same state.
+
+pub(crate) mod generation;
+pub(crate) mod progress;
+pub(crate) mod takeover;
+
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::TaskId;
+
+use super::{About, Session};
+
+/// The layout that this code makes and understands.
+const VERSION: i32 = 1;
+
+/// Held while the schema is looked at, made or removed: `pgconvoy` in ASCII.
+pub(crate) const SCHEMA_LOCK: i64 = 0x7067_636f_6e76_6f79;
+
+/// Makes what is missing of the schema and of the task's row. May be called any number of times, by several agents at
+/// once; only by units that come before all that write rows, for it would bring back the row of a task that has ended.
+pub(crate) async fn ensure(session: &mut Session, task: &TaskId) -> Result<(), Failure> {
+    let subject = session.access().to_string();
+    let transaction = session.transaction().await.about(&subject)?;
+    transaction
+        .execute("select pg_advisory_xact_lock($1)", &[&SCHEMA_LOCK])
+        .await
+        .about(&subject)?;
+    let found = transaction
+        .query_one(
+            "select to_regnamespace('pgconvoy') is not null, to_regclass('pgconvoy.meta') is not null",
+            &[],
+        )
+        .await
+        .about(&subject)?;
+    match (found.get(0), found.get(1)) {
+        (false, _) => {
+            transaction.batch_execute(include_str!("schema.sql")).await.about(&subject)?;
+        }
+        (true, true) => {
+            let meta = transaction
+                .query_one("select version from pgconvoy.meta", &[])
+                .await
+                .about(&subject)?;
+            let version: i32 = meta.get(0);
+            if version != VERSION {
+                return Err(Failure::definite(
+                    "destination_schema_version",
+                    format!("schema pgconvoy has layout {version}, this agent knows {VERSION}"),
+                )
+                .about(subject)
+                .remedy("let an agent of that version finish its tasks, or drop schema pgconvoy if none is left"));
+            }
+        }
+        (true, false) => {
+            return Err(Failure::definite(
+                "destination_schema_foreign",
+                "there is a schema pgconvoy that pgconvoy did not make",
+            )
+            .about(subject)
+            .remedy("rename or drop it"));
+        }
+    }
+    transaction
+        .execute("insert into pgconvoy.task (id) values ($1) on conflict do nothing", &[&task.as_str()])
+        .await
+        .about(&subject)?;
+    transaction.commit().await.about(&subject)
+}

@@ -1,0 +1,124 @@
+//! `shard_progress`: written last in the transaction that wrote a shard's rows, so a row there *is* the shard's completion.
+
+use std::collections::BTreeSet;
+
+use pgconvoy_shared::epoch::{Epoch, Generation};
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::{TableNo, TaskId};
+use pgconvoy_shared::name::quote_literal;
+use pgconvoy_shared::unit::{AuditTable, CopyDone};
+
+use crate::pg::wire::{TextRow, Wire};
+use crate::pg::{About, PgError, Session};
+
+/// Names a shard of one plan of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ShardId {
+    /// Its task.
+    pub(crate) task: TaskId,
+    /// Its table.
+    pub(crate) table: TableNo,
+    /// The plan.
+    pub(crate) generation: Generation,
+    /// Its number within the plan.
+    pub(crate) shard: u32,
+}
+
+impl ShardId {
+    /// `task, table_no, generation, shard` as SQL values.
+    fn values(&self) -> String {
+        format!(
+            "{}, {}, {}, {}",
+            quote_literal(self.task.as_str()),
+            self.table,
+            self.generation,
+            self.shard
+        )
+    }
+
+    /// The key of its advisory lock, as an SQL expression: the same for all its generations, so that an old owner and
+    /// a new one never write at the same time.
+    pub(crate) fn lock_key(&self) -> String {
+        let name = format!("pgconvoy shard {}/{}/{}", self.task, self.table, self.shard);
+        format!("pg_catalog.hashtextextended({}, 0)", quote_literal(&name))
+    }
+
+    /// The statement that raises unless this plan is current (law O1).
+    pub(crate) fn fence(&self) -> String {
+        let task = quote_literal(self.task.as_str());
+        format!("select pgconvoy.fence({task}, {}, {})", self.table, self.generation)
+    }
+}
+
+/// The shard's completion, if it is done.
+pub(crate) async fn find(wire: &mut Wire, id: &ShardId) -> Result<Option<CopyDone>, PgError> {
+    let rows = wire
+        .query(&format!(
+            "select rows, bytes, snapshot, noted_lsn from pgconvoy.shard_progress \
+             where (task, table_no, generation, shard) = ({})",
+            id.values()
+        ))
+        .await?;
+    rows.first().map(found).transpose()
+}
+
+fn found(row: &TextRow) -> Result<CopyDone, PgError> {
+    let bad = || PgError::protocol(format!("shard_progress holds {row:?}"));
+    let [Some(rows), Some(bytes), Some(snapshot), Some(noted_lsn)] = row.as_slice() else {
+        return Err(bad());
+    };
+    Ok(CopyDone {
+        rows: rows.parse().map_err(|_| bad())?,
+        bytes: bytes.parse().map_err(|_| bad())?,
+        snapshot: snapshot.clone(),
+        noted_lsn: noted_lsn.parse().map_err(|_| bad())?,
+        found_done: true,
+    })
+}
+
+/// Writes the shard's completion into the current transaction. A unique violation means that someone finished.
+pub(crate) async fn record(
+    wire: &mut Wire,
+    id: &ShardId,
+    epoch: Epoch,
+    done: &CopyDone,
+) -> Result<(), PgError> {
+    let statement = format!(
+        "insert into pgconvoy.shard_progress \
+         (task, table_no, generation, shard, epoch, snapshot, noted_lsn, rows, bytes) \
+         values ({}, {epoch}, {}, '{}', {}, {})",
+        id.values(),
+        quote_literal(&done.snapshot),
+        done.noted_lsn,
+        done.rows,
+        done.bytes
+    );
+    wire.query(&statement).await.map(drop)
+}
+
+/// Shards of these tables that are not done under the generations named (law O6).
+pub(crate) async fn missing(
+    session: &Session,
+    task: &TaskId,
+    tables: &[AuditTable],
+) -> Result<Vec<(TableNo, u32)>, Failure> {
+    let statement = session
+        .prepare(
+            "select shard from pgconvoy.shard_progress \
+             where task = $1 and table_no = $2 and generation = $3",
+        )
+        .await
+        .about(session.access())?;
+    let mut missing = Vec::new();
+    for table in tables {
+        let (no, generation) = (i64::from(table.no.0), i64::from(table.generation.0));
+        let rows = session
+            .query(&statement, &[&task.as_str(), &no, &generation])
+            .await
+            .about(session.access())?;
+        let done: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+        let lacking = (0..table.shards).filter(|shard| !done.contains(&i64::from(*shard)));
+        missing.extend(lacking.map(|shard| (table.no, shard)));
+    }
+    Ok(missing)
+}

@@ -1,0 +1,79 @@
+-- Schema `pgconvoy` at the destination: what proves what is done. Version 1.
+
+create schema pgconvoy;
+
+-- Which layout this is. A younger one than an agent knows is refused.
+create table pgconvoy.meta (
+    only_row boolean primary key default true check (only_row),
+    version integer not null
+);
+insert into pgconvoy.meta (version) values (1);
+
+-- The tasks that write here. A task whose row is gone has ended: nobody may write for it any more (law O9).
+create table pgconvoy.task (
+    id text primary key,
+    created_at timestamptz not null default pg_catalog.now(),
+    -- The youngest owner of the schema's statements.
+    schema_epoch bigint not null default 0
+);
+
+-- Which plan of a table is current. Grows only; every writing transaction holds its row (law O1).
+create table pgconvoy.table_state (
+    task text not null references pgconvoy.task on delete cascade,
+    table_no bigint not null,
+    generation bigint not null,
+    -- Where rows are written: the table, or the root of its partitions.
+    write_schema text not null,
+    write_table text not null,
+    primary key (task, table_no)
+);
+
+-- Which shards are done: written in the transaction that wrote their rows (law O2).
+create table pgconvoy.shard_progress (
+    task text not null,
+    table_no bigint not null,
+    generation bigint not null,
+    shard bigint not null,
+    epoch bigint not null,
+    snapshot text not null,
+    noted_lsn pg_lsn not null,
+    rows bigint not null,
+    bytes bigint not null,
+    done_at timestamptz not null default pg_catalog.now(),
+    primary key (task, table_no, generation, shard),
+    foreign key (task, table_no) references pgconvoy.table_state on delete cascade
+);
+
+-- The statements of the source's schema, in the archive's order.
+create table pgconvoy.schema_entry (
+    task text not null references pgconvoy.task on delete cascade,
+    no bigint not null,
+    -- When it runs: before the rows, when its table's rows are there, or after all rows.
+    section text not null check (section in ('pre', 'index', 'post')),
+    kind text not null,
+    schema_name text not null,
+    object_name text not null,
+    -- The table it belongs to, where it belongs to one.
+    table_schema text,
+    table_name text,
+    statement text not null,
+    done boolean not null default false,
+    primary key (task, no)
+);
+create index on pgconvoy.schema_entry (task, table_schema, table_name);
+
+-- Raises unless the caller's plan of the table is current, and keeps it current until the transaction ends (law O1).
+create function pgconvoy.fence(of_task text, of_table bigint, mine bigint) returns void
+language plpgsql as $function$
+begin
+    perform 1 from pgconvoy.table_state
+        where task = of_task and table_no = of_table and generation = mine
+        for share;
+    if not found then
+        raise exception using
+            errcode = 'PC001',
+            message = pg_catalog.format(
+                'generation %s of table %s of task %s is not current', mine, of_table, of_task);
+    end if;
+end
+$function$;

@@ -39,7 +39,7 @@ select (array['card', 'card', 'cash', 'card', 'cheque', 'barter'])[1 + o % 6], o
 insert into logs.page_views (seen_at, path, agent, took_ms, details)
 select timestamptz '2025-01-01 00:00Z' + (v / 10) * interval '1.5 s', '/p/' || (v % {products}),
        case when v % 3 = 0 then 'Mozilla/5.0 (X11; Linux x86_64) like ' || v % 50 end,
-       case v % 1000 when 0 then 'NaN' when 1 then '-Infinity' else (v % 3000) / 7.0 end,
+       case v % 1000 when 0 then 'NaN' when 1 then '-Infinity' else (v % 3000) / 7.0::float8 end,
        case when v % 6 = 0 then jsonb_build_object('q', 'term ' || v % 500, 'hits', v % 90) end
   from generate_series(1::bigint, {views}) v;
 insert into logs.page_views select timestamptz '2025-01-01 00:00Z', '/', 'twin' from generate_series(1, 500);

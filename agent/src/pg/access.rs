@@ -20,7 +20,7 @@ const LOGIN_REFUSED: &str = "28000";
 /// What fixes how values look and what rows are seen, in every session, over whatever role and database say. All of it
 /// exists since PostgreSQL 13.
 const SETTINGS: [(&str, &str); 17] = [
-    ("DateStyle", "ISO"),
+    ("DateStyle", "ISO,MDY"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
     ("extra_float_digits", "3"),
@@ -240,7 +240,7 @@ mod tests {
         };
         let options =
             Access::new(Side::Source, &endpoint, None, "test".to_owned()).startup_options();
-        assert!(options.starts_with("-c search_path=a\\ b\\\\c -c DateStyle=ISO "), "{options}");
+        assert!(options.starts_with("-c search_path=a\\ b\\\\c -c DateStyle=ISO,MDY "), "{options}");
         assert!(options.contains(" -c search_path= "), "{options}");
         assert!(!options.contains("synchronous_commit"), "{options}");
     }

@@ -64,7 +64,7 @@ pub(crate) enum PgError {
 
 impl PgError {
     /// The server, or what calls itself so, said something that the protocol does not know.
-    pub(super) fn protocol(problem: impl Into<String>) -> Self {
+    pub(crate) fn protocol(problem: impl Into<String>) -> Self {
         Self::Protocol { problem: problem.into() }
     }
 

@@ -11,6 +11,8 @@ pub(crate) mod destination;
 mod error;
 mod session;
 mod sqlstate;
+#[cfg(test)]
+pub(crate) mod tests;
 mod tls;
 mod transport;
 pub(crate) mod wire;

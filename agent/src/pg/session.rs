@@ -64,11 +64,11 @@ impl Access {
         }
         let logged_in = config.connect_raw(transport, Secured).await;
         let (client, connection) = logged_in.map_err(|error| {
-            // The driver has no other word for it.
-            if self.password().is_none() && error.to_string().contains("password missing") {
-                PgError::PasswordMissing
-            } else {
-                PgError::from(error)
+            // The driver has no other word for it than a text.
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            match cause.as_deref() {
+                Some("password missing") => PgError::PasswordMissing,
+                _ => PgError::from(error),
             }
         })?;
         let version = connection.parameter("server_version").unwrap_or_default().to_owned();

@@ -1,1 +1,223 @@
 //! Raising a table's generation: from then on nobody writes for an older plan of it (laws O1, O4).
+//!
+//! One transaction: the generation goes up, what older plans had done is forgotten, and the table is made empty. A table
+//! that is planned for the first time must *be* empty, for its rows would be somebody else's. Repeated by a later owner
+//! of the same plan it changes nothing: only the transaction that raised the generation deletes.
+
+use std::time::Duration;
+
+use pgconvoy_shared::epoch::Generation;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::{TableNo, TaskId};
+use pgconvoy_shared::name::QualifiedName;
+use tokio_postgres::Transaction;
+
+use crate::pg::{About, PgError, Session};
+
+/// SQLSTATE of what PostgreSQL does not do: here, to truncate a table that a foreign key points at.
+const NOT_SUPPORTED: &str = "0A000";
+
+/// How long writers of older plans are waited for before they are ended.
+const WRITERS_LIMIT: Duration = Duration::from_secs(2);
+
+/// A plan of a table that is about to become the current one.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    /// Whose.
+    pub(crate) task: &'a TaskId,
+    /// The table.
+    pub(crate) table: TableNo,
+    /// What the plan makes.
+    pub(crate) generation: Generation,
+    /// The table's name at both ends.
+    pub(crate) name: &'a QualifiedName,
+    /// Where its rows are written: itself, or the root of its partitions.
+    pub(crate) write_to: &'a QualifiedName,
+}
+
+impl Plan<'_> {
+    /// Makes this plan the current one. Copies of an older plan that stand in the way are ended.
+    pub(crate) async fn make_current(&self, session: &mut Session) -> Result<(), Failure> {
+        let access = session.access().clone();
+        let pid: i32 = session
+            .query_one("select pg_backend_pid()", &[])
+            .await
+            .about(&access)?
+            .get(0);
+        let raise = self.raise(session);
+        tokio::pin!(raise);
+        if let Ok(outcome) = tokio::time::timeout(WRITERS_LIMIT, &mut raise).await {
+            return outcome;
+        }
+        // A writer of an older plan holds the row, and perhaps stands still. What it writes is void: it is ended.
+        let mut other = access.session().await.about(&access)?;
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut raise => {
+                    other.close().await;
+                    return outcome;
+                }
+                ended = self.end_writers(&mut other, pid) => ended?,
+            }
+        }
+    }
+
+    async fn end_writers(&self, session: &mut Session, blocked: i32) -> Result<(), Failure> {
+        let copies = format!("pgconvoy/{}/copy/", self.task);
+        session
+            .execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity \
+                 where pid = any(pg_blocking_pids($1)) and starts_with(application_name, $2)",
+                &[&blocked, &copies],
+            )
+            .await
+            .about(self.name)?;
+        tokio::time::sleep(WRITERS_LIMIT).await;
+        Ok(())
+    }
+
+    async fn raise(&self, session: &mut Session) -> Result<(), Failure> {
+        let transaction = session.transaction().await.about(self.name)?;
+        self.lock_task(&transaction).await?;
+        match self.upsert(&transaction).await? {
+            Raised::Already => return Ok(()),
+            Raised::First => self.check_empty(&transaction).await?,
+            Raised::Again => self.start_over(&transaction).await?,
+        }
+        transaction.commit().await.about(self.name)
+    }
+
+    /// A task whose row is gone has ended (law O9).
+    async fn lock_task(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        let found = transaction
+            .query_opt(
+                "select 1 from pgconvoy.task where id = $1 for key share",
+                &[&self.task.as_str()],
+            )
+            .await
+            .about(self.name)?;
+        found.map(drop).ok_or_else(|| {
+            Failure::other("superseded", "the task has ended at the destination")
+                .about(self.name.to_string())
+        })
+    }
+
+    async fn upsert(&self, transaction: &Transaction<'_>) -> Result<Raised, Failure> {
+        let (table, generation) = (i64::from(self.table.0), i64::from(self.generation.0));
+        // `xmax` is 0 in a row that was inserted just now.
+        let raised = transaction
+            .query_opt(
+                "insert into pgconvoy.table_state as s (task, table_no, generation, write_schema, write_table) \
+                 values ($1, $2, $3, $4, $5) \
+                 on conflict (task, table_no) do update set generation = excluded.generation, \
+                     write_schema = excluded.write_schema, write_table = excluded.write_table \
+                     where s.generation < excluded.generation \
+                 returning s.xmax::text = '0'",
+                &[
+                    &self.task.as_str(),
+                    &table,
+                    &generation,
+                    &&*self.write_to.schema,
+                    &&*self.write_to.name,
+                ],
+            )
+            .await
+            .about(self.name)?;
+        if let Some(row) = raised {
+            return Ok(if row.get(0) { Raised::First } else { Raised::Again });
+        }
+        let current: i64 = transaction
+            .query_one(
+                "select generation from pgconvoy.table_state where task = $1 and table_no = $2",
+                &[&self.task.as_str(), &table],
+            )
+            .await
+            .about(self.name)?
+            .get(0);
+        if current == generation {
+            return Ok(Raised::Already);
+        }
+        let message = format!("generation {current} is current, this plan would be {generation}");
+        Err(Failure::other("superseded", message).about(self.name.to_string()))
+    }
+
+    /// Rows under the root may be those of partitions planned before, so it is looked at for the first of them only.
+    async fn check_empty(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        let others: bool = transaction
+            .query_one(
+                "select exists (select from pgconvoy.table_state where task = $1 and table_no <> $2 \
+                 and write_schema = $3 and write_table = $4)",
+                &[
+                    &self.task.as_str(),
+                    &i64::from(self.table.0),
+                    &&*self.write_to.schema,
+                    &&*self.write_to.name,
+                ],
+            )
+            .await
+            .about(self.name)?
+            .get(0);
+        if others {
+            return Ok(());
+        }
+        let only = if self.through_root() { "" } else { "only " };
+        let look = format!("select exists (select from {only}{})", self.write_to.quoted());
+        let filled: bool = transaction.query_one(&look, &[]).await.about(self.name)?.get(0);
+        if !filled {
+            return Ok(());
+        }
+        Err(Failure::definite("destination_not_empty", "the table has rows at the destination")
+            .about(self.write_to.to_string())
+            .remedy("empty it, or leave it out of the task; pgconvoy does not overwrite rows it did not write"))
+    }
+
+    async fn start_over(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        if self.through_root() {
+            return Err(Failure::definite(
+                "cannot_copy_anew",
+                "its rows are spread over the partitions of its root at the destination, among those of other \
+                 partitions, and cannot be told apart",
+            )
+            .about(self.name.to_string())
+            .remedy(format!("cancel the task, empty {} at the destination, and create the task again", self.write_to)));
+        }
+        transaction
+            .execute(
+                "delete from pgconvoy.shard_progress where task = $1 and table_no = $2",
+                &[&self.task.as_str(), &i64::from(self.table.0)],
+            )
+            .await
+            .about(self.name)?;
+        empty(transaction, self.write_to).await.about(self.name)
+    }
+
+    fn through_root(&self) -> bool {
+        self.write_to != self.name
+    }
+}
+
+enum Raised {
+    /// There was no plan before.
+    First,
+    /// There was an older plan.
+    Again,
+    /// By an earlier owner of this very plan.
+    Already,
+}
+
+/// Truncates; a table that a foreign key points at can only be deleted from.
+async fn empty(transaction: &Transaction<'_>, table: &QualifiedName) -> Result<(), PgError> {
+    transaction.batch_execute("savepoint pgconvoy_truncate").await?;
+    let truncated = transaction.batch_execute(&format!("truncate only {}", table.quoted())).await;
+    match truncated.map_err(PgError::from) {
+        Err(error) if error.sqlstate() == Some(NOT_SUPPORTED) => {
+            let delete = format!(
+                "rollback to savepoint pgconvoy_truncate; delete from only {}",
+                table.quoted()
+            );
+            Ok(transaction.batch_execute(&delete).await?)
+        }
+        outcome => outcome,
+    }
+}

@@ -12,9 +12,15 @@ insert into pgconvoy.meta (version) values (1);
 -- The tasks that write here. A task whose row is gone has ended: nobody may write for it any more (law O9).
 create table pgconvoy.task (
     id text primary key,
-    created_at timestamptz not null default pg_catalog.now(),
-    -- The youngest owner of the schema's statements.
-    schema_epoch bigint not null default 0
+    created_at timestamptz not null default pg_catalog.now()
+);
+
+-- The youngest owner of each unit that runs statements of the schema, sets sequences, or the like.
+create table pgconvoy.unit_owner (
+    task text not null references pgconvoy.task on delete cascade,
+    unit bigint not null,
+    epoch bigint not null,
+    primary key (task, unit)
 );
 
 -- Which plan of a table is current. Grows only; every writing transaction holds its row (law O1).
@@ -74,6 +80,55 @@ begin
             errcode = 'PC001',
             message = pg_catalog.format(
                 'generation %s of table %s of task %s is not current', mine, of_table, of_task);
+    end if;
+end
+$function$;
+
+-- Makes the caller the owner of a unit. Raises when the task has ended, or when a younger owner was here.
+create function pgconvoy.own_unit(of_task text, of_unit bigint, mine bigint) returns void
+language plpgsql as $function$
+begin
+    perform 1 from pgconvoy.task where id = of_task for key share;
+    if not found then
+        raise exception using
+            errcode = 'PC001',
+            message = pg_catalog.format('task %s has ended', of_task);
+    end if;
+    insert into pgconvoy.unit_owner as owner (task, unit, epoch) values (of_task, of_unit, mine)
+        on conflict (task, unit) do update set epoch = excluded.epoch where owner.epoch <= excluded.epoch;
+    if not found then
+        raise exception using
+            errcode = 'PC001',
+            message = pg_catalog.format('epoch %s of unit %s of task %s is not current', mine, of_unit, of_task);
+    end if;
+end
+$function$;
+
+-- Raises unless the caller is the youngest owner of the unit, and keeps it so until the transaction ends.
+create function pgconvoy.hold_unit(of_task text, of_unit bigint, mine bigint) returns void
+language plpgsql as $function$
+begin
+    perform 1 from pgconvoy.unit_owner
+        where task = of_task and unit = of_unit and epoch = mine
+        for share;
+    if not found then
+        raise exception using
+            errcode = 'PC001',
+            message = pg_catalog.format('epoch %s of unit %s of task %s is not current', mine, of_unit, of_task);
+    end if;
+end
+$function$;
+
+-- Marks a statement as done, in the transaction that ran it; raises when it was done already.
+create function pgconvoy.finish_entry(of_task text, of_entry bigint, of_unit bigint, mine bigint) returns void
+language plpgsql as $function$
+begin
+    perform pgconvoy.hold_unit(of_task, of_unit, mine);
+    update pgconvoy.schema_entry set done = true where task = of_task and no = of_entry and not done;
+    if not found then
+        raise exception using
+            errcode = 'PC001',
+            message = pg_catalog.format('entry %s of task %s is done already, or gone', of_entry, of_task);
     end if;
 end
 $function$;

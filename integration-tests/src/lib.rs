@@ -16,6 +16,7 @@ pub mod net;
 pub mod oracle;
 pub mod postgres;
 pub mod process;
+pub mod quickstart;
 pub mod shop;
 mod spawn;
 pub mod wait;

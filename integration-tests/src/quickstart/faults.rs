@@ -10,21 +10,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use futures::future::try_join_all;
 use indicatif::HumanBytes;
-use pgconvoy_proto::v1::{Event, Task, TaskStatus};
+use pgconvoy_proto::v1::{Event, ListEventsRequest, Task, TaskStatus};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::api::Api;
-use super::cluster::{Cluster, Member};
 use super::screen::Screen;
 use super::witness::{InFlight, Witness};
+use crate::convoy::Convoy;
+use crate::process::Process;
 use crate::wait;
 
 /// How often the destination is asked: a small shard is there for some tens of milliseconds only.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 /// A lease time (10 s), what the scheduler needs, and a machine that is busy.
 const MOVE_LIMIT: Duration = Duration::from_secs(120);
-/// Some elections.
-const ELECTION_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the faults did, and what they cost.
 pub(super) struct Struck {
@@ -64,8 +62,7 @@ pub(super) struct LeaderKilled {
 /// Everything that a fault needs to see and to reach.
 pub(super) struct Striker<'a> {
     pub(super) screen: &'a Screen,
-    pub(super) cluster: &'a Cluster,
-    pub(super) api: &'a Api,
+    pub(super) convoy: &'a Convoy,
     pub(super) witness: &'a Witness,
     pub(super) task: &'a str,
     /// A shard with less than this in flight is left to go on: the smallest ones would prove little.
@@ -85,14 +82,14 @@ impl Striker<'_> {
     async fn kill_an_agent(&self) -> anyhow::Result<AgentKilled> {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for look in 0_u32.. {
+        for look in 1_u32.. {
             looks.tick().await;
             let in_flight = self.witness.in_flight().await?;
             if in_flight.values().any(|bytes| *bytes >= self.bytes_min) {
                 if let Some(killed) = self.strike_while_they_stand().await? {
                     return Ok(killed);
                 }
-            } else if look.is_multiple_of(256) && ended(&self.api.task(self.task).await?) {
+            } else if look.is_multiple_of(256) && ended(&self.convoy.task(self.task).await?) {
                 bail!("the task ended before an agent was seen with bytes in flight");
             }
         }
@@ -101,39 +98,38 @@ impl Striker<'_> {
 
     /// Stops all agents and kills one that holds a shard half copied; none if every shard had just been finished.
     async fn strike_while_they_stand(&self) -> anyhow::Result<Option<AgentKilled>> {
-        try_join_all(self.cluster.agents.iter().map(|agent| agent.process.pause())).await?;
+        try_join_all(self.agents().map(|(_, process)| process.pause())).await?;
         let in_flight = self.witness.settled().await?;
-        let victim = self.holder(&self.api.task(self.task).await?, &in_flight);
-        let killed = match victim {
-            None => None,
-            Some((agent, held)) => {
-                let pid = agent.process.pid()?;
-                agent.process.kill()?;
-                let killed = AgentKilled { name: agent.name.clone(), held, at: Instant::now() };
-                self.screen.highlight(
-                    "KILLED",
-                    &format!(
-                        "{} (SIGKILL, process {pid}) with {} shards half copied, {} in flight",
-                        killed.name,
-                        killed.held.len(),
-                        HumanBytes(killed.bytes()),
-                    ),
-                );
-                Some(killed)
-            }
+        let task = self.convoy.task(self.task).await?;
+        let Some((name, process, held)) = self.holder(&task, &in_flight) else {
+            self.agents().try_for_each(|(_, process)| process.go_on())?;
+            return Ok(None);
         };
-        for agent in &self.cluster.agents {
-            if killed.as_ref().is_none_or(|killed| killed.name != agent.name) {
-                agent.process.go_on()?;
-            }
+        let pid = process.pid()?;
+        process.kill()?;
+        let killed = AgentKilled { name: name.to_owned(), held, at: Instant::now() };
+        self.agents()
+            .filter(|(other, _)| *other != name)
+            .try_for_each(|(_, process)| process.go_on())?;
+        self.screen.highlight(
+            "KILLED",
+            &format!(
+                "{name} (SIGKILL, process {pid}) with {} shards half copied, {} in flight",
+                killed.held.len(),
+                HumanBytes(killed.bytes()),
+            ),
+        );
+        for held in &killed.held {
+            let Held { unit, subject, bytes } = held;
+            self.screen.line("", &format!("unit {unit}, {subject}: {}", HumanBytes(*bytes)));
         }
-        Ok(killed)
+        Ok(Some(killed))
     }
 
     /// The agent with the most bytes in flight, and its shards.
-    fn holder(&self, task: &Task, in_flight: &InFlight) -> Option<(&Member, Vec<Held>)> {
-        let held_by = |agent: &Member| -> Vec<Held> {
-            let running = task.running.iter().filter(|unit| unit.agent == agent.name);
+    fn holder(&self, task: &Task, in_flight: &InFlight) -> Option<(&str, &Process, Vec<Held>)> {
+        let held_by = |name: &str| -> Vec<Held> {
+            let running = task.running.iter().filter(|unit| unit.agent == name);
             running
                 .filter_map(|unit| {
                     let bytes = *in_flight.get(&unit.unit)?;
@@ -141,19 +137,18 @@ impl Striker<'_> {
                 })
                 .collect()
         };
-        self.cluster
-            .agents
-            .iter()
-            .map(|agent| (agent, held_by(agent)))
-            .filter(|(_, held)| !held.is_empty())
-            .max_by_key(|(_, held)| held.iter().map(|held| held.bytes).sum::<u64>())
+        self.agents()
+            .map(|(name, process)| (name, process, held_by(name)))
+            .filter(|(_, _, held)| !held.is_empty())
+            .max_by_key(|(_, _, held)| held.iter().map(|held| held.bytes).sum::<u64>())
     }
 
     /// Waits until each unit of the killed agent has gone to another one.
     async fn units_moved(&self, killed: &AgentKilled) -> anyhow::Result<()> {
         let what = format!("the units of {} to go to other agents", killed.name);
         wait::until(MOVE_LIMIT, &what, async || {
-            let events = self.api.events(self.task).await.map_err(|error| format!("{error:#}"))?;
+            let events =
+                events(self.convoy, self.task).await.map_err(|error| format!("{error:#}"))?;
             let moved = |held: &Held| moves(&events).any(|event| event.unit == Some(held.unit));
             let waiting: Vec<u32> =
                 killed.held.iter().filter(|held| !moved(held)).map(|held| held.unit).collect();
@@ -164,25 +159,30 @@ impl Striker<'_> {
     }
 
     async fn kill_the_leader(&self) -> anyhow::Result<LeaderKilled> {
-        let node = self.api.leader().await?;
-        let leader = self.cluster.coordinators.iter().find(|member| member.node == Some(node));
-        let leader = leader.with_context(|| format!("no process is node {node}"))?;
-        let pid = leader.process.pid()?;
-        leader.process.kill()?;
+        let node = self.convoy.leader().await?;
+        let leader = self.convoy.coordinator(node).process();
+        let pid = leader.pid()?;
+        leader.kill()?;
         let at = Instant::now();
-        self.screen.highlight(
-            "KILLED",
-            &format!("{} (SIGKILL, process {pid}), which led the cluster", leader.name),
-        );
-        let successor = wait::until(ELECTION_LIMIT, "another node to lead and to answer", async || {
-            let successor = self.api.leader().await.map_err(|error| format!("{error:#}"))?;
-            // A read of the task is one that only a leader with a quorum answers.
-            self.api.task(self.task).await.map_err(|error| format!("{error:#}"))?;
-            if successor == node { Err("nobody noticed yet".to_owned()) } else { Ok(successor) }
-        })
-        .await?;
+        let name = leader.name();
+        self.screen
+            .highlight("KILLED", &format!("{name} (SIGKILL, process {pid}), the cluster's leader"));
+        let successor = self.convoy.leader().await?;
+        // A read of the task is one that only a leader with a quorum answers.
+        self.convoy.task(self.task).await?;
         Ok(LeaderKilled { node, successor, away: at.elapsed() })
     }
+
+    fn agents(&self) -> impl Iterator<Item = (&str, &Process)> {
+        self.convoy.agents().map(|name| (name, self.convoy.agent(name)))
+    }
+}
+
+/// All that happened to the task so far.
+pub(super) async fn events(convoy: &Convoy, task: &str) -> anyhow::Result<Vec<Event>> {
+    let request = ListEventsRequest { task: task.to_owned(), after: 0, limit: 0 };
+    let answer = convoy.tasks().await?.list_events(request).await.context("list the events")?;
+    Ok(answer.into_inner().events)
 }
 
 /// The events that tell of a unit of a lost agent which went to another one.

@@ -48,7 +48,8 @@ impl Screen {
     /// Begins a step, which says what it is about to do. One at a time.
     pub(super) fn begin<'a>(&'a self, name: &'a str, doing: &str) -> Step<'a> {
         if self.live {
-            let bar = ProgressBar::new(0).with_prefix(name.to_owned()).with_message(doing.to_owned());
+            let bar =
+                ProgressBar::new(0).with_prefix(name.to_owned()).with_message(doing.to_owned());
             bar.set_style(style("{prefix:9} {spinner} {msg}  {elapsed}"));
             bar.enable_steady_tick(Duration::from_millis(100));
             *self.moving() = Some(bar);

@@ -53,13 +53,17 @@ impl Witness {
     pub(super) async fn settled(&self) -> anyhow::Result<InFlight> {
         let mut before = self.in_flight().await?;
         let mut same = 0;
-        wait::until(Duration::from_secs(10), "the destination to take in what was sent", async || {
-            let now = self.in_flight().await.map_err(|error| format!("{error:#}"))?;
-            same = if now == before { same + 1 } else { 0 };
-            before = now;
-            // The pauses between the looks grow: five equal ones are 0.3 s without a byte.
-            if same >= 5 { Ok(before.clone()) } else { Err(format!("{before:?}")) }
-        })
+        wait::until(
+            Duration::from_secs(10),
+            "the destination to take in what was sent",
+            async || {
+                let now = self.in_flight().await.map_err(|error| format!("{error:#}"))?;
+                same = if now == before { same + 1 } else { 0 };
+                before = now;
+                // The pauses between the looks grow: five equal ones are 0.3 s without a byte.
+                if same >= 5 { Ok(before.clone()) } else { Err(format!("{before:?}")) }
+            },
+        )
         .await
         .map_err(Into::into)
     }

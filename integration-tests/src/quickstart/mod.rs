@@ -1,0 +1,194 @@
+//! The quickstart: a shop of about 1 GB moves from one server to another while an agent and the leader are killed, and
+//! both ends are the same afterwards.
+//!
+//! It is what a user sees first, and a test as well: it starts the binary, speaks its public interface, and judges by
+//! plain SQL and pg_dump. Everything it starts dies with it, and what it makes goes, however it ends; after a failure
+//! the logs stay.
+
+mod faults;
+mod follow;
+mod screen;
+mod servers;
+mod summary;
+mod witness;
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::try_join;
+use indicatif::{HumanBytes, HumanCount};
+use pgconvoy_proto::v1::{Severity, Task};
+
+use crate::convoy::Convoy;
+use crate::postgres::PASSWORD;
+use faults::{Striker, Struck};
+use screen::Screen;
+use servers::Servers;
+use witness::Witness;
+
+/// At scale 1; a smaller shop is cut finer, so that the faults find a shard half copied.
+const SHARD_MIB: f64 = 32.0;
+/// Copied at once in the whole task: two for each agent.
+const JOBS: u32 = 6;
+const AGENTS: [&str; 3] = ["agent-1", "agent-2", "agent-3"];
+/// What a command may take that only talks to a cluster on this machine.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a user may choose.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How large the shop is: 1 is about 1 GB.
+    pub scale: f64,
+    /// Everything stays up in the end, to look around, until the run is interrupted.
+    pub keep: bool,
+}
+
+/// Why a run did not end well.
+#[derive(Debug)]
+pub struct Failed {
+    /// What happened.
+    pub error: anyhow::Error,
+    /// Where the logs of all processes and servers are now; none if nothing was started yet.
+    pub logs: Option<PathBuf>,
+}
+
+/// Runs it all. Dropped before its end, it cleans up.
+pub async fn run(options: &Options) -> Result<(), Failed> {
+    let screen = Screen::new();
+    let servers = Servers::start(&screen).await.map_err(|error| Failed { error, logs: None })?;
+    let mut convoy = None;
+    let Err(error) = story(options, &screen, &servers, &mut convoy).await else { return Ok(()) };
+    match keep_logs(&servers, convoy.as_ref()) {
+        Ok(logs) => Err(Failed { error, logs: Some(logs) }),
+        Err(lost) => Err(Failed { error: error.context(format!("no logs: {lost:#}")), logs: None }),
+    }
+}
+
+async fn story(
+    options: &Options,
+    screen: &Screen,
+    servers: &Servers,
+    convoy: &mut Option<Convoy>,
+) -> anyhow::Result<()> {
+    servers.fill(screen, options.scale).await?;
+    let convoy = convoy.insert(start_convoy(screen).await?);
+    let task = create_task(screen, servers, convoy, options.scale).await?;
+    let (done, struck) = migrate(screen, servers, convoy, &task, options.scale).await?;
+    for item in done.precheck.iter().filter(|item| item.severity() == Severity::Warning) {
+        screen.line("warned", &format!("{} {}: {}", item.code, item.object, item.observed));
+    }
+    summary::units_moved(screen, &faults::events(convoy, &task).await?);
+    servers.compare(screen).await?;
+    summary::tell(screen, &done, &struck);
+    screen.line("identical", "");
+    if options.keep {
+        stay(screen, servers, convoy).await?;
+    }
+    Ok(())
+}
+
+async fn start_convoy(screen: &Screen) -> anyhow::Result<Convoy> {
+    let step = screen.begin("cluster", "starting coordinators and agents");
+    let builder = Convoy::builder().coordinators(3).tls();
+    let builder = AGENTS.iter().fold(builder, |builder, agent| builder.agent(agent));
+    let convoy = builder.start().await?;
+    step.done("3 coordinators and 3 agents, each a process, mutual TLS between them");
+    Ok(convoy)
+}
+
+/// Creates and starts the task as a user does: from a task file, with the password in a file of its own.
+async fn create_task(
+    screen: &Screen,
+    servers: &Servers,
+    convoy: &Convoy,
+    scale: f64,
+) -> anyhow::Result<String> {
+    let step = screen.begin("task", "creating it");
+    let password = convoy.folder().join("password");
+    write_secret(&password, PASSWORD)?;
+    let end = |server| {
+        let (url, password) = (Servers::url(server), password.display());
+        format!("{{ url: \"{url}\", password: {{ file: \"{password}\" }} }}")
+    };
+    let (source, destination) = (end(&servers.source), end(&servers.destination));
+    let shard_mib = shard_bytes(scale) >> 20;
+    let specification = format!(
+        "name: shop\nsource: {source}\ndestination: {destination}\n\
+         copy: {{ jobs: {JOBS}, shard_size: {shard_mib}MiB }}\n"
+    );
+    let file = convoy.folder().join("shop.yaml");
+    std::fs::write(&file, specification).context("write the task file")?;
+    let command = convoy.cli(["task", "create", "--start", "--yes", "-f"])?.arg(file);
+    let answer = command.run(COMMAND_LIMIT).await?.success().context("create the task")?;
+    let task = answer.trim().to_owned();
+    step.done(&format!("{task}, in shards of {shard_mib} MiB, {JOBS} at once"));
+    Ok(task)
+}
+
+/// Follows the task to its end while the faults strike.
+async fn migrate(
+    screen: &Screen,
+    servers: &Servers,
+    convoy: &Convoy,
+    task: &str,
+    scale: f64,
+) -> anyhow::Result<(Task, Struck)> {
+    let witness = Witness::new(servers.witness().await?, task);
+    let bytes_min = shard_bytes(scale) / 8;
+    let step = screen.begin("move", "precheck, schema, rows, indexes");
+    let striker = Striker { screen, convoy, witness: &witness, task, bytes_min };
+    let (done, struck) = try_join!(follow::follow(convoy, task, &step), striker.strike())?;
+    step.done(&format!("{} rows, {}", HumanCount(done.rows_done), HumanBytes(done.bytes_done)));
+    Ok((done, struck))
+}
+
+/// From the smallest that a task may ask for.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a small positive number"
+)]
+fn shard_bytes(scale: f64) -> u64 {
+    ((SHARD_MIB * scale) as u64).clamp(1, 32) << 20
+}
+
+/// Leaves everything up, and says how to look around.
+async fn stay(screen: &Screen, servers: &Servers, convoy: &Convoy) -> anyhow::Result<()> {
+    let passwords = convoy.folder().join("pgpass");
+    write_secret(&passwords, &format!("*:*:*:*:{PASSWORD}\n"))?;
+    screen.line("", "everything stays up until Ctrl-C; to look around:");
+    screen.line("", &format!("  export PGPASSFILE={}", passwords.display()));
+    screen.line("", &format!("  psql {}   # the source", Servers::url(&servers.source)));
+    screen.line("", &format!("  psql {}   # the destination", Servers::url(&servers.destination)));
+    screen.line("", &format!("  logs and certificates are in {}", convoy.folder().display()));
+    screen.line("", &format!("  the coordinators are {}", convoy.addresses()));
+    std::future::pending().await
+}
+
+/// Copies all logs to a folder that stays.
+fn keep_logs(servers: &Servers, convoy: Option<&Convoy>) -> anyhow::Result<PathBuf> {
+    let folder = tempfile::Builder::new().prefix("pgconvoy-quickstart-").tempdir()?;
+    servers.keep_logs(folder.path())?;
+    let files = convoy.map(|convoy| std::fs::read_dir(convoy.folder())).transpose()?;
+    for file in files.into_iter().flatten() {
+        let file = file?.path();
+        let name = file.file_name().zip(file.extension());
+        if let Some((name, end)) = name
+            && (end == "log" || end == "out")
+        {
+            std::fs::copy(&file, folder.path().join(name))?;
+        }
+    }
+    Ok(folder.keep())
+}
+
+/// A file that its owner alone can read, from its first byte on.
+fn write_secret(path: &Path, secret: &str) -> anyhow::Result<()> {
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(secret.as_bytes())?;
+    Ok(())
+}

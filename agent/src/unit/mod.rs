@@ -4,8 +4,15 @@
 //! afterwards but what stands at the destination; so it can be killed anywhere and run again by anyone, under a higher
 //! epoch. Every unit is a source half and a destination half joined by a [`link`].
 
+mod analyze;
+mod fence;
+mod finish;
+mod index;
 pub(crate) mod link;
 mod schema;
+mod schema_post;
+mod schema_pre;
+mod sequences;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -137,7 +144,12 @@ impl From<Failure> for UnitEnd {
 pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
     let context = &context;
     let outcome = match work {
-        Work::SchemaPre => context.until_stopped(schema::pre::run(context)).await,
+        Work::SchemaPre => context.until_stopped(schema_pre::run(context)).await,
+        Work::Index(build) => context.until_stopped(index::run(context, build)).await,
+        Work::SchemaPost => context.until_stopped(schema_post::run(context)).await,
+        Work::Sequences => context.until_stopped(sequences::run(context)).await,
+        Work::Analyze(tables) => context.until_stopped(analyze::run(context, tables)).await,
+        Work::Finish => context.until_stopped(finish::run(context)).await,
         other => {
             Err(UnitEnd::Failed(Failure::definite("lease_not_understood", other.kind().as_str())))
         }

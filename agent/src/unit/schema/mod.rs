@@ -1,10 +1,86 @@
-//! tmp
+//! The schema: from pg_dump's archive to statements that are run one by one at the destination.
+//!
+//! ```text
+//!  source half          destination half
+//!  pg_dump ──archive──▶ pg_restore ──▶ script ──▶ toc ──▶ select, arrange ──▶ pgconvoy.schema_entry ──▶ run
+//! ```
+//!
+//! Nobody knows PostgreSQL's objects better than pg_dump: what is done here is to choose, order and run what it wrote.
+//! The statements stand at the destination before the first of them is run. From then on the units `schema_pre`,
+//! `index` and `schema_post` are the same thing for different sections: run what is not done.
+
+mod dump;
+mod entry;
+mod restore;
+mod run;
 mod select;
+mod store;
 mod text;
 mod toc;
-pub(super) mod pre {
-    use super::super::*;
-    pub(crate) async fn run(_c: &UnitContext) -> Result<WorkResult, UnitEnd> {
-        std::future::pending().await
+
+use std::collections::BTreeSet;
+
+use pgconvoy_shared::spec::MigrationType;
+use tracing::info;
+
+use super::link::{Link, link};
+use super::{UnitContext, UnitEnd};
+use crate::pg::{About, Session};
+use dump::{Ask, Dumped};
+use restore::Archive;
+
+pub(super) use run::run;
+pub(super) use store::Pick;
+
+/// Pieces of the archive on their way.
+const LINK_CAPACITY: usize = 16;
+
+/// Dumps the source's schema and keeps its statements, unless they are kept already. Says how many there are for after
+/// the rows.
+pub(super) async fn keep(ctx: &UnitContext, session: &mut Session) -> Result<u32, UnitEnd> {
+    if store::count(ctx, session).await? == 0 {
+        let (source, destination) = link(LINK_CAPACITY);
+        tokio::try_join!(
+            dump::source_half(ctx, source),
+            destination_half(ctx, session, destination)
+        )?;
     }
+    let kept = store::kept(ctx, session).await?;
+    Ok(u32::try_from(kept).expect("an archive numbers its entries with 31 bits"))
+}
+
+async fn destination_half(
+    ctx: &UnitContext,
+    session: &mut Session,
+    mut link: Link<Ask, Dumped>,
+) -> Result<(), UnitEnd> {
+    let destination_major = session.major();
+    link.send(Ask { destination_major }).await?;
+    let mut catalog = None;
+    let mut archive = Archive::new()?;
+    loop {
+        match link.expect().await? {
+            Dumped::Catalog(told) => catalog = Some(told),
+            Dumped::Archive(piece) => archive.write(&piece)?,
+            Dumped::End => break,
+        }
+    }
+    let catalog = catalog.expect("the source half sends the catalogue first");
+    let tools = ctx.tools.choose(catalog.dump_major, destination_major)?;
+    let toc = archive.entries(ctx, tools).await?;
+    let with_rows = ctx.spec.types.contains(&MigrationType::Full);
+    let owners = assignable_owners(session).await?;
+    let entries = entry::arrange(toc, &catalog, &ctx.spec.objects, &owners, with_rows);
+    info!(entries = entries.len(), pg_dump = catalog.dump_major, "the schema was dumped");
+    store::save(ctx, session, &entries).await?;
+    Ok(())
+}
+
+/// Roles that objects may be given to. The owner of everything else is whoever migrates it.
+async fn assignable_owners(session: &Session) -> Result<BTreeSet<String>, UnitEnd> {
+    // Since 16 membership alone does not allow it.
+    let right = if session.major() >= 16 { "SET" } else { "MEMBER" };
+    let query = format!("select rolname::text from pg_roles where pg_has_role(oid, '{right}')");
+    let rows = session.query(&query, &[]).await.about(session.access())?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }

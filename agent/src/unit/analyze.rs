@@ -1,0 +1,69 @@
+//! `analyze` of tables at the destination, so that the first queries there are planned as well as at the source.
+//!
+//! Autovacuum analyzes the leaves of a partition tree sooner or later, and its root never: whoever has the first leaf of
+//! a tree does the root and what is between too.
+
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::unit::WorkResult;
+use tracing::warn;
+
+use super::{UnitContext, UnitEnd, fence};
+use crate::pg::{About, Session};
+
+pub(super) async fn run(
+    ctx: &UnitContext,
+    tables: Vec<QualifiedName>,
+) -> Result<WorkResult, UnitEnd> {
+    let session = fence::writing_session(ctx).await?;
+    let roots = roots(&session, &tables).await?;
+    for table in tables.iter().chain(&roots) {
+        ctx.still_mine()?;
+        analyze(&session, table).await?;
+        ctx.progress.add(1, 0);
+    }
+    session.close().await;
+    Ok(WorkResult::Analyze)
+}
+
+async fn analyze(session: &Session, table: &QualifiedName) -> Result<(), Failure> {
+    let done = session.batch_execute(&format!("analyze {}", table.quoted())).await.about(table);
+    match done {
+        // Dropped meanwhile, by whoever uses the destination already: nothing to analyze.
+        Err(failure) if failure.code == "undefined_table" => {
+            warn!("{table} is not at the destination any more");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Partitioned tables above these, of which these hold the leaf with the smallest OID.
+async fn roots(session: &Session, tables: &[QualifiedName]) -> Result<Vec<QualifiedName>, Failure> {
+    let names: Vec<String> = tables.iter().map(QualifiedName::quoted).collect();
+    let rows = session
+        .query(
+            "with mine as (
+                 select to_regclass(name)::oid as oid from unnest($1::text[]) as t (name)
+             ), above as (
+                 select distinct a.relid
+                 from mine join pg_class c on c.oid = mine.oid and c.relispartition,
+                      pg_partition_ancestors(mine.oid) as a (relid)
+                 where a.relid <> mine.oid
+             )
+             select n.nspname::text, c.relname::text
+             from above
+             join pg_class c on c.oid = above.relid
+             join pg_namespace n on n.oid = c.relnamespace
+             where (select min(leaf.relid::oid) from pg_partition_tree(above.relid) as leaf where leaf.isleaf)
+                   in (select oid from mine)
+             order by 1, 2",
+            &[&names],
+        )
+        .await
+        .about(session.access())?;
+    let name = |row: &tokio_postgres::Row| {
+        QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
+    };
+    Ok(rows.iter().map(name).collect())
+}

@@ -1,0 +1,100 @@
+//! The end of a task: nothing of it is left at the databases, and nobody writes for it any more (law O9).
+//!
+//! At the destination, in this order:
+//!
+//! 1. Sessions of the task are ended: what a stopped owner has open is rolled back.
+//! 2. Under the lock of schema `pgconvoy`: the task's row goes, and with it all that hangs on it; with the last task's the
+//!    schema. Any statement of the task that comes later raises, for it looks for that row, or for its function, first.
+//!
+//! At the source the sessions that keep the task's snapshot are ended. All of it may be done again.
+
+use std::time::Duration;
+
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::unit::WorkResult;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{UnitContext, UnitEnd};
+use crate::pg::destination::SCHEMA_LOCK;
+use crate::pg::{About, Session};
+
+/// A server process ends within milliseconds, unless it rolls back much.
+const GONE_LIMIT: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
+    ctx.keepers.close(&ctx.task);
+    let access = ctx.access(Side::Destination);
+    let mut session = access.session().await.about(&access)?;
+    ctx.still_mine()?;
+    end_sessions(ctx, &session).await?;
+    remove(ctx, &mut session).await?;
+    session.close().await;
+
+    // Nothing is written at the source; a keeper there ends with its agent, or with the server, in any case.
+    if let Err(failure) = end_keepers(ctx).await {
+        warn!("sessions that keep the snapshot at the source may stay for a while: {failure}");
+    }
+    Ok(WorkResult::Finish)
+}
+
+async fn end_keepers(ctx: &UnitContext) -> Result<(), Failure> {
+    let access = ctx.access(Side::Source);
+    let session = access.session().await.about(&access)?;
+    end_sessions(ctx, &session).await?;
+    session.close().await;
+    Ok(())
+}
+
+/// Ends all sessions of the task but those of this lease, and waits until they are gone.
+async fn end_sessions(ctx: &UnitContext, session: &Session) -> Result<(), Failure> {
+    let end = Instant::now() + GONE_LIMIT;
+    let mine = ctx.application_name();
+    let of_task = format!("pgconvoy/{}/", ctx.task);
+    loop {
+        let query = "select pid, pg_terminate_backend(pid) from pg_stat_activity
+                     where starts_with(application_name, $1) and application_name <> $2
+                       and usename = current_user";
+        let left = session.query(query, &[&of_task, &mine]).await.about(session.access())?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            let pids: Vec<String> =
+                left.iter().map(|row| row.get::<_, i32>(0).to_string()).collect();
+            return Err(Failure::transient(
+                "old_session_stays",
+                format!("server processes {} of the task do not end", pids.join(", ")),
+            )
+            .about(session.access().to_string())
+            .remedy("look at these processes on the server; one that is stopped has to be resumed or killed"));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn remove(ctx: &UnitContext, session: &mut Session) -> Result<(), Failure> {
+    let access = session.access().clone();
+    let transaction = session.transaction().await.about(&access)?;
+    let lock = "select pg_advisory_xact_lock($1)";
+    transaction.execute(lock, &[&SCHEMA_LOCK]).await.about(&access)?;
+    let there = "select to_regclass('pgconvoy.task') is not null";
+    if transaction.query_one(there, &[]).await.about(&access)?.get(0) {
+        let row = "delete from pgconvoy.task where id = $1";
+        transaction.execute(row, &[&ctx.task.as_str()]).await.about(&access)?;
+        let others = "select exists (select from pgconvoy.task)";
+        let others: bool = transaction.query_one(others, &[]).await.about(&access)?.get(0);
+        if !others {
+            // What somebody else put into it goes too: the schema is ours by name.
+            transaction
+                .batch_execute(
+                    "set local client_min_messages = warning; drop schema pgconvoy cascade",
+                )
+                .await
+                .about(&access)?;
+        }
+    }
+    transaction.commit().await.about(&access)
+}

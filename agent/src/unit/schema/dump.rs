@@ -1,0 +1,268 @@
+//! The source half of `schema_pre`: the archive, and what the archive does not tell.
+//!
+//! 1. A read-only transaction exports its snapshot.
+//! 2. The catalogue is read under it: which table an index or key belongs to, which materialized views hold rows.
+//! 3. pg_dump writes the schema under the same snapshot, so both show one moment.
+
+use std::collections::HashMap;
+use std::process::Stdio;
+
+use bytes::{Bytes, BytesMut};
+use pgconvoy_shared::endpoint::{Endpoint, Side, SslMode};
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::name::QualifiedName;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+
+use super::toc::CatalogRow;
+use crate::pg::{About, Session};
+use crate::unit::link::Link;
+use crate::unit::{UnitContext, UnitEnd};
+
+/// Read from pg_dump at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Of what a tool says before it fails, this much of the end is told.
+const COMPLAINT_BYTES: usize = 4 * 1024;
+
+/// The destination half asks for a dump; it does not when one is there already.
+#[derive(Debug)]
+pub(super) struct Ask {
+    /// The destination's major version.
+    pub(super) destination_major: u32,
+}
+
+/// What the source half sends.
+#[derive(Debug)]
+pub(super) enum Dumped {
+    /// First.
+    Catalog(SourceCatalog),
+    /// Then the archive, in pieces.
+    Archive(Bytes),
+    /// The archive is whole.
+    End,
+}
+
+/// What the archive does not tell.
+#[derive(Debug)]
+pub(super) struct SourceCatalog {
+    /// The major of the pg_dump that writes the archive.
+    pub(super) dump_major: u32,
+    /// The table of each index, and of each constraint that is an index.
+    pub(super) tables: HashMap<CatalogRow, IndexedTable>,
+    /// Materialized views that hold rows; one that reads another stands after it.
+    pub(super) populated: Vec<QualifiedName>,
+}
+
+/// A table, or what else may have an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct IndexedTable {
+    pub(super) name: QualifiedName,
+    /// Holds rows itself: neither a partitioned table nor a materialized view.
+    pub(super) plain: bool,
+}
+
+/// Answers one [`Ask`], if it comes.
+pub(super) async fn source_half(
+    ctx: &UnitContext,
+    mut link: Link<Dumped, Ask>,
+) -> Result<(), UnitEnd> {
+    let Some(Ask { destination_major }) = link.next().await else { return Ok(()) };
+    let access = ctx.access(Side::Source);
+    let mut session = access.session().await.about(&access)?;
+    let source_major = session.major();
+    let tools = ctx.tools.choose(source_major, destination_major)?;
+
+    let begin = "begin isolation level repeatable read read only";
+    session.batch_execute(begin).await.about(&access)?;
+    let row = session.query_one("select pg_export_snapshot(), getdatabaseencoding()::text", &[]);
+    let row = row.await.about(&access)?;
+    let (snapshot, encoding): (String, String) = (row.get(0), row.get(1));
+    let catalog = SourceCatalog {
+        dump_major: tools.major,
+        tables: indexed_tables(&mut session).await.about(&access)?,
+        populated: populated_views(&mut session).await.about(&access)?,
+    };
+    link.send(Dumped::Catalog(catalog)).await?;
+
+    let mut command = ctx.tools.command(&tools.pg_dump);
+    command
+        .args(["--format=custom", "--compress=0", "--schema-only", "--no-password"])
+        .args(["--no-subscriptions", "--exclude-schema=pgconvoy", "--lock-wait-timeout=60s"])
+        .arg(format!("--snapshot={snapshot}"));
+    // Text of a SQL_ASCII database is in an encoding that nobody knows: it stays as it is.
+    command.arg(if encoding == "SQL_ASCII" { "--encoding=SQL_ASCII" } else { "--encoding=UTF8" });
+    connection(&mut command, ctx);
+    let archive = run("pg_dump", command, |chunk| link.send(Dumped::Archive(chunk)));
+    archive.await?;
+    session.batch_execute("commit").await.about(&access)?;
+    session.close().await;
+    link.send(Dumped::End).await
+}
+
+async fn indexed_tables(
+    session: &mut Session,
+) -> Result<HashMap<CatalogRow, IndexedTable>, tokio_postgres::Error> {
+    let rows = session
+        .query(
+            "select 'pg_class'::regclass::oid, i.indexrelid, n.nspname::text, c.relname::text, c.relkind = 'r'
+             from pg_index i
+             join pg_class c on c.oid = i.indrelid
+             join pg_namespace n on n.oid = c.relnamespace
+             where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+             union all
+             select 'pg_constraint'::regclass::oid, k.oid, n.nspname::text, c.relname::text, c.relkind = 'r'
+             from pg_constraint k
+             join pg_class c on c.oid = k.conrelid
+             join pg_namespace n on n.oid = c.relnamespace
+             where k.contype in ('p', 'u', 'x')
+               and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'",
+            &[],
+        )
+        .await?;
+    let tables = rows.iter().map(|row| {
+        let name = QualifiedName::new(row.get::<_, &str>(2), row.get::<_, &str>(3));
+        (
+            CatalogRow { class: row.get(0), oid: row.get(1) },
+            IndexedTable { name, plain: row.get(4) },
+        )
+    });
+    Ok(tables.collect())
+}
+
+/// Views between materialized views count as steps too; a row of pg_depend for each column is folded by `union`.
+async fn populated_views(
+    session: &mut Session,
+) -> Result<Vec<QualifiedName>, tokio_postgres::Error> {
+    let rows = session
+        .query(
+            "with recursive reads as (
+                 select distinct r.ev_class as reader, d.refobjid as read
+                 from pg_rewrite r
+                 join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+                 where d.refclassid = 'pg_class'::regclass and d.refobjid <> r.ev_class
+             ), step (oid, no) as (
+                 select oid, 0 from pg_class where relkind = 'm'
+                 union
+                 select reads.reader, step.no + 1 from step join reads on reads.read = step.oid where step.no < 200
+             )
+             select n.nspname::text, c.relname::text
+             from step
+             join pg_class c on c.oid = step.oid
+             join pg_namespace n on n.oid = c.relnamespace
+             where c.relkind = 'm' and c.relispopulated
+             group by 1, 2
+             order by max(step.no), 1, 2",
+            &[],
+        )
+        .await?;
+    let name = |row: &tokio_postgres::Row| {
+        QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
+    };
+    Ok(rows.iter().map(name).collect())
+}
+
+/// Tells a client program where to connect, by its environment: arguments are seen by everybody on the machine, the
+/// environment only by this user.
+fn connection(command: &mut Command, ctx: &UnitContext) {
+    let endpoint: &Endpoint = &ctx.spec.source;
+    let sslmode = match endpoint.sslmode {
+        SslMode::Disable => "disable",
+        SslMode::Allow => "allow",
+        SslMode::Prefer => "prefer",
+        SslMode::Require => "require",
+        SslMode::VerifyCa => "verify-ca",
+        SslMode::VerifyFull => "verify-full",
+    };
+    // Timeouts would cut a long dump; the other settings are pg_dump's own business.
+    let mut options =
+        "-c statement_timeout=0 -c lock_timeout=0 -c standard_conforming_strings=on".to_owned();
+    for (name, value) in &endpoint.settings {
+        let value = value.replace('\\', "\\\\").replace(' ', "\\ ");
+        options.insert_str(0, &format!("-c {name}={value} "));
+    }
+    command
+        .env("PGHOST", &endpoint.host)
+        .env("PGPORT", endpoint.port.to_string())
+        .env("PGDATABASE", &endpoint.database)
+        .env("PGUSER", &endpoint.user)
+        .env("PGSSLMODE", sslmode)
+        .env("PGAPPNAME", ctx.application_name())
+        .env("PGOPTIONS", options)
+        .env("PGCONNECT_TIMEOUT", endpoint.connect_timeout_secs.max(10).to_string());
+    let files = [
+        ("PGSSLROOTCERT", &endpoint.sslrootcert),
+        ("PGSSLCERT", &endpoint.sslcert),
+        ("PGSSLKEY", &endpoint.sslkey),
+    ];
+    for (name, file) in files {
+        if let Some(file) = file {
+            command.env(name, file);
+        }
+    }
+    if let Some(password) = &ctx.passwords.source {
+        command.env("PGPASSWORD", password.expose());
+    }
+}
+
+/// Runs a client program to its end and hands on what it writes, in pieces.
+pub(super) async fn run<F>(
+    name: &'static str,
+    mut command: Command,
+    mut take: impl FnMut(Bytes) -> F,
+) -> Result<(), UnitEnd>
+where
+    F: Future<Output = Result<(), UnitEnd>>,
+{
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let broken = |error: std::io::Error| {
+        UnitEnd::Failed(Failure::other("tool_failed", format!("cannot run {name}: {error}")))
+    };
+    let mut child = command.spawn().map_err(broken)?;
+    let mut output = child.stdout.take().expect("it is piped");
+    let errors = child.stderr.take().expect("it is piped");
+    let pass_on = async {
+        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
+        while output.read_buf(&mut buffer).await.map_err(broken)? > 0 {
+            take(buffer.split().freeze()).await?;
+            buffer.reserve(CHUNK_BYTES);
+        }
+        Ok::<(), UnitEnd>(())
+    };
+    let (passed, complaint) = tokio::join!(pass_on, complaint(errors));
+    passed?;
+    let status = child.wait().await.map_err(broken)?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(failure(name, &complaint).into())
+}
+
+/// The end of what a program says on its standard error.
+async fn complaint(mut errors: impl AsyncRead + Unpin) -> String {
+    let mut buffer = BytesMut::with_capacity(COMPLAINT_BYTES * 2);
+    // What cannot be read is not told; the exit status says that there was something.
+    while let Ok(1..) = errors.read_buf(&mut buffer).await {
+        if buffer.len() > COMPLAINT_BYTES {
+            let _older = buffer.split_to(buffer.len() - COMPLAINT_BYTES);
+        }
+    }
+    String::from_utf8_lossy(&buffer).trim().to_owned()
+}
+
+/// pg_dump tells no SQLSTATE: its words decide.
+fn failure(name: &str, complaint: &str) -> Failure {
+    let says = |words: &[&str]| words.iter().any(|word| complaint.contains(word));
+    let message = if complaint.is_empty() {
+        format!("{name} was killed")
+    } else {
+        format!("{name} failed: {complaint}")
+    };
+    if says(&["permission denied", "must be owner", "row-level security"]) {
+        Failure::definite("missing_privilege", message)
+            .remedy("grant what the message names to the role that dumps the schema")
+    } else if says(&["connection", "terminating", "starting up", "shutting down"]) {
+        Failure::transient("connection_lost", message)
+    } else {
+        Failure::other("tool_failed", message)
+    }
+}

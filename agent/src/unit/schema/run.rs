@@ -1,0 +1,266 @@
+//! Runs statements of the schema, each exactly once.
+//!
+//! ```text
+//!  begin; statement; select pgconvoy.finish_entry(…); commit
+//! ```
+//!
+//! goes to the server as one message. The mark is set by the transaction that ran the statement, and only if the task
+//! goes on and no younger owner was here: whatever dies in between, statement and mark are both there or both not. A lost
+//! answer is found by the mark. Statements before the rows are many and short, so several share a transaction; when
+//! that fails, they are run one by one to find out which one it was.
+//!
+//! What may fail without stopping the migration: grants to roles that are not there and changes of owner that the role
+//! may not make. The precheck has warned of both; here they are logged.
+
+use std::mem;
+
+use tracing::warn;
+
+use pgconvoy_shared::failure::{Failure, FailureClass};
+
+use super::entry::without_owner;
+use super::store::{self, Pick, StoredEntry};
+use super::text::statements;
+use crate::pg::{About, PgError, Session};
+use crate::unit::{UnitContext, UnitEnd};
+
+/// Short statements that share a transaction: their locks must fit the lock table (64 for each connection by default).
+const BATCH_ENTRIES: usize = 48;
+const BATCH_BYTES: usize = 256 * 1024;
+
+const UNDEFINED_OBJECT: &str = "42704";
+const MISSING_PRIVILEGE: &str = "42501";
+
+/// Runs what was picked and is not done; says how many it ran.
+pub(in crate::unit) async fn run(
+    ctx: &UnitContext,
+    session: &mut Session,
+    pick: &Pick,
+) -> Result<u32, UnitEnd> {
+    prepare(ctx, session).await?;
+    let mut count = 0;
+    let mut last: Option<StoredEntry> = None;
+    loop {
+        let page = store::page(ctx, session, pick, last.as_ref()).await?;
+        let Some(end) = page.last().cloned() else { return Ok(count) };
+        for batch in batches(page) {
+            ctx.still_mine()?;
+            run_batch(ctx, session, &batch).await?;
+            let ran = u32::try_from(batch.len()).expect("a batch has few entries");
+            ctx.progress.add(ran.into(), 0);
+            count += ran;
+        }
+        last = Some(end);
+    }
+}
+
+/// What pg_restore's script sets at its beginning, beside what all sessions have; and memory to build indexes with: a
+/// part of the shared buffers for each build that may run, unless the server gives more anyway.
+async fn prepare(ctx: &UnitContext, session: &Session) -> Result<(), Failure> {
+    let jobs = ctx.spec.copy.index_jobs.max(1);
+    let settings = format!(
+        "set check_function_bodies = off;
+         set client_min_messages = warning;
+         select set_config('maintenance_work_mem', greatest(
+             (select setting::bigint from pg_settings where name = 'maintenance_work_mem'),
+             least(1048576, (select setting::bigint * 8 from pg_settings where name = 'shared_buffers') / (4 * {jobs}))
+         )::text, false)"
+    );
+    session.batch_execute(&settings).await.about(session.access())
+}
+
+fn batches(entries: Vec<StoredEntry>) -> Vec<Vec<StoredEntry>> {
+    let mut batches = Vec::new();
+    let mut batch: Vec<StoredEntry> = Vec::new();
+    let mut bytes = 0;
+    for entry in entries {
+        // After the rows a statement may take hours: each is kept as soon as it is done.
+        let alone = entry.section != "pre";
+        let full = batch.len() >= BATCH_ENTRIES || bytes + entry.statement.len() > BATCH_BYTES;
+        if !batch.is_empty() && (alone || full) {
+            batches.push(mem::take(&mut batch));
+            bytes = 0;
+        }
+        bytes += entry.statement.len();
+        batch.push(entry);
+        if alone {
+            batches.push(mem::take(&mut batch));
+            bytes = 0;
+        }
+    }
+    if !batch.is_empty() {
+        batches.push(batch);
+    }
+    batches
+}
+
+async fn run_batch(
+    ctx: &UnitContext,
+    session: &mut Session,
+    batch: &[StoredEntry],
+) -> Result<(), UnitEnd> {
+    if batch.len() > 1 && try_together(ctx, session, batch).await.is_ok() {
+        return Ok(());
+    }
+    for entry in batch {
+        run_one(ctx, session, entry).await?;
+    }
+    Ok(())
+}
+
+async fn try_together(
+    ctx: &UnitContext,
+    session: &Session,
+    entries: &[StoredEntry],
+) -> Result<(), PgError> {
+    let mut script = String::from("begin;\n");
+    for entry in entries {
+        // The line end closes a comment that the statement may end with.
+        script.push_str(&format!("{}\n;\n{};\n", entry.statement, finish(ctx, entry)));
+    }
+    script.push_str("commit");
+    let ran = session.batch_execute(&script).await.map_err(PgError::from);
+    if ran.is_err() && !session.is_closed() {
+        // The error is the cause; a rollback that fails too means a connection that is gone.
+        drop(session.batch_execute("rollback").await);
+    }
+    ran
+}
+
+fn finish(ctx: &UnitContext, entry: &StoredEntry) -> String {
+    format!(
+        "select pgconvoy.finish_entry('{}', {}, {}, {})",
+        ctx.task, entry.no, ctx.unit, ctx.epoch
+    )
+}
+
+async fn run_one(ctx: &UnitContext, session: &Session, entry: &StoredEntry) -> Result<(), UnitEnd> {
+    let Err(error) = try_together(ctx, session, std::slice::from_ref(entry)).await else {
+        return Ok(());
+    };
+    if session.is_closed() {
+        return Err(failure(entry, &error).into());
+    }
+    if store::is_done(ctx, session, entry.no).await? {
+        return Ok(());
+    }
+    let may_pass = matches!(error.sqlstate(), Some(UNDEFINED_OBJECT | MISSING_PRIVILEGE));
+    match pieces(entry) {
+        Some(pieces) if may_pass => run_leniently(ctx, session, entry, &pieces).await,
+        _ => Err(failure(entry, &error).into()),
+    }
+}
+
+/// A part of an entry.
+struct Piece<'a> {
+    statement: &'a str,
+    /// What the entry is for; the rest may fail.
+    needed: bool,
+}
+
+/// The parts of an entry of which some may fail.
+fn pieces(entry: &StoredEntry) -> Option<Vec<Piece<'_>>> {
+    let optional = |statement| Piece { statement, needed: false };
+    match entry.kind.as_str() {
+        "ACL" | "DEFAULT ACL" => {
+            Some(statements(&entry.statement).into_iter().map(optional).collect())
+        }
+        // Only its owner may comment on an extension, and that may be somebody else where it was there before.
+        "COMMENT" if entry.object.starts_with("EXTENSION ") => {
+            Some(vec![optional(&entry.statement)])
+        }
+        _ => {
+            let body = without_owner(&entry.statement);
+            let owner = &entry.statement[body.len()..];
+            (!owner.trim().is_empty())
+                .then(|| vec![Piece { statement: body, needed: true }, optional(owner)])
+        }
+    }
+}
+
+async fn run_leniently(
+    ctx: &UnitContext,
+    session: &Session,
+    entry: &StoredEntry,
+    pieces: &[Piece<'_>],
+) -> Result<(), UnitEnd> {
+    let refused = |error: tokio_postgres::Error| failure(entry, &error.into());
+    session.batch_execute("begin").await.map_err(refused)?;
+    for piece in pieces {
+        let script = format!("savepoint piece;\n{}\n;\nrelease piece", piece.statement);
+        let Err(error) = session.batch_execute(&script).await.map_err(PgError::from) else {
+            continue;
+        };
+        let may_pass = matches!(error.sqlstate(), Some(UNDEFINED_OBJECT | MISSING_PRIVILEGE));
+        if piece.needed || !may_pass {
+            // The error is the cause.
+            drop(session.batch_execute("rollback").await);
+            return Err(failure(entry, &error).into());
+        }
+        warn!("left out of {}: {}: {error}", entry.title(), piece.statement.trim());
+        session.batch_execute("rollback to piece").await.map_err(refused)?;
+    }
+    let end = format!("{}; commit", finish(ctx, entry));
+    session.batch_execute(&end).await.map_err(refused).map_err(UnitEnd::from)
+}
+
+/// Which object, which statement, and what the server said.
+fn failure(entry: &StoredEntry, error: &PgError) -> Failure {
+    let mut failure = error.failure(entry.title());
+    let definite = |failure: &mut Failure, code: &str, remedy: &str| {
+        failure.class = FailureClass::Definite;
+        failure.code = code.to_owned();
+        failure.remedy = remedy.to_owned();
+    };
+    match (error.sqlstate().unwrap_or_default(), entry.kind.as_str()) {
+        // Duplicate table, object, function, schema, column.
+        ("42P07" | "42710" | "42723" | "42P06" | "42701", _) => definite(
+            &mut failure,
+            "object_exists",
+            "drop or rename the object at the destination, or leave it out of the task",
+        ),
+        ("58P01" | "0A000" | "42704", "EXTENSION") => definite(
+            &mut failure,
+            "extension_missing",
+            "install the extension's files on the destination server, or drop the extension at the source",
+        ),
+        _ => {}
+    }
+    let statement: String = entry.statement.chars().take(400).collect();
+    failure.message = format!("{}; statement: {statement}", failure.message);
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(no: i64, section: &str, statement: &str) -> StoredEntry {
+        StoredEntry {
+            no,
+            section: section.to_owned(),
+            kind: "TABLE".to_owned(),
+            schema: "public".to_owned(),
+            object: format!("t{no}"),
+            statement: statement.to_owned(),
+        }
+    }
+
+    #[test]
+    fn short_statements_share_a_transaction_and_long_ones_do_not() {
+        let mut entries: Vec<_> = (0..50).map(|no| entry(no, "pre", "create")).collect();
+        entries.push(entry(50, "pre", &"x".repeat(BATCH_BYTES)));
+        entries.push(entry(51, "index", "create index"));
+        entries.push(entry(52, "post", "alter"));
+        let sizes: Vec<_> = batches(entries).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [BATCH_ENTRIES, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_change_of_owner_may_fail_without_its_object() {
+        let entry = entry(1, "pre", "CREATE TABLE t ();\n\n\nALTER TABLE t OWNER TO app;");
+        let pieces = pieces(&entry).expect("two pieces");
+        let told: Vec<_> = pieces.iter().map(|p| (p.statement.trim(), p.needed)).collect();
+        assert_eq!(told, [("CREATE TABLE t ();", true), ("ALTER TABLE t OWNER TO app;", false)]);
+    }
+}

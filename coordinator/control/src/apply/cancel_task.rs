@@ -1,0 +1,57 @@
+//! `CancelTask`: cancelled at once; a finish unit then removes what the task keeps at the databases (law O9).
+
+use pgconvoy_shared::ids::TaskId;
+
+use super::{Context, answer, wrong_status};
+use crate::course;
+use crate::outcome::Outcome;
+use crate::rejected::Rejected;
+use crate::state::TaskStatus;
+
+pub(super) fn cancel_task(cx: &mut Context<'_>, task: &TaskId) -> Result<Outcome, Rejected> {
+    cx.with_task(task, |clerk| match clerk.record().status {
+        TaskStatus::Created | TaskStatus::Running | TaskStatus::Paused | TaskStatus::Failed => {
+            course::cancel(clerk);
+            Ok(answer(clerk, true))
+        }
+        TaskStatus::Cancelled => Ok(answer(clerk, false)),
+        TaskStatus::Done => Err(wrong_status(clerk, "cancelled")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use pgconvoy_shared::unit::{UnitKind, WorkResult};
+
+    use crate::apply::story::Story;
+    use crate::outcome::Reception;
+    use crate::rejected::Rejected;
+    use crate::state::TaskStatus;
+
+    #[test]
+    fn a_cancelled_task_is_cleaned_up_and_can_be_deleted_then() {
+        let mut story = Story::copying(&[("public.orders", 3)]).with_agents(&["a", "b"]);
+        let held = story.lease("a", UnitKind::Copy);
+        story.cancel();
+        assert_eq!(story.status(), TaskStatus::Cancelled);
+        assert_eq!(
+            story.delete(),
+            Err(Rejected::StillCleaningUp { task: story.task.clone() })
+        );
+        assert_eq!(story.copied(&held, 10), Reception::Taken, "the lease ends with any answer");
+        assert_eq!(story.counts(UnitKind::Copy).total, 0, "but the result is dropped");
+        let finish = story.lease("b", UnitKind::Finish);
+        story.done(&finish, WorkResult::Finish);
+        assert!(story.view().cleaned_up);
+        assert!(story.delete().is_ok());
+        assert!(story.state.busy.is_empty());
+    }
+
+    #[test]
+    fn a_task_that_touched_nothing_needs_no_cleaning_up() {
+        let mut story = Story::created("shop");
+        story.cancel();
+        assert!(story.view().cleaned_up);
+        assert!(story.delete().is_ok());
+    }
+}

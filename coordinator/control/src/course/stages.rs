@@ -1,0 +1,194 @@
+//! The order of stages, and what each begins with.
+
+use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::unit::UnitKind;
+
+use super::group::groups;
+use super::{open, survey};
+use crate::state::clerk::Clerk;
+use crate::state::record::TaskRecord;
+use crate::state::unit::Subject;
+use crate::state::{EventKind, Stage, TaskStatus, UnitState};
+
+/// Moves the task on over every stage that has nothing left to do.
+pub(super) fn advance(clerk: &mut Clerk<'_>) {
+    if clerk.record().status.has_ended() {
+        return;
+    }
+    loop {
+        let stage = clerk.record().stage;
+        let finished = match stage {
+            // Its gate moves the task on.
+            Stage::Precheck | Stage::Ended => return,
+            Stage::SchemaPre => open(clerk, UnitKind::SchemaPre) == 0,
+            Stage::Survey => open(clerk, UnitKind::Survey) == 0,
+            Stage::Copy => {
+                [UnitKind::Survey, UnitKind::Plan, UnitKind::Copy]
+                    .into_iter()
+                    .all(|kind| open(clerk, kind) == 0)
+            }
+            Stage::Audit => open(clerk, UnitKind::Audit) == 0,
+            Stage::Index => open(clerk, UnitKind::Index) == 0,
+            Stage::SchemaPost => open(clerk, UnitKind::SchemaPost) == 0,
+            Stage::Settle => {
+                open(clerk, UnitKind::Sequences) == 0 && open(clerk, UnitKind::Analyze) == 0
+            }
+            Stage::Finish => open(clerk, UnitKind::Finish) == 0,
+        };
+        if !finished {
+            return;
+        }
+        let later = next(stage, clerk.record());
+        enter(clerk, later);
+    }
+}
+
+/// The stage after this one, of those asked for.
+pub(super) fn next(stage: Stage, record: &TaskRecord) -> Stage {
+    let (schema, rows) = (record.moves_schema(), record.moves_rows());
+    let course = [
+        (Stage::SchemaPre, schema),
+        (Stage::Survey, rows),
+        (Stage::Copy, rows),
+        (Stage::Audit, rows),
+        (Stage::Index, rows && schema),
+        (Stage::SchemaPost, schema),
+        (Stage::Settle, rows),
+        (Stage::Finish, true),
+    ];
+    let mut later = course.into_iter().filter(|(later, asked)| *later > stage && *asked);
+    later.next().map_or(Stage::Ended, |(next, _)| next)
+}
+
+/// Begins a stage: makes its units.
+pub(super) fn enter(clerk: &mut Clerk<'_>, stage: Stage) {
+    clerk.set_stage(stage);
+    match stage {
+        Stage::Precheck => {}
+        Stage::SchemaPre => {
+            clerk.add_unit(Subject::SchemaPre);
+        }
+        Stage::Survey => survey::begin(clerk),
+        // The survey made the units that plan, and those make the ones that copy.
+        Stage::Copy => {}
+        Stage::Audit => {
+            if clerk.record().live_tables().any(|(_, table)| table.shard_count() > 0) {
+                clerk.add_unit(Subject::Audit);
+            }
+        }
+        Stage::Index => make_index_units(clerk),
+        Stage::SchemaPost => {
+            clerk.add_unit(Subject::SchemaPost);
+        }
+        Stage::Settle => {
+            clerk.add_unit(Subject::Sequences);
+            let tables = clerk.record().live_tables().map(sized).collect();
+            for group in groups(tables) {
+                clerk.add_unit(Subject::Analyze(group));
+            }
+        }
+        Stage::Finish => {
+            clerk.add_unit(Subject::Finish);
+        }
+        Stage::Ended => end(clerk),
+    }
+}
+
+/// The statements of a large table run side by side, those of small ones in groups.
+fn make_index_units(clerk: &mut Clerk<'_>) {
+    let tables = clerk
+        .record()
+        .live_tables()
+        .filter(|(_, table)| !table.surveyed.index_entries.is_empty())
+        .map(sized)
+        .collect();
+    for group in groups(tables) {
+        match &*group {
+            [table] => {
+                let entries = clerk.record().table(*table).map(|t| t.surveyed.index_entries.clone());
+                for entry in entries.unwrap_or_default() {
+                    index_unit(clerk, Subject::Index { table: *table, entry });
+                }
+            }
+            _ => index_unit(clerk, Subject::Indexes(group)),
+        }
+    }
+}
+
+fn index_unit(clerk: &mut Clerk<'_>, subject: Subject) {
+    for table in tables_of(&subject) {
+        clerk.edit_table(table, |table| table.index_open += 1);
+    }
+    clerk.add_unit(subject);
+}
+
+/// The tables that a unit is about.
+pub(super) fn tables_of(subject: &Subject) -> Vec<TableNo> {
+    match subject {
+        Subject::Plan(tables) | Subject::Indexes(tables) | Subject::Analyze(tables) => {
+            tables.to_vec()
+        }
+        Subject::Copy { table, .. } | Subject::Index { table, .. } => vec![*table],
+        Subject::Precheck
+        | Subject::SchemaPre
+        | Subject::Survey { .. }
+        | Subject::Audit
+        | Subject::SchemaPost
+        | Subject::Sequences
+        | Subject::Finish => Vec::new(),
+    }
+}
+
+pub(super) fn sized((no, table): (TableNo, &crate::state::Table)) -> (u64, TableNo) {
+    (table.surveyed.bytes, no)
+}
+
+/// The task is done. A precheck that a user asked for beside it ends with it.
+pub(super) fn end(clerk: &mut Clerk<'_>) {
+    let at = clerk.at;
+    let record = clerk.record();
+    record.status = TaskStatus::Done;
+    record.cause = None;
+    record.ended = Some(at);
+    record.cleaned_up = true;
+    clerk.tell(EventKind::TaskDone, "done");
+    let left: Vec<_> = clerk.task.index.kind(UnitKind::Precheck).ready.iter().copied().collect();
+    for (_, no) in left {
+        clerk.set(no, UnitState::Dropped);
+    }
+    super::revoke_all(clerk, crate::state::Afterwards::Dropped);
+}
+
+#[cfg(test)]
+mod tests {
+    use pgconvoy_shared::unit::UnitKind;
+
+    use crate::apply::story::Story;
+    use crate::state::{EventKind, Phase, TaskStatus};
+    use crate::view::TableStatus;
+
+    #[test]
+    fn a_task_runs_through_all_its_stages_to_the_end() {
+        let tables = [("public.orders", 3), ("public.items", 2), ("public.empty", 0)];
+        let mut story = Story::copying(&tables).with_agents(&["a"]);
+        assert_eq!(story.finish_all("a", UnitKind::Copy), 5);
+        assert_eq!(story.view().tables[0].status, TableStatus::Copied);
+        assert_eq!(story.finish_all("a", UnitKind::Audit), 1);
+        assert_eq!(story.view().tables[0].status, TableStatus::Indexing);
+        assert_eq!(story.finish_all("a", UnitKind::Index), 1, "small tables share a unit");
+        assert_eq!(story.finish_all("a", UnitKind::SchemaPost), 1);
+        assert_eq!(story.finish_all("a", UnitKind::Sequences), 1);
+        assert_eq!(story.finish_all("a", UnitKind::Analyze), 1);
+        assert_eq!(story.status(), TaskStatus::Running);
+        assert_eq!(story.finish_all("a", UnitKind::Finish), 1);
+        let view = story.view();
+        assert_eq!((view.status, view.phase), (TaskStatus::Done, Phase::Done));
+        assert_eq!((view.rows_done, view.rows_total), (50, 50));
+        assert!(view.cleaned_up && view.ended.is_some());
+        let phases: Vec<_> = view.phase_times.iter().map(|time| time.phase).collect();
+        assert_eq!(phases, [Phase::Precheck, Phase::Schema, Phase::Copy, Phase::Index]);
+        assert!(view.phase_times.iter().all(|time| time.ended.is_some()));
+        assert_eq!(story.event(EventKind::TaskDone), "done");
+        assert!(story.state.busy.is_empty());
+    }
+}

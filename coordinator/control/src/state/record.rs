@@ -1,0 +1,265 @@
+//! A task as it is stored: everything else about it is derived from this.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::{RequestId, TableNo, TaskId, UnitId, UnitNo};
+use pgconvoy_shared::precheck::PrecheckItem;
+use pgconvoy_shared::secret::Sealed;
+use pgconvoy_shared::spec::{MigrationType, TaskSpec};
+use pgconvoy_shared::time::Timestamp;
+use pgconvoy_shared::unit::{SharedSnapshot, SnapshotMode, UnitKind};
+
+use super::chunks::Chunks;
+use super::events::Events;
+use super::table::Table;
+use super::unit::{Subject, Unit};
+
+/// What a user did with a task, or what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TaskStatus {
+    /// Waits to be started.
+    Created,
+    /// Units are leased.
+    Running,
+    /// Stopped by a user; goes on with `resume`.
+    Paused,
+    /// Stopped for a cause; `resume` tries again.
+    Failed,
+    /// Ended by a user. What it keeps at the databases is removed by its finish unit.
+    Cancelled,
+    /// Ended well.
+    Done,
+}
+
+impl TaskStatus {
+    /// Stable, snake_case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Done => "done",
+        }
+    }
+
+    /// Nothing brings it back.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Done)
+    }
+}
+
+/// Where a task is in its course; see `course` for what happens at each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Stage {
+    /// Looks whether it can work, up to the gate.
+    Precheck,
+    /// The schema before the rows.
+    SchemaPre,
+    /// Which tables there are.
+    Survey,
+    /// Planning and copying.
+    Copy,
+    /// Whether the destination has all shards.
+    Audit,
+    /// Indexes.
+    Index,
+    /// The schema after the rows.
+    SchemaPost,
+    /// Sequences and statistics.
+    Settle,
+    /// What the task keeps at the databases goes.
+    Finish,
+    /// Nothing is left to do.
+    Ended,
+}
+
+/// The earliest kind of work that is unfinished, in the words of users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Phase {
+    /// See [`Stage::Precheck`].
+    Precheck,
+    /// The schema before the rows.
+    Schema,
+    /// The rows.
+    Copy,
+    /// Indexes and what else comes after the rows.
+    Index,
+    /// Nothing is left.
+    Done,
+}
+
+impl Phase {
+    /// Stable, snake_case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Precheck => "precheck",
+            Self::Schema => "schema",
+            Self::Copy => "copy",
+            Self::Index => "index",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// When a phase ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseTime {
+    /// Which.
+    pub phase: Phase,
+    /// From when.
+    pub began: Timestamp,
+    /// Until when; none = still.
+    pub ended: Option<Timestamp>,
+}
+
+/// The moment of the source that a task in [`SnapshotMode::Task`] reads (law S13).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TaskSnapshot {
+    /// Surveys begun.
+    pub(crate) round: u32,
+    /// The one in use, with those who export it.
+    pub(crate) shared: Option<SharedSnapshot>,
+    /// The next survey must not go on from the old moment: a table cannot be read under it.
+    pub(crate) unusable: bool,
+}
+
+/// What the last precheck found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PrecheckReport {
+    pub(crate) items: Arc<Vec<PrecheckItem>>,
+    pub(crate) ended: Option<Timestamp>,
+}
+
+/// A task. Cloning it is what freezes it: all that may be large stands behind pointers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TaskRecord {
+    pub(crate) id: TaskId,
+    pub(crate) request_id: RequestId,
+    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) source_password: Option<Sealed>,
+    pub(crate) destination_password: Option<Sealed>,
+    pub(crate) precheck_only: bool,
+    pub(crate) status: TaskStatus,
+    pub(crate) stage: Stage,
+    pub(crate) cause: Option<Failure>,
+    pub(crate) created: Timestamp,
+    pub(crate) started: Option<Timestamp>,
+    pub(crate) ended: Option<Timestamp>,
+    pub(crate) acknowledged: BTreeSet<String>,
+    pub(crate) acknowledge_all: bool,
+    pub(crate) precheck: PrecheckReport,
+    /// A user asked for a precheck while the task does not run.
+    pub(crate) precheck_asked: bool,
+    pub(crate) snapshot: TaskSnapshot,
+    pub(crate) system_identifier: Option<u64>,
+    pub(crate) phase_times: Vec<PhaseTime>,
+    /// Of an ended task: nothing of it is left at the databases.
+    pub(crate) cleaned_up: bool,
+    /// Tables to be planned anew when the task goes on: their shards cannot be read as planned.
+    pub(crate) outdated: BTreeSet<TableNo>,
+    /// Audits in a row that found shards missing.
+    pub(crate) audits_failed: u32,
+    pub(crate) events: Events,
+    /// Large lists travel in pieces of their own.
+    #[serde(skip)]
+    pub(crate) tables: Chunks<Table, 64>,
+    #[serde(skip)]
+    pub(crate) units: Chunks<Unit, 512>,
+}
+
+impl TaskRecord {
+    pub(crate) fn table(&self, no: TableNo) -> Option<&Table> {
+        self.tables.get(no.0 as usize)
+    }
+
+    pub(crate) fn unit(&self, no: UnitNo) -> Option<&Unit> {
+        self.units.get(no.0 as usize)
+    }
+
+    pub(crate) fn unit_id(&self, no: UnitNo) -> UnitId {
+        UnitId { task: self.id.clone(), no }
+    }
+
+    /// Tables that take part, in the order of their numbers.
+    pub(crate) fn live_tables(&self) -> impl Iterator<Item = (TableNo, &Table)> {
+        (0u32..).map(TableNo).zip(self.tables.iter()).filter(|(_, table)| !table.gone)
+    }
+
+    pub(crate) fn moves_schema(&self) -> bool {
+        self.spec.types.contains(&MigrationType::Schema)
+    }
+
+    pub(crate) fn moves_rows(&self) -> bool {
+        self.spec.types.contains(&MigrationType::Full)
+    }
+
+    /// All shards show one moment.
+    pub(crate) fn shares_snapshot(&self) -> bool {
+        self.spec.copy.snapshot == SnapshotMode::Task
+    }
+
+    /// Somebody exports the task's snapshot, or none is needed.
+    pub(crate) fn can_read(&self) -> bool {
+        !self.shares_snapshot()
+            || self.snapshot.shared.as_ref().is_some_and(|shared| !shared.exports.is_empty())
+    }
+
+    /// Units of this kind may be leased.
+    pub(crate) fn may_run(&self, kind: UnitKind) -> bool {
+        match self.status {
+            TaskStatus::Running => kind != UnitKind::Copy || self.can_read(),
+            TaskStatus::Created | TaskStatus::Paused | TaskStatus::Failed => {
+                kind == UnitKind::Precheck && self.precheck_asked
+            }
+            TaskStatus::Cancelled => kind == UnitKind::Finish,
+            TaskStatus::Done => false,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.stage {
+            Stage::Precheck => Phase::Precheck,
+            Stage::SchemaPre => Phase::Schema,
+            Stage::Survey | Stage::Copy | Stage::Audit => Phase::Copy,
+            Stage::Settle | Stage::Finish if !self.moves_schema() => Phase::Copy,
+            Stage::Index | Stage::SchemaPost | Stage::Settle | Stage::Finish => Phase::Index,
+            Stage::Ended => Phase::Done,
+        }
+    }
+
+    /// A unit in words: `copy public.orders shard 3`.
+    pub(crate) fn describe(&self, subject: &Subject) -> String {
+        let kind = subject.kind().as_str();
+        let name = |no: &TableNo| match self.table(*no) {
+            Some(table) => table.surveyed.name.to_string(),
+            None => format!("table {no}"),
+        };
+        match subject {
+            Subject::Copy { table, shard } => format!("{kind} {} shard {shard}", name(table)),
+            Subject::Index { table, .. } => format!("{kind} {}", name(table)),
+            Subject::Plan(tables) | Subject::Indexes(tables) | Subject::Analyze(tables) => {
+                match &**tables {
+                    [] => kind.to_owned(),
+                    [only] => format!("{kind} {}", name(only)),
+                    [first, rest @ ..] => format!("{kind} {} and {} more", name(first), rest.len()),
+                }
+            }
+            Subject::Precheck
+            | Subject::SchemaPre
+            | Subject::Survey { .. }
+            | Subject::Audit
+            | Subject::SchemaPost
+            | Subject::Sequences
+            | Subject::Finish => kind.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Tables of a task, as survey and plan found them, with how far their rows are.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use pgconvoy_shared::epoch::Generation;
+use pgconvoy_shared::ids::UnitNo;
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::unit::{PlannedShard, SurveyedTable, TablePlan};
+
+use super::unit::Tally;
+
+/// A table. What does not change stands behind pointers, so that a frozen copy costs little.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// As the survey found it.
+    pub surveyed: Arc<SurveyedTable>,
+    /// The one that is planned, or being planned; 0 = not even that.
+    pub generation: Generation,
+    /// Plans it; none = that is still to come.
+    pub plan_unit: Option<UnitNo>,
+    /// The plan of this generation.
+    pub plan: Option<Arc<TablePlan>>,
+    /// Its shards. Left out when encoding: they travel in pieces of their own.
+    #[serde(skip)]
+    pub shards: Arc<Vec<PlannedShard>>,
+    /// Copies shard 0; the others follow in order.
+    pub first_unit: UnitNo,
+    /// Shards that are done.
+    pub shards_done: u32,
+    /// What is copied.
+    pub done: Tally,
+    /// What is expected of the rest.
+    pub left: Tally,
+    /// The largest LSN noted by a shard of this generation: the table's N.
+    pub noted_lsn: Lsn,
+    /// Index units that are not done.
+    pub index_open: u32,
+    /// A later survey found it no more: it takes no part.
+    pub gone: bool,
+}
+
+impl Table {
+    pub(crate) fn new(surveyed: SurveyedTable) -> Self {
+        let left = Tally { rows: surveyed.rows, bytes: surveyed.bytes };
+        Self {
+            surveyed: Arc::new(surveyed),
+            generation: Generation::default(),
+            plan_unit: None,
+            plan: None,
+            shards: Arc::default(),
+            first_unit: UnitNo(0),
+            shards_done: 0,
+            done: Tally::default(),
+            left,
+            noted_lsn: Lsn(0),
+            index_open: 0,
+            gone: false,
+        }
+    }
+
+    /// Forgets plan and progress; what it holds is estimated by the survey again.
+    pub(crate) fn unplan(&mut self) {
+        let generation = self.generation;
+        *self = Self { generation, ..Self::new((*self.surveyed).clone()) };
+    }
+
+    /// How many shards it has.
+    #[must_use]
+    pub fn shard_count(&self) -> u32 {
+        u32::try_from(self.shards.len()).expect("units are numbered by u32, and each shard is one")
+    }
+
+    /// All rows are at the destination, as far as was reported.
+    #[must_use]
+    pub fn is_copied(&self) -> bool {
+        self.plan.is_some() && self.shards_done == self.shard_count()
+    }
+
+    /// The numbers of the units that copy it.
+    pub(crate) fn copy_units(&self) -> Range<u32> {
+        self.first_unit.0..self.first_unit.0 + self.shard_count()
+    }
+}

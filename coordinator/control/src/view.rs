@@ -1,0 +1,343 @@
+//! What users see of a task. Made from totals that `apply` keeps, so it costs what it shows.
+
+use std::sync::Arc;
+
+use pgconvoy_shared::epoch::{Epoch, Generation};
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitId, UnitNo};
+use pgconvoy_shared::precheck::PrecheckItem;
+use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::time::Timestamp;
+use pgconvoy_shared::unit::{Progress, UnitKind};
+
+use crate::state::clerk::Task;
+use crate::state::{KindCount, Phase, PhaseTime, Stage, State, Subject, Table, TaskStatus, UnitState};
+
+/// Running units shown of a task.
+const RUNNING_MAX: usize = 64;
+/// Failures shown that are being tried again.
+const RETRYING_MAX: usize = 16;
+
+/// A task as its users see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskView {
+    /// Its id.
+    pub id: TaskId,
+    /// Its unique name.
+    pub name: String,
+    /// How it stands.
+    pub status: TaskStatus,
+    /// The earliest kind of work that is unfinished.
+    pub phase: Phase,
+    /// What was asked for.
+    pub spec: Arc<TaskSpec>,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When it was started.
+    pub started: Option<Timestamp>,
+    /// When it ended, or failed.
+    pub ended: Option<Timestamp>,
+    /// Rows at the destination, those of running units included.
+    pub rows_done: u64,
+    /// Rows expected: copied ones as counted, others as estimated.
+    pub rows_total: u64,
+    /// Bytes at the destination, those of running units included.
+    pub bytes_done: u64,
+    /// Bytes expected.
+    pub bytes_total: u64,
+    /// Tables that take part.
+    pub tables_total: u32,
+    /// Tables whose rows are all copied.
+    pub tables_done: u32,
+    /// Units by kind.
+    pub units: Vec<KindCount>,
+    /// The largest tables.
+    pub tables: Vec<TableView>,
+    /// Why it failed.
+    pub cause: Option<Failure>,
+    /// What the last precheck found.
+    pub precheck: Arc<Vec<PrecheckItem>>,
+    /// When that was.
+    pub precheck_ended: Option<Timestamp>,
+    /// Warnings that were acknowledged, by code.
+    pub acknowledged: Vec<String>,
+    /// What runs now.
+    pub running: Vec<RunningUnit>,
+    /// Failures that are being tried again, the latest first.
+    pub retrying: Vec<RetryingUnit>,
+    /// Nothing of it is left at the databases.
+    pub cleaned_up: bool,
+    /// When its phases ran.
+    pub phase_times: Vec<PhaseTime>,
+}
+
+/// A table of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableView {
+    /// `schema.name`.
+    pub name: String,
+    /// How it stands.
+    pub status: TableStatus,
+    /// Rows at the destination.
+    pub rows_done: u64,
+    /// Rows expected.
+    pub rows_total: u64,
+    /// Bytes at the destination.
+    pub bytes_done: u64,
+    /// Bytes expected.
+    pub bytes_total: u64,
+    /// Shards it was cut into; 0 = not yet.
+    pub shards: u32,
+    /// Those that are done.
+    pub shards_done: u32,
+    /// Of its plan.
+    pub generation: Generation,
+    /// Why it is tried again, or failed; empty = it is not.
+    pub cause: String,
+}
+
+/// How a table stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TableStatus {
+    /// Nothing happens with it.
+    Waiting,
+    /// It is being cut into shards.
+    Planning,
+    /// Some of its rows are copied or being copied.
+    Copying,
+    /// All its rows are there.
+    Copied,
+    /// Its indexes are being built, or wait to be.
+    Indexing,
+    /// Nothing is left to do.
+    Done,
+    /// A unit of it was given up.
+    Failed,
+}
+
+impl TableStatus {
+    /// Stable, snake_case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Planning => "planning",
+            Self::Copying => "copying",
+            Self::Copied => "copied",
+            Self::Indexing => "indexing",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A leased unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunningUnit {
+    /// Its number.
+    pub unit: UnitNo,
+    /// Its kind.
+    pub kind: UnitKind,
+    /// What it is about: `copy public.orders shard 3`.
+    pub subject: String,
+    /// Who runs it.
+    pub agent: AgentId,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// How far it is, as far as this node knows.
+    pub progress: Progress,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A unit that failed and is tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryingUnit {
+    /// Its number.
+    pub unit: UnitNo,
+    /// Its kind.
+    pub kind: UnitKind,
+    /// What it is about.
+    pub subject: String,
+    /// Its latest failure.
+    pub failure: Failure,
+    /// Failures in a row.
+    pub attempts: u32,
+    /// Tried again from then on; none = it runs, or was given up.
+    pub not_before: Option<Timestamp>,
+}
+
+/// A task with at most `tables_max` of its tables, the largest first; none if it is unknown. `progress` tells how far a
+/// running unit is, from heartbeats.
+#[must_use]
+pub fn task(
+    state: &State,
+    id: &TaskId,
+    tables_max: usize,
+    progress: &dyn Fn(&UnitId, Epoch) -> Option<Progress>,
+) -> Option<TaskView> {
+    let task = state.tasks.get(id)?;
+    let record = &task.record;
+    let totals = &task.index.totals;
+    let running: Vec<_> =
+        task.index.leased.iter().filter_map(|no| running(task, *no, progress)).collect();
+    let copying = running.iter().filter(|unit| unit.kind == UnitKind::Copy);
+    let (rows, bytes) = copying.fold((0u64, 0u64), |(rows, bytes), unit| {
+        let progress = unit.progress;
+        (rows.saturating_add(progress.rows), bytes.saturating_add(progress.bytes))
+    });
+    let total = totals.done + totals.left;
+    let rows_done = totals.done.rows.saturating_add(rows);
+    let bytes_done = totals.done.bytes.saturating_add(bytes);
+    Some(TaskView {
+        id: record.id.clone(),
+        name: record.spec.name.clone(),
+        status: record.status,
+        phase: record.phase(),
+        spec: Arc::clone(&record.spec),
+        created: record.created,
+        started: record.started,
+        ended: record.ended,
+        rows_done,
+        // Estimates may fall short of what is there; a total below what is done would only confuse.
+        rows_total: total.rows.max(rows_done),
+        bytes_done,
+        bytes_total: total.bytes.max(bytes_done),
+        tables_total: totals.tables,
+        tables_done: totals.tables_copied,
+        units: task.index.counts(),
+        tables: tables(task, tables_max),
+        cause: record.cause.clone(),
+        precheck: Arc::clone(&record.precheck.items),
+        precheck_ended: record.precheck.ended,
+        acknowledged: record.acknowledged.iter().cloned().collect(),
+        running: running.into_iter().take(RUNNING_MAX).collect(),
+        retrying: retrying(task),
+        cleaned_up: record.cleaned_up,
+        phase_times: record.phase_times.clone(),
+    })
+}
+
+fn running(
+    task: &Task,
+    no: UnitNo,
+    progress: &dyn Fn(&UnitId, Epoch) -> Option<Progress>,
+) -> Option<RunningUnit> {
+    let unit = task.record.unit(no)?;
+    let lease = unit.lease()?;
+    Some(RunningUnit {
+        unit: no,
+        kind: unit.subject.kind(),
+        subject: task.record.describe(&unit.subject),
+        agent: lease.agent.clone(),
+        epoch: unit.epoch,
+        progress: progress(&task.record.unit_id(no), unit.epoch).unwrap_or_default(),
+        since: lease.since,
+    })
+}
+
+fn retrying(task: &Task) -> Vec<RetryingUnit> {
+    let of = |no: UnitNo| {
+        let unit = task.record.unit(no)?;
+        let trouble = unit.trouble.as_deref()?;
+        let not_before = match unit.state {
+            UnitState::BackOff { not_before } => Some(not_before),
+            UnitState::Ready
+            | UnitState::Leased(_)
+            | UnitState::Done(_)
+            | UnitState::Failed
+            | UnitState::Dropped => None,
+        };
+        Some(RetryingUnit {
+            unit: no,
+            kind: unit.subject.kind(),
+            subject: task.record.describe(&unit.subject),
+            failure: trouble.failure.clone()?,
+            attempts: trouble.failures,
+            not_before,
+        })
+    };
+    task.index.troubled.iter().filter_map(|(_, no)| of(*no)).take(RETRYING_MAX).collect()
+}
+
+fn tables(task: &Task, max: usize) -> Vec<TableView> {
+    if max == 0 {
+        return Vec::new();
+    }
+    let troubles = Troubles::of(task);
+    let shown = task.index.by_size.iter().take(max);
+    shown
+        .filter_map(|(_, no)| Some(table_view(task, *no, task.record.table(*no)?, &troubles)))
+        .collect()
+}
+
+/// Tables with units that run or failed: looked up from those units, which are few, not from all.
+struct Troubles {
+    busy: std::collections::BTreeSet<TableNo>,
+    failed: std::collections::BTreeMap<TableNo, (bool, String)>,
+}
+
+impl Troubles {
+    fn of(task: &Task) -> Self {
+        let subject = |no: &UnitNo| task.record.unit(*no).map(|unit| &unit.subject);
+        let busy = task.index.leased.iter().filter_map(subject).flat_map(tables_of).collect();
+        let mut failed = std::collections::BTreeMap::new();
+        for (_, no) in &task.index.troubled {
+            let Some(unit) = task.record.unit(*no) else { continue };
+            let failure = unit.trouble.as_ref().and_then(|trouble| trouble.failure.as_ref());
+            let given_up = unit.state == UnitState::Failed;
+            for table in tables_of(&unit.subject) {
+                let cause = failure.map(ToString::to_string).unwrap_or_default();
+                let known = failed.entry(table).or_insert((given_up, cause));
+                known.0 |= given_up;
+            }
+        }
+        Self { busy, failed }
+    }
+}
+
+fn tables_of(subject: &Subject) -> Vec<TableNo> {
+    match subject {
+        Subject::Plan(tables) | Subject::Indexes(tables) => tables.to_vec(),
+        Subject::Copy { table, .. } | Subject::Index { table, .. } => vec![*table],
+        Subject::Analyze(_)
+        | Subject::Precheck
+        | Subject::SchemaPre
+        | Subject::Survey { .. }
+        | Subject::Audit
+        | Subject::SchemaPost
+        | Subject::Sequences
+        | Subject::Finish => Vec::new(),
+    }
+}
+
+fn table_view(task: &Task, no: TableNo, table: &Table, troubles: &Troubles) -> TableView {
+    let trouble = troubles.failed.get(&no);
+    let busy = troubles.busy.contains(&no);
+    let status = if trouble.is_some_and(|(given_up, _)| *given_up) {
+        TableStatus::Failed
+    } else if table.plan.is_none() {
+        if busy { TableStatus::Planning } else { TableStatus::Waiting }
+    } else if !table.is_copied() {
+        if busy || table.shards_done > 0 { TableStatus::Copying } else { TableStatus::Waiting }
+    } else if task.record.stage < Stage::Index {
+        TableStatus::Copied
+    } else if table.index_open > 0 {
+        TableStatus::Indexing
+    } else {
+        TableStatus::Done
+    };
+    let total = table.done + table.left;
+    TableView {
+        name: table.surveyed.name.to_string(),
+        status,
+        rows_done: table.done.rows,
+        rows_total: total.rows,
+        bytes_done: table.done.bytes,
+        bytes_total: total.bytes,
+        shards: table.shard_count(),
+        shards_done: table.shards_done,
+        generation: table.generation,
+        cause: trouble.map(|(_, cause)| cause.clone()).unwrap_or_default(),
+    }
+}

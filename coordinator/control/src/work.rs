@@ -1,0 +1,121 @@
+//! What an agent is told: a leased unit with all that is needed to run it.
+
+use std::sync::Arc;
+
+use pgconvoy_shared::epoch::Epoch;
+use pgconvoy_shared::ids::{AgentId, Incarnation, TableNo, UnitId};
+use pgconvoy_shared::secret::Sealed;
+use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::unit::{
+    AuditTable, CopyShard, IndexBuild, PlanTable, SnapshotMode, Survey, Work,
+};
+
+use crate::state::record::TaskRecord;
+use crate::state::{State, Subject};
+
+/// A lease as it is sent. Passwords are still sealed.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// Which unit.
+    pub unit: UnitId,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// Whose.
+    pub agent: AgentId,
+    /// In which life.
+    pub incarnation: Incarnation,
+    /// Its task's specification.
+    pub spec: Arc<TaskSpec>,
+    /// To open for the agent alone.
+    pub source_password: Option<Sealed>,
+    /// To open for the agent alone.
+    pub destination_password: Option<Sealed>,
+    /// What to do.
+    pub work: Work,
+}
+
+/// The order for a unit that is leased and not revoked.
+#[must_use]
+pub fn order(state: &State, id: &UnitId) -> Option<Order> {
+    let record = &state.tasks.get(&id.task)?.record;
+    let unit = record.unit(id.no)?;
+    let lease = unit.lease().filter(|lease| lease.revoked.is_none())?;
+    Some(Order {
+        unit: id.clone(),
+        epoch: unit.epoch,
+        agent: lease.agent.clone(),
+        incarnation: lease.incarnation,
+        spec: Arc::clone(&record.spec),
+        source_password: record.source_password.clone(),
+        destination_password: record.destination_password.clone(),
+        work: work(record, &unit.subject)?,
+    })
+}
+
+/// None = the unit is about a table that is not planned, which invariants rule out for a leased one.
+fn work(record: &TaskRecord, subject: &Subject) -> Option<Work> {
+    Some(match subject {
+        Subject::Precheck => Work::Precheck,
+        Subject::SchemaPre => Work::SchemaPre,
+        Subject::Survey { round } => Work::Survey(survey(record, *round)),
+        Subject::Plan(tables) => {
+            Work::Plan(tables.iter().filter_map(|no| plan_table(record, *no)).collect())
+        }
+        Subject::Copy { table, shard } => {
+            let table = record.table(*table)?;
+            Work::Copy(Box::new(CopyShard {
+                table: table.plan.as_deref()?.clone(),
+                shard: *shard,
+                part: table.shards.get(*shard as usize)?.part.clone(),
+                snapshot: record.snapshot.shared.clone(),
+            }))
+        }
+        Subject::Audit => Work::Audit(
+            record
+                .live_tables()
+                .filter(|(_, table)| table.shard_count() > 0)
+                .map(|(no, table)| AuditTable {
+                    no,
+                    generation: table.generation,
+                    shards: table.shard_count(),
+                })
+                .collect(),
+        ),
+        Subject::Indexes(tables) => {
+            let of = tables.iter().filter_map(|no| record.table(*no));
+            let entries = of.flat_map(|table| table.surveyed.index_entries.iter().copied());
+            let subject = record.table(*tables.first()?)?.surveyed.name.to_string();
+            Work::Index(IndexBuild { subject, entries: entries.collect() })
+        }
+        Subject::Index { table, entry } => Work::Index(IndexBuild {
+            subject: record.table(*table)?.surveyed.name.to_string(),
+            entries: vec![*entry],
+        }),
+        Subject::SchemaPost => Work::SchemaPost,
+        Subject::Sequences => Work::Sequences,
+        Subject::Analyze(tables) => Work::Analyze(
+            tables
+                .iter()
+                .filter_map(|no| Some(record.table(*no)?.surveyed.name.clone()))
+                .collect(),
+        ),
+        Subject::Finish => Work::Finish,
+    })
+}
+
+fn survey(record: &TaskRecord, round: u32) -> Survey {
+    let lost = record.snapshot.shared.as_ref().filter(|_| !record.snapshot.unusable);
+    let mode = if record.shares_snapshot() { SnapshotMode::Task } else { SnapshotMode::Shard };
+    Survey { mode, round, lost: lost.map(|shared| shared.snapshot.clone()) }
+}
+
+fn plan_table(record: &TaskRecord, no: TableNo) -> Option<PlanTable> {
+    let table = record.table(no)?;
+    Some(PlanTable {
+        no,
+        name: table.surveyed.name.clone(),
+        generation: table.generation,
+        bytes: table.surveyed.bytes,
+        filenode: table.surveyed.filenode,
+    })
+}

@@ -85,3 +85,16 @@ fn seconds(began_ms: u64, ended_ms: u64) -> f64 {
 fn rate(amount: u64, seconds: f64) -> u64 {
     if seconds > 0.0 { (amount as f64 / seconds) as u64 } else { 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_per_second_and_never_divides_by_nothing() {
+        assert_eq!(rate(300, 2.0), 150);
+        assert_eq!(rate(300, 0.0), 0);
+        assert!((seconds(1_000, 3_500) - 2.5).abs() < f64::EPSILON);
+        assert!(seconds(3_500, 1_000).abs() < f64::EPSILON);
+    }
+}

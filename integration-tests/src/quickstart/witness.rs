@@ -68,3 +68,50 @@ impl Witness {
         .map_err(Into::into)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::SinkExt;
+
+    use super::*;
+    use crate::postgres::{Options, Postgres};
+
+    #[tokio::test]
+    async fn a_shard_on_its_way_is_seen_until_it_is_rolled_back() {
+        let server = Postgres::start(Options::default()).await.unwrap();
+        server.sql("postgres", "create table t (line text)").await.unwrap();
+        let witness = Witness::new(server.client("postgres").await.unwrap(), "task1");
+        assert_eq!(witness.in_flight().await.unwrap(), InFlight::new());
+
+        let copy = async |name: &str| {
+            let client = server.client("postgres").await.unwrap();
+            client.batch_execute(&format!("set application_name = '{name}'")).await.unwrap();
+            let sink = client.copy_in::<_, &'static [u8]>("copy t from stdin").await.unwrap();
+            let mut sink = Box::pin(sink);
+            sink.send(b"a row\nhalf a r").await.unwrap();
+            sink.flush().await.unwrap();
+            (client, sink)
+        };
+        let ours = copy("pgconvoy/task1/copy/17.2").await;
+        let _another_task = copy("pgconvoy/task2/copy/18.1").await;
+        let _no_copy_unit = copy("pgconvoy/task1/plan/19.1").await;
+        wait::until(Duration::from_secs(10), "14 bytes of unit 17", async || {
+            match witness.settled().await {
+                Ok(seen) if seen == InFlight::from([(17, 14)]) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+        .unwrap();
+
+        drop(ours);
+        wait::until(Duration::from_secs(10), "nothing in flight", async || {
+            match witness.in_flight().await {
+                Ok(seen) if seen.is_empty() => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+        .unwrap();
+    }
+}

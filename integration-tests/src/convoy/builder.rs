@@ -8,8 +8,8 @@ use anyhow::Context;
 use pgconvoy_proto::v1::{InitClusterRequest, Node};
 use pgconvoy_runtime::tls::{Dialer, Role, Security};
 
-use super::identity::Authority;
-use super::{Convoy, Coordinator, SETTLE_LIMIT};
+use super::identity::{Authority, Maker};
+use super::{COMMAND_LIMIT, Convoy, Coordinator, SETTLE_LIMIT};
 use crate::net::Proxy;
 use crate::process::{Process, Program};
 use crate::wait;
@@ -20,6 +20,7 @@ pub struct Builder {
     coordinators: u64,
     agents: Vec<AgentPlan>,
     tls: bool,
+    by_commands: bool,
     flags: Vec<String>,
 }
 
@@ -67,6 +68,13 @@ impl Builder {
         self
     }
 
+    /// Certificates and the cluster are made by the binary's commands, as an operator makes them, instead of by
+    /// quicker calls from this process.
+    pub fn by_commands(mut self) -> Self {
+        self.by_commands = true;
+        self
+    }
+
     /// A flag for every coordinator, such as shorter leases.
     pub fn coordinator_flags<'a>(mut self, flags: impl IntoIterator<Item = &'a str>) -> Self {
         self.flags.extend(flags.into_iter().map(str::to_owned));
@@ -78,8 +86,11 @@ impl Builder {
         // Fails early, and clearly, when nothing was built.
         Program::pgconvoy()?;
         let folder = tempfile::tempdir()?;
-        let authority =
-            self.tls.then(|| Authority::make(&folder.path().join("tls"))).transpose()?;
+        let maker = if self.by_commands { Maker::Commands } else { Maker::Library };
+        let authority = match self.tls {
+            true => Some(Authority::make(&folder.path().join("tls"), maker).await?),
+            false => None,
+        };
         let security = authority
             .as_ref()
             .map_or(Security::Plaintext, |authority| authority.client().security());
@@ -96,9 +107,9 @@ impl Builder {
         }
         let mut convoy =
             Convoy { coordinators, agents: BTreeMap::new(), dialer, authority, folder };
-        convoy.initialize().await?;
+        convoy.initialize(self.by_commands).await?;
         for plan in &self.agents {
-            convoy.start_agent(plan)?;
+            convoy.start_agent(plan).await?;
         }
         for plan in &self.agents {
             convoy.agent_known(&plan.name).await?;
@@ -123,7 +134,7 @@ impl Builder {
             .args(&self.flags)
             .env("RUST_LOG", "info");
         if let Some(authority) = authority {
-            program = program.args(authority.issue(Role::Coordinator, &name)?.flags());
+            program = program.args(authority.issue(Role::Coordinator, &name).await?.flags());
         }
         let process = Process::start(&name, program, folder)?;
         Ok(Coordinator { id, http, process, link })
@@ -132,7 +143,7 @@ impl Builder {
 
 impl Convoy {
     /// Makes a cluster of the nodes, as soon as they answer.
-    async fn initialize(&self) -> anyhow::Result<()> {
+    async fn initialize(&self, by_command: bool) -> anyhow::Result<()> {
         let nodes: Vec<Node> = self
             .coordinators
             .iter()
@@ -153,8 +164,15 @@ impl Convoy {
             silent.map_or(Ok(Ok(())), Err)
         })
         .await??;
-        let mut client = self.cluster_at(first)?;
-        client.init_cluster(InitClusterRequest { nodes }).await.context("make the cluster")?;
+        if by_command {
+            let flags: Vec<String> =
+                nodes.iter().map(|node| format!("--node={}={}", node.id, node.address)).collect();
+            let command = self.cli(["cluster", "init"])?.args(flags);
+            command.run(COMMAND_LIMIT).await?.success().context("make the cluster")?;
+        } else {
+            let mut client = self.cluster_at(first)?;
+            client.init_cluster(InitClusterRequest { nodes }).await.context("make the cluster")?;
+        }
         self.leader().await.map(drop)
     }
 }

@@ -47,6 +47,8 @@ use identity::Authority;
 
 /// For an election, a start, a registration on a loaded machine.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// For a command of the binary that makes files or asks a cluster on this machine.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running cluster with its agents; everything is killed when it is dropped.
 pub struct Convoy {
@@ -125,11 +127,11 @@ impl Convoy {
 
     /// Starts one more agent and waits until the leader knows it.
     pub async fn add_agent(&mut self, name: &str, site: Option<&str>) -> anyhow::Result<()> {
-        self.start_agent(&AgentPlan::new(name, site))?;
+        self.start_agent(&AgentPlan::new(name, site)).await?;
         self.agent_known(name).await
     }
 
-    fn start_agent(&mut self, plan: &AgentPlan) -> anyhow::Result<()> {
+    async fn start_agent(&mut self, plan: &AgentPlan) -> anyhow::Result<()> {
         let mut program = Program::pgconvoy()?
             .args([
                 "agent",
@@ -143,7 +145,7 @@ impl Convoy {
             .args(plan.flags())
             .env("RUST_LOG", "info");
         if let Some(authority) = &self.authority {
-            program = program.args(authority.issue(Role::Agent, &plan.name)?.flags());
+            program = program.args(authority.issue(Role::Agent, &plan.name).await?.flags());
         }
         let process = Process::start(&plan.name, program, self.folder.path())?;
         self.agents.insert(plan.name.clone(), process);

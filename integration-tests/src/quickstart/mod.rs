@@ -92,7 +92,7 @@ async fn story(
 
 async fn start_convoy(screen: &Screen) -> anyhow::Result<Convoy> {
     let step = screen.begin("cluster", "starting coordinators and agents");
-    let builder = Convoy::builder().coordinators(3).tls();
+    let builder = Convoy::builder().coordinators(3).tls().by_commands();
     let builder = AGENTS.iter().fold(builder, |builder, agent| builder.agent(agent));
     let convoy = builder.start().await?;
     step.done("3 coordinators and 3 agents, each a process, mutual TLS between them");

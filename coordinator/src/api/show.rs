@@ -1,0 +1,136 @@
+//! What users see, from the control plane's words into the contract's.
+
+use pgconvoy_control::schedule::Explanation;
+use pgconvoy_control::state::{Event, KindCount, Phase, PhaseTime, TaskStatus};
+use pgconvoy_control::view::{RetryingUnit, RunningUnit, TableView, TaskView};
+use pgconvoy_proto::v1;
+use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::time::Timestamp;
+
+pub(super) fn task(view: TaskView) -> v1::Task {
+    v1::Task {
+        id: view.id.into(),
+        name: view.name,
+        status: status(view.status).into(),
+        phase: phase(view.phase).into(),
+        spec: Some(TaskSpec::clone(&view.spec).into()),
+        created_ms: view.created.0,
+        started_ms: or_zero(view.started),
+        ended_ms: or_zero(view.ended),
+        rows_done: view.rows_done,
+        rows_total: view.rows_total,
+        bytes_done: view.bytes_done,
+        bytes_total: view.bytes_total,
+        tables_total: view.tables_total,
+        tables_done: view.tables_done,
+        units: view.units.iter().map(units).collect(),
+        tables: view.tables.into_iter().map(table).collect(),
+        cause: view.cause.map(Into::into),
+        precheck: view.precheck.iter().cloned().map(Into::into).collect(),
+        acknowledged: view.acknowledged,
+        precheck_ended_ms: or_zero(view.precheck_ended),
+        running: view.running.into_iter().map(running).collect(),
+        retrying: view.retrying.into_iter().map(retrying).collect(),
+        cleaned_up: view.cleaned_up,
+        phase_times: view.phase_times.into_iter().map(phase_time).collect(),
+    }
+}
+
+pub(super) fn event(event: &Event) -> v1::Event {
+    v1::Event {
+        seq: event.seq,
+        at_ms: event.at.0,
+        kind: event.kind.as_str().to_owned(),
+        message: event.message.clone(),
+        agent: event.agent.as_ref().map(ToString::to_string).unwrap_or_default(),
+        unit: event.unit.map(|unit| unit.0),
+        failure: event.failure.clone().map(Into::into),
+    }
+}
+
+pub(super) fn explanation(explanation: Explanation) -> v1::Explanation {
+    let Explanation { code, message, units, examples } = explanation;
+    v1::Explanation { code: code.to_owned(), message, units, examples }
+}
+
+pub(super) fn status(status: TaskStatus) -> v1::TaskStatus {
+    match status {
+        TaskStatus::Created => v1::TaskStatus::Created,
+        TaskStatus::Running => v1::TaskStatus::Running,
+        TaskStatus::Paused => v1::TaskStatus::Paused,
+        TaskStatus::Failed => v1::TaskStatus::Failed,
+        TaskStatus::Cancelled => v1::TaskStatus::Cancelled,
+        TaskStatus::Done => v1::TaskStatus::Done,
+    }
+}
+
+fn phase(phase: Phase) -> v1::Phase {
+    match phase {
+        Phase::Precheck => v1::Phase::Precheck,
+        Phase::Schema => v1::Phase::Schema,
+        Phase::Copy => v1::Phase::Copy,
+        Phase::Index => v1::Phase::Index,
+        Phase::Done => v1::Phase::Done,
+    }
+}
+
+fn phase_time(time: PhaseTime) -> v1::PhaseTime {
+    v1::PhaseTime {
+        phase: phase(time.phase).into(),
+        began_ms: time.began.0,
+        ended_ms: or_zero(time.ended),
+    }
+}
+
+fn units(count: &KindCount) -> v1::UnitCount {
+    v1::UnitCount {
+        kind: count.kind.as_str().to_owned(),
+        total: count.total,
+        done: count.done,
+        running: count.running,
+    }
+}
+
+fn table(table: TableView) -> v1::TaskTable {
+    v1::TaskTable {
+        name: table.name,
+        status: table.status.as_str().to_owned(),
+        rows_done: table.rows_done,
+        rows_total: table.rows_total,
+        bytes_done: table.bytes_done,
+        bytes_total: table.bytes_total,
+        shards: table.shards,
+        shards_done: table.shards_done,
+        generation: table.generation.0,
+        cause: table.cause,
+    }
+}
+
+fn running(unit: RunningUnit) -> v1::RunningUnit {
+    v1::RunningUnit {
+        unit: unit.unit.0,
+        kind: unit.kind.as_str().to_owned(),
+        subject: unit.subject,
+        agent: unit.agent.into(),
+        epoch: unit.epoch.0,
+        rows: unit.progress.rows,
+        bytes: unit.progress.bytes,
+        since_ms: unit.since.0,
+    }
+}
+
+fn retrying(unit: RetryingUnit) -> v1::RetryingUnit {
+    v1::RetryingUnit {
+        unit: unit.unit.0,
+        kind: unit.kind.as_str().to_owned(),
+        subject: unit.subject,
+        failure: Some(unit.failure.into()),
+        attempts: unit.attempts,
+        not_before_ms: or_zero(unit.not_before),
+    }
+}
+
+/// On the wire, 0 is "not yet".
+fn or_zero(time: Option<Timestamp>) -> u64 {
+    time.map_or(0, |time| time.0)
+}

@@ -1,0 +1,98 @@
+//! Which agents have a session open.
+//!
+//! An agent has at most one: a newer one closes the older one before it does anything, so that a
+//! heartbeat is never answered on a stream whose agent has moved on. An agent that is about to be
+//! declared lost is *condemned*: its session is closed and none is opened until the log has decided,
+//! so that no heartbeat of it is answered between the decision and its coming into force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use pgconvoy_shared::epoch::Epoch;
+use pgconvoy_shared::ids::{AgentId, TaskId, UnitNo};
+use pgconvoy_shared::unit::Progress;
+
+use super::session::Session;
+
+#[derive(Default)]
+pub(super) struct Sessions {
+    book: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    open: BTreeMap<AgentId, Arc<Session>>,
+    condemned: BTreeSet<AgentId>,
+    /// The office has ended: no session is opened any more.
+    closed: bool,
+}
+
+/// No session can be opened for an agent now; a little later it can.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NotNow;
+
+impl Sessions {
+    /// Puts a session into the book and closes the agent's older one.
+    pub(super) fn open(&self, session: &Arc<Session>) -> Result<(), NotNow> {
+        let mut book = self.book();
+        if book.closed || book.condemned.contains(&session.agent) {
+            return Err(NotNow);
+        }
+        if let Some(older) = book.open.insert(session.agent.clone(), Arc::clone(session)) {
+            older.close();
+        }
+        Ok(())
+    }
+
+    /// Takes a session out of the book, unless a newer one stands there.
+    pub(super) fn remove(&self, session: &Arc<Session>) {
+        session.close();
+        let mut book = self.book();
+        if book.open.get(&session.agent).is_some_and(|open| Arc::ptr_eq(open, session)) {
+            book.open.remove(&session.agent);
+        }
+    }
+
+    /// Closes an agent's session; none is opened before [`Sessions::pardon`].
+    pub(super) fn condemn(&self, agent: &AgentId) {
+        let mut book = self.book();
+        book.condemned.insert(agent.clone());
+        if let Some(session) = book.open.remove(agent) {
+            session.close();
+        }
+    }
+
+    /// The log has decided.
+    pub(super) fn pardon(&self, agent: &AgentId) {
+        self.book().condemned.remove(agent);
+    }
+
+    pub(super) fn get(&self, agent: &AgentId) -> Option<Arc<Session>> {
+        self.book().open.get(agent).map(Arc::clone)
+    }
+
+    /// Sessions whose agents are registered.
+    pub(super) fn registered(&self) -> Vec<Arc<Session>> {
+        let book = self.book();
+        book.open.values().filter(|session| session.is_registered()).map(Arc::clone).collect()
+    }
+
+    /// For the end of the office.
+    pub(super) fn close_all(&self) {
+        let mut book = self.book();
+        book.closed = true;
+        for session in std::mem::take(&mut book.open).into_values() {
+            session.close();
+        }
+    }
+
+    /// How far the running units of a task are.
+    pub(super) fn progress(&self, task: &TaskId) -> BTreeMap<UnitNo, (Epoch, Progress)> {
+        let sessions: Vec<_> = self.book().open.values().map(Arc::clone).collect();
+        sessions.iter().flat_map(|session| session.progress(task)).collect()
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().expect("nothing panics while it holds this lock")
+    }
+}

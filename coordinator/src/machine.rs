@@ -1,0 +1,154 @@
+//! The control plane's state as Raft drives it, and as the rest of the node reads it.
+//!
+//! There is no decision in here. An entry is a batch of commands; each is applied for itself. The
+//! outcomes of the entry applied last are kept for whoever proposed it: the proposer has one entry
+//! on its way at a time, so it never asks for an older one. Reading is done by short closures under
+//! a lock that applying waits for: no encoding, no I/O, no await in them.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+use pgconvoy_control::outcome::Effect;
+use pgconvoy_control::state::State;
+use pgconvoy_control::{apply, codec};
+use pgconvoy_shared::ids::AgentId;
+use tokio::sync::watch;
+
+use crate::metrics::Metrics;
+use crate::proposer::Answered;
+use crate::raft::{Frozen, Machine, RestoreError};
+
+/// A frozen state is written and read in pieces of this size.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The replicated state on this node.
+pub(crate) struct Replica {
+    state: RwLock<State>,
+    applied: watch::Sender<u64>,
+    last: Mutex<Last>,
+    metrics: Arc<Metrics>,
+}
+
+/// What came out of the entries applied lately.
+#[derive(Default)]
+struct Last {
+    index: u64,
+    outcomes: Vec<Answered>,
+    /// Agents with something new to be told, since the leader asked last. Bounded by the number of
+    /// agents.
+    touched: BTreeSet<AgentId>,
+}
+
+impl Replica {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Replica {
+        Replica {
+            state: RwLock::new(State::new()),
+            applied: watch::Sender::new(0),
+            last: Mutex::default(),
+            metrics,
+        }
+    }
+
+    /// Looks at the state. Applying waits meanwhile.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells of each entry that was applied here.
+    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// The outcomes of the entry at `index`, once, if no later entry was applied.
+    pub(crate) fn take_outcomes(&self, index: u64) -> Option<Vec<Answered>> {
+        let mut last = self.last();
+        (last.index == index).then(|| std::mem::take(&mut last.outcomes))
+    }
+
+    /// Agents with something new to be told.
+    pub(crate) fn take_touched(&self) -> BTreeSet<AgentId> {
+        std::mem::take(&mut self.last().touched)
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The index of an entry, as the machine's answer to Raft.
+pub(crate) fn answered_index(answer: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(answer.try_into().ok()?))
+}
+
+/// A written state in pieces, until its end or until it cannot be read.
+fn chunks<'a>(
+    from: &'a mut dyn Read,
+    broken: &'a mut Option<io::Error>,
+) -> impl Iterator<Item = Vec<u8>> + 'a {
+    std::iter::from_fn(move || {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        match from.take(CHUNK_BYTES as u64).read_to_end(&mut chunk) {
+            Ok(0) => None,
+            Ok(_) => Some(chunk),
+            Err(error) => {
+                *broken = Some(error);
+                None
+            }
+        }
+    })
+}
+
+fn touched(effect: Effect) -> AgentId {
+    match effect {
+        Effect::Lease { agent, .. } | Effect::Revoke { agent, .. } | Effect::Drain { agent } => {
+            agent
+        }
+    }
+}
+
+impl Machine for Replica {
+    fn apply(&self, index: u64, entry: &[u8]) -> Vec<u8> {
+        let began = Instant::now();
+        // Whoever cannot read what a majority wrote must not go on: the node stops here.
+        let commands = codec::decode_batch(entry).expect("a committed entry can be read");
+        let mut outcomes = Vec::with_capacity(commands.len());
+        let mut effects = Vec::new();
+        {
+            let mut state = self.state.write().expect("a node whose apply panicked has stopped");
+            for command in &commands {
+                let applied = apply(&mut state, command);
+                outcomes.push(applied.outcome);
+                effects.extend(applied.effects);
+            }
+        }
+        let mut last = self.last();
+        last.index = index;
+        last.outcomes = outcomes;
+        last.touched.extend(effects.into_iter().map(touched));
+        drop(last);
+        self.applied.send_replace(index);
+        self.metrics.applied_in(began.elapsed());
+        index.to_be_bytes().to_vec()
+    }
+
+    fn freeze(&self) -> Frozen {
+        let frozen = self.read(State::freeze);
+        Box::new(move |file: &mut dyn Write| {
+            frozen.encode(CHUNK_BYTES).try_for_each(|chunk| file.write_all(&chunk))
+        })
+    }
+
+    fn restore(&self, from: &mut dyn Read) -> Result<(), RestoreError> {
+        let mut broken = None;
+        let restored = State::restore(chunks(from, &mut broken));
+        // A file that cannot be read looks like one that was cut off; the cause is told first.
+        if let Some(error) = broken {
+            return Err(RestoreError(Box::new(error)));
+        }
+        let restored = restored.map_err(|error| RestoreError(Box::new(error)))?;
+        *self.state.write().expect("a node whose apply panicked has stopped") = restored;
+        Ok(())
+    }
+}

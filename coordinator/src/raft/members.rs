@@ -155,8 +155,7 @@ impl RaftNode {
         if node == core.identity.node() {
             return Err(ChangeError::Leads { node });
         }
-        let missing: Vec<_> =
-            voters.iter().copied().map(NodeId).filter(|&voter| !core.answers(voter)).collect();
+        let missing = core.missing(&membership, &voters).await;
         if (voters.len() - missing.len()) * 2 <= voters.len() {
             return Err(ChangeError::LosesQuorum { node, missing });
         }
@@ -222,6 +221,17 @@ impl Core {
         let lately = self.timings.lease * 2;
         let heard = || self.peers.last_heard(node.0).answered;
         node == self.identity.node() || heard().is_some_and(|at| at.elapsed() <= lately)
+    }
+
+    /// Those of the voters that do not answer right now.
+    async fn missing(&self, membership: &Membership, voters: &BTreeSet<NodeNo>) -> Vec<NodeId> {
+        let asked = voters.iter().filter_map(|id| Some((*id, membership.get_node(id)?)));
+        let answers = asked.map(|(id, member)| async move {
+            let peer = Peer { id: NodeId(id), address: member.address.clone() };
+            let answers = self.identify(&peer).await.is_ok_and(|found| found.member == *member);
+            (!answers).then_some(peer.id)
+        });
+        futures::future::join_all(answers).await.into_iter().flatten().collect()
     }
 
     async fn identify(&self, peer: &Peer) -> Result<Identified, ChangeError> {

@@ -197,9 +197,8 @@ async fn hold(session: Session, import: Option<&str>) -> Result<TakenSnapshot, P
     if let Some(export) = import {
         session.batch_execute(&set_snapshot(export)).await?;
     }
-    let taken = session
-        .query_one("select pg_export_snapshot(), pg_current_snapshot()::text", &[])
-        .await?;
+    let taken =
+        session.query_one("select pg_export_snapshot(), pg_current_snapshot()::text", &[]).await?;
     // A statement of its own, later than the snapshot.
     let lsn = session.query_one("select pg_current_wal_insert_lsn()::text", &[]).await?;
     let lsn: &str = lsn.get(0);

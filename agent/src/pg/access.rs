@@ -240,7 +240,10 @@ mod tests {
         };
         let options =
             Access::new(Side::Source, &endpoint, None, "test".to_owned()).startup_options();
-        assert!(options.starts_with("-c search_path=a\\ b\\\\c -c DateStyle=ISO,MDY "), "{options}");
+        assert!(
+            options.starts_with("-c search_path=a\\ b\\\\c -c DateStyle=ISO,MDY "),
+            "{options}"
+        );
         assert!(options.contains(" -c search_path= "), "{options}");
         assert!(!options.contains("synchronous_commit"), "{options}");
     }

@@ -10,7 +10,7 @@ mod access;
 pub(crate) mod destination;
 mod error;
 mod session;
-mod sqlstate;
+pub(crate) mod sqlstate;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;

@@ -5,14 +5,19 @@
 //! epoch. Every unit is a source half and a destination half joined by a [`link`].
 
 mod analyze;
+mod audit;
+mod copy_shard;
 mod fence;
 mod finish;
 mod index;
 pub(crate) mod link;
+mod plan_tables;
 mod schema;
 mod schema_post;
 mod schema_pre;
 mod sequences;
+mod source_table;
+mod survey;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -145,6 +150,10 @@ pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
     let context = &context;
     let outcome = match work {
         Work::SchemaPre => context.until_stopped(schema_pre::run(context)).await,
+        Work::Survey(order) => context.until_stopped(survey::run(context, order)).await,
+        Work::Plan(tables) => context.until_stopped(plan_tables::run(context, tables)).await,
+        Work::Copy(shard) => context.until_stopped(copy_shard::run(context, *shard)).await,
+        Work::Audit(tables) => context.until_stopped(audit::run(context, &tables)).await,
         Work::Index(build) => context.until_stopped(index::run(context, build)).await,
         Work::SchemaPost => context.until_stopped(schema_post::run(context)).await,
         Work::Sequences => context.until_stopped(sequences::run(context)).await,

@@ -39,11 +39,8 @@ impl Plan<'_> {
     /// Makes this plan the current one. Copies of an older plan that stand in the way are ended.
     pub(crate) async fn make_current(&self, session: &mut Session) -> Result<(), Failure> {
         let access = session.access().clone();
-        let pid: i32 = session
-            .query_one("select pg_backend_pid()", &[])
-            .await
-            .about(&access)?
-            .get(0);
+        let pid: i32 =
+            session.query_one("select pg_backend_pid()", &[]).await.about(&access)?.get(0);
         let raise = self.raise(session);
         tokio::pin!(raise);
         if let Ok(outcome) = tokio::time::timeout(WRITERS_LIMIT, &mut raise).await {

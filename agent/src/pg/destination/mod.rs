@@ -67,7 +67,10 @@ pub(crate) async fn ensure(session: &mut Session, task: &TaskId) -> Result<(), F
         }
     }
     transaction
-        .execute("insert into pgconvoy.task (id) values ($1) on conflict do nothing", &[&task.as_str()])
+        .execute(
+            "insert into pgconvoy.task (id) values ($1) on conflict do nothing",
+            &[&task.as_str()],
+        )
         .await
         .about(&subject)?;
     transaction.commit().await.about(&subject)

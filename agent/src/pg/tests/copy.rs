@@ -58,7 +58,8 @@ async fn rows_arrive_as_they_were_in_both_formats() {
             "select count(*) from (select * from a except all select * from {other}) d \
              union all select count(*) from {other} order by 1"
         );
-        let counts = server.client("postgres").await.unwrap().query(&differences, &[]).await.unwrap();
+        let counts =
+            server.client("postgres").await.unwrap().query(&differences, &[]).await.unwrap();
         assert_eq!(counts[0].get::<_, i64>(0), 0);
         assert_eq!(counts[1].get::<_, i64>(0), 20_002);
     }
@@ -105,7 +106,8 @@ async fn a_refusal_in_the_middle_is_noticed_while_writing() {
     let error = refused.await.unwrap_err();
     assert_eq!(error.sqlstate(), Some("23514"), "{error}");
 
-    let failing = "copy (select 1 / (300000 - i) from pg_catalog.generate_series(1, 300000) i) to stdout";
+    let failing =
+        "copy (select 1 / (300000 - i) from pg_catalog.generate_series(1, 300000) i) to stdout";
     let (mut reader, mut writer) = (access.reader().await.unwrap(), access.writer().await.unwrap());
     let mut out = reader.copy_out(failing).await.unwrap();
     let mut into = writer.copy_in("copy public.s from stdin").await.unwrap();

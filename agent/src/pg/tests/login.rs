@@ -94,7 +94,8 @@ async fn certificates_are_checked_as_far_as_the_mode_says() {
     server.sql("postgres", "alter system set listen_addresses = '*'").await.unwrap();
     let wrong_name = with(&server, SslMode::VerifyFull, by_other_name).await;
     assert!(
-        wrong_name == refused("server_certificate_refused") || wrong_name == refused("unreachable_host"),
+        wrong_name == refused("server_certificate_refused")
+            || wrong_name == refused("unreachable_host"),
         "{wrong_name:?}"
     );
 }

@@ -9,7 +9,7 @@ use postgres_protocol::authentication::sasl::{
 use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
-use super::super::access::{later_settings, major_of};
+use super::super::access::later_settings;
 use super::super::transport::Patience;
 use super::*;
 
@@ -40,10 +40,7 @@ impl Access {
         wire.start_up().await?;
         wire.authenticate().await?;
         wire.wait_until_ready().await?;
-        let version = wire.parameter("server_version").unwrap_or_default();
-        let major = major_of(version)
-            .ok_or_else(|| PgError::protocol(format!("server_version is `{version}`")))?;
-        for setting in later_settings(major) {
+        for setting in later_settings(wire.major()?) {
             wire.query(setting).await?;
         }
         Ok(wire)

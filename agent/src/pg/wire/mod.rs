@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::str::FromStr;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
@@ -28,7 +29,7 @@ pub(crate) use copy_out::CopyOut;
 
 use pgconvoy_flow::fingerprint::DescribedColumn;
 
-use super::access::Access;
+use super::access::{Access, major_of};
 use super::error::{PgError, ServerError};
 use super::session::in_background;
 use super::transport::Transport;
@@ -90,6 +91,12 @@ impl Wire {
     /// What the server reported under this name.
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)
+    }
+
+    /// The server's major version.
+    pub(crate) fn major(&self) -> Result<u32, PgError> {
+        let version = self.parameter("server_version").unwrap_or_default();
+        major_of(version).ok_or_else(|| PgError::protocol(format!("server_version is `{version}`")))
     }
 
     /// Runs one or more statements; the rows of all of them, in order.
@@ -294,4 +301,12 @@ fn text_row(row: &DataRowBody) -> Result<TextRow, PgError> {
         })
         .collect()
         .map_err(bad)
+}
+
+/// A value that must be there, read from its text.
+pub(crate) fn field<T: FromStr>(row: &TextRow, no: usize) -> Result<T, PgError> {
+    row.get(no)
+        .and_then(Option::as_deref)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| PgError::protocol(format!("no such value as expected in {row:?}")))
 }

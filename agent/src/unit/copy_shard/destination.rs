@@ -1,0 +1,165 @@
+//! The destination half of copying a shard.
+
+use std::time::Duration;
+
+use pgconvoy_flow::sql;
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::unit::{CopyDone, CopyShard};
+use tokio::time::Instant;
+
+use super::{Encoding, FromSource, Go, ReadRows};
+use crate::pg::destination::progress::{self, ShardId};
+use crate::pg::destination::takeover::{end_lock_holder, end_old_sessions};
+use crate::pg::sqlstate::UNIQUE_VIOLATION;
+use crate::pg::wire::{CopyIn, Wire};
+use crate::pg::{About, PgError};
+use crate::unit::link::Link;
+use crate::unit::{UnitContext, UnitEnd};
+
+/// An older owner's transaction is rolled back within this time, unless its server process does not end at all.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) async fn half(
+    ctx: &UnitContext,
+    shard: &CopyShard,
+    mut link: Link<Go, FromSource>,
+) -> Result<CopyDone, UnitEnd> {
+    let id = ShardId {
+        task: ctx.task.clone(),
+        table: shard.table.no,
+        generation: shard.table.generation,
+        shard: shard.shard,
+    };
+    let access = ctx.access(Side::Destination);
+    let mut wire = access.writer().await.about(&access)?;
+    end_old_sessions(&mut wire).await?;
+    lock_shard(&mut wire, &id).await?;
+    let subject = &shard.table.write_to;
+    wire.query(&id.fence()).await.about(subject)?;
+    if let Some(done) = progress::find(&mut wire, &id).await.about(subject)? {
+        wire.close().await;
+        return Ok(done);
+    }
+    link.send(Go).await?;
+
+    let done = write_rows(ctx, shard, &mut wire, &mut link).await?;
+    ctx.still_mine()?;
+    match progress::record(&mut wire, &id, ctx.epoch, &done).await {
+        Ok(()) => {}
+        Err(error) if error.sqlstate() == Some(UNIQUE_VIOLATION) => {
+            return done_by_another(&mut wire, &id, error).await.about(subject).map_err(Into::into);
+        }
+        Err(error) => return Err(error.failure(subject.to_string()).into()),
+    }
+    wire.query("commit").await.about(subject)?;
+    wire.close().await;
+    Ok(done)
+}
+
+/// Begins the transaction and takes the shard's lock. Whoever else holds it is an older owner that was not found by its
+/// name, and is ended, or one that is about to find out that it is superseded.
+async fn lock_shard(wire: &mut Wire, id: &ShardId) -> Result<(), Failure> {
+    let subject = wire.access().to_string();
+    let key = id.lock_key();
+    let end = Instant::now() + LOCK_LIMIT;
+    loop {
+        let try_lock = format!("begin; select pg_try_advisory_xact_lock({key})");
+        if wire.value(&try_lock).await.about(&subject)? == "t" {
+            return Ok(());
+        }
+        wire.query("rollback").await.about(&subject)?;
+        if Instant::now() >= end {
+            return Err(Failure::transient(
+                "shard_locked",
+                format!(
+                    "another session holds the lock of shard {} of table {}",
+                    id.shard, id.table
+                ),
+            )
+            .about(subject));
+        }
+        end_lock_holder(wire, &key).await?;
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+}
+
+async fn write_rows(
+    ctx: &UnitContext,
+    shard: &CopyShard,
+    wire: &mut Wire,
+    link: &mut Link<Go, FromSource>,
+) -> Result<CopyDone, UnitEnd> {
+    let subject = &shard.table.write_to;
+    match link.expect().await? {
+        FromSource::Opened { encoding: Encoding::Utf8 } => {}
+        FromSource::Opened { encoding: Encoding::Unknown } => {
+            wire.query("set client_encoding = 'SQL_ASCII'").await.about(subject)?;
+        }
+        FromSource::Data(_) | FromSource::End(_) => return Err(out_of_turn().into()),
+    }
+    let mut copy = wire.copy_in(&sql::copy_in(&shard.table)).await.about(subject)?;
+    let read = pass_rows(ctx, &mut copy, link, subject).await?;
+    let passed = copy.frames().rows_at_end(shard.table.format);
+    if passed != read.rows {
+        copy.fail("rows were lost on the way").await.about(subject)?;
+        return Err(miscounted(passed, read.rows).about(subject.to_string()).into());
+    }
+    let written = copy.finish().await.about(subject)?;
+    if written != read.rows {
+        return Err(miscounted(written, read.rows).about(subject.to_string()).into());
+    }
+    Ok(CopyDone {
+        rows: read.rows,
+        bytes: read.bytes,
+        snapshot: read.snapshot,
+        noted_lsn: read.noted_lsn,
+        found_done: false,
+    })
+}
+
+/// Writes what comes until the source half says that this was all.
+async fn pass_rows(
+    ctx: &UnitContext,
+    copy: &mut CopyIn<'_>,
+    link: &mut Link<Go, FromSource>,
+    subject: impl ToString,
+) -> Result<ReadRows, UnitEnd> {
+    let mut rows = 0;
+    loop {
+        match link.expect().await? {
+            FromSource::Data(data) => {
+                let bytes = data.len() as u64;
+                copy.send(data).await.map_err(|error| error.failure(subject.to_string()))?;
+                let so_far = copy.frames().messages();
+                ctx.progress.add(so_far - rows, bytes);
+                rows = so_far;
+            }
+            FromSource::End(read) => return Ok(read),
+            FromSource::Opened { .. } => return Err(out_of_turn().into()),
+        }
+    }
+}
+
+async fn done_by_another(
+    wire: &mut Wire,
+    id: &ShardId,
+    violation: PgError,
+) -> Result<CopyDone, PgError> {
+    wire.query("rollback").await?;
+    progress::find(wire, id).await?.ok_or(violation)
+}
+
+/// A trigger or a rule at the destination that leaves rows out, or a fault of ours: nothing is committed.
+fn miscounted(arrived: u64, read: u64) -> Failure {
+    Failure::definite(
+        "row_count_differs",
+        format!("{read} rows were read at the source and {arrived} arrived at the destination"),
+    )
+    .remedy("disable triggers that leave out rows on the destination's table, then resume the task")
+}
+
+fn out_of_turn() -> Failure {
+    Failure::other("link_out_of_turn", "the halves of the unit do not understand each other")
+}

@@ -1,0 +1,154 @@
+//! The source half of copying a shard.
+
+use std::time::Duration;
+
+use pgconvoy_flow::sql;
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::unit::{CopyShard, SharedSnapshot};
+use tokio::time::Instant;
+
+use super::{Encoding, FromSource, Go, ReadRows};
+use crate::keeper::{NoSnapshot, is_gone, set_snapshot};
+use crate::pg::destination::takeover::end_old_sessions;
+use crate::pg::wire::Wire;
+use crate::pg::{About, Access};
+use crate::unit::link::Link;
+use crate::unit::{UnitContext, UnitEnd, source_table};
+
+/// The WAL writer flushes every 0.2 s; a server that takes longer than this has trouble with its disk.
+const FLUSH_LIMIT: Duration = Duration::from_secs(60);
+const FLUSH_PAUSE: Duration = Duration::from_millis(20);
+
+pub(super) async fn half(
+    ctx: &UnitContext,
+    shard: &CopyShard,
+    mut link: Link<FromSource, Go>,
+) -> Result<(), UnitEnd> {
+    let access = ctx.access(Side::Source);
+    let mut wire = access.reader().await.about(&access)?;
+    end_old_sessions(&mut wire).await?;
+    // None: the shard was done already.
+    let Some(Go) = link.next().await else {
+        wire.close().await;
+        return Ok(());
+    };
+    let encoding = see_bytes_as_they_are(&mut wire).await.about(&access)?;
+    begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;
+
+    let table = &shard.table;
+    source_table::lock(&mut wire, &table.name).await.about(&table.name)?;
+    source_table::check_filenode(&mut wire, table.no, &table.name, table.filenode).await?;
+    check_columns(&mut wire, shard).await?;
+    let snapshot = wire.value("select pg_current_snapshot()").await.about(&access)?;
+    let noted_lsn = lsn(&mut wire, "select pg_current_wal_insert_lsn()").await?;
+
+    link.send(FromSource::Opened { encoding }).await?;
+    let (rows, bytes) = copy_out(&mut wire, shard, &link).await?;
+    wait_until_flushed(&mut wire, noted_lsn).await?;
+    wire.query("commit").await.about(&access)?;
+    link.send(FromSource::End(ReadRows { rows, bytes, snapshot, noted_lsn })).await?;
+    wire.close().await;
+    Ok(())
+}
+
+/// A database without an encoding holds whatever bytes were put into it; converting them would fail.
+async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<Encoding, crate::pg::PgError> {
+    if wire.parameter("server_encoding") != Some("SQL_ASCII") {
+        return Ok(Encoding::Utf8);
+    }
+    wire.query("set client_encoding = 'SQL_ASCII'").await?;
+    Ok(Encoding::Unknown)
+}
+
+/// Begins a transaction that sees the task's moment, or one of its own.
+async fn begin(
+    ctx: &UnitContext,
+    access: &Access,
+    wire: &mut Wire,
+    shared: Option<&SharedSnapshot>,
+) -> Result<(), UnitEnd> {
+    const BEGIN: &str = "begin isolation level repeatable read read only";
+    let Some(shared) = shared else {
+        return Ok(wire.query(BEGIN).await.map(drop).about(access)?);
+    };
+    // Twice: the agent's own keeper may turn out to have lost its session, and is opened anew.
+    for _ in 0..2 {
+        let export = match ctx.keepers.export(access, &ctx.task, shared).await {
+            Ok(export) => export,
+            Err(NoSnapshot::Gone(gone)) => return Err(lost(shared, gone)),
+            Err(NoSnapshot::Failed(failure)) => return Err(failure.into()),
+        };
+        wire.query(BEGIN).await.about(access)?;
+        match wire.query(&set_snapshot(&export)).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_gone(&error) => {
+                ctx.keepers.forget(&ctx.task, shared.round, &export);
+                wire.query("rollback").await.about(access)?;
+            }
+            Err(error) => return Err(access.failure(&error).into()),
+        }
+    }
+    Err(lost(shared, Vec::new()))
+}
+
+fn lost(shared: &SharedSnapshot, gone: Vec<pgconvoy_shared::ids::AgentId>) -> UnitEnd {
+    UnitEnd::SnapshotLost { round: shared.round, gone }
+}
+
+async fn check_columns(wire: &mut Wire, shard: &CopyShard) -> Result<(), UnitEnd> {
+    let table = &shard.table;
+    let now = source_table::fingerprint(wire, &table.name).await.about(&table.name)?;
+    if now == table.fingerprint {
+        return Ok(());
+    }
+    let failure = Failure::other("columns_changed", "its columns are not those that were planned")
+        .about(table.name.to_string())
+        .remedy("let changes of the schema rest while the migration runs");
+    Err(UnitEnd::TableChanged { table: table.no, failure })
+}
+
+/// Rows and bytes that were read.
+async fn copy_out(
+    wire: &mut Wire,
+    shard: &CopyShard,
+    link: &Link<FromSource, Go>,
+) -> Result<(u64, u64), UnitEnd> {
+    let table = &shard.table;
+    let statement = sql::copy_out(table, &shard.part);
+    let mut copy = wire.copy_out(&statement).await.about(&table.name)?;
+    let mut bytes = 0;
+    while let Some(data) = copy.next().await.about(&table.name)? {
+        bytes += data.len() as u64;
+        link.send(FromSource::Data(data)).await?;
+    }
+    Ok((copy.frames().rows_at_end(table.format), bytes))
+}
+
+/// A commit that is seen but not yet on disk may be undone by a crash of the source, and its transaction id used again.
+async fn wait_until_flushed(wire: &mut Wire, noted: Lsn) -> Result<(), UnitEnd> {
+    let end = Instant::now() + FLUSH_LIMIT;
+    while lsn(wire, "select pg_current_wal_flush_lsn()").await? < noted {
+        if Instant::now() >= end {
+            return Err(Failure::transient(
+                "wal_not_flushed",
+                format!(
+                    "the source did not write its log to disk up to {noted} within {FLUSH_LIMIT:?}"
+                ),
+            )
+            .about(wire.access().to_string())
+            .remedy("look at the load on the source's disk")
+            .into());
+        }
+        tokio::time::sleep(FLUSH_PAUSE).await;
+    }
+    Ok(())
+}
+
+async fn lsn(wire: &mut Wire, ask: &str) -> Result<Lsn, UnitEnd> {
+    let subject = wire.access().to_string();
+    let text = wire.value(ask).await.about(&subject)?;
+    let read = text.parse().map_err(|bad| crate::pg::PgError::protocol(format!("{bad}")));
+    Ok(read.about(subject)?)
+}

@@ -1,0 +1,117 @@
+//! What the source's catalogue says of one table. Asked under the table's lock, in a transaction that sees the present.
+
+use pgconvoy_flow::shards::TableSize;
+use pgconvoy_shared::name::{QualifiedName, quote_literal};
+use pgconvoy_shared::unit::KeyColumn;
+
+use crate::pg::PgError;
+use crate::pg::wire::{Wire, field};
+
+/// A column that travels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) type_oid: u32,
+}
+
+/// A table's place under hash partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HashLeaf {
+    /// The root of its partition tree.
+    pub(super) root: QualifiedName,
+    /// Whether its rows belong to the leaf of the same name on any server with the same encoding: all partition keys are
+    /// built-in types, whose hashes do not depend on object ids.
+    pub(super) stable: bool,
+}
+
+fn regclass(table: &QualifiedName) -> String {
+    format!("{}::pg_catalog.regclass", quote_literal(&table.quoted()))
+}
+
+/// All columns but generated ones, in their order.
+pub(super) async fn columns(
+    wire: &mut Wire,
+    table: &QualifiedName,
+) -> Result<Vec<Column>, PgError> {
+    let sql = format!(
+        "select attname, atttypid from pg_catalog.pg_attribute where attrelid = {} and attnum > 0 \
+         and not attisdropped and attgenerated = '' order by attnum",
+        regclass(table)
+    );
+    let rows = wire.query(&sql).await?;
+    rows.iter().map(|row| Ok(Column { name: field(row, 0)?, type_oid: field(row, 1)? })).collect()
+}
+
+/// The unique index whose order can cut the table: complete, immediate, over plain columns that are never null, sorted in
+/// one direction by the very operators and collations that a comparison uses. The primary key if it is one.
+pub(super) async fn key(wire: &mut Wire, table: &QualifiedName) -> Result<Vec<KeyColumn>, PgError> {
+    let sql = format!(
+        "with usable as (
+            select i.indexrelid, i.indkey::int2[] as columns, i.indnkeyatts
+            from pg_catalog.pg_index i
+            where i.indrelid = {table} and i.indisunique and i.indimmediate and i.indisvalid
+            and i.indpred is null and i.indexprs is null
+            and not exists (
+                select from unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[], i.indoption::int2[])
+                    with ordinality as k(attnum, opclass, collation_oid, options, ord)
+                join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+                join pg_catalog.pg_opclass o on o.oid = k.opclass
+                where k.ord <= i.indnkeyatts and not (
+                    a.attnotnull and a.attgenerated = '' and o.opcdefault
+                    and o.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace
+                    and k.collation_oid = a.attcollation and k.options & 1 = i.indoption[0] & 1))
+            order by i.indisprimary desc, i.indnkeyatts, i.indexrelid limit 1)
+        select a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)
+        from usable u, unnest(u.columns) with ordinality as k(attnum, ord)
+        join pg_catalog.pg_attribute a on a.attrelid = {table} and a.attnum = k.attnum
+        where k.ord <= u.indnkeyatts order by k.ord",
+        table = regclass(table)
+    );
+    let rows = wire.query(&sql).await?;
+    rows.iter()
+        .map(|row| Ok(KeyColumn { name: field(row, 0)?, type_name: field(row, 1)? }))
+        .collect()
+}
+
+/// Where the table stands, if any partitioned table above it is cut by hash.
+pub(super) async fn hash_leaf(
+    wire: &mut Wire,
+    table: &QualifiedName,
+) -> Result<Option<HashLeaf>, PgError> {
+    let sql = format!(
+        "select n.nspname, r.relname, (
+            select pg_catalog.bool_and(k.attnum <> 0 and t.typtype = 'b'
+                and t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace)::int
+            from pg_catalog.pg_partition_ancestors({table}) above
+            join pg_catalog.pg_partitioned_table p on p.partrelid = above.relid and p.partstrat = 'h'
+            cross join unnest(p.partattrs::int2[]) as k(attnum)
+            left join pg_catalog.pg_attribute a on a.attrelid = p.partrelid and a.attnum = k.attnum
+            left join pg_catalog.pg_type t on t.oid = a.atttypid)
+        from pg_catalog.pg_class r join pg_catalog.pg_namespace n on n.oid = r.relnamespace
+        where r.oid = pg_catalog.pg_partition_root({table})",
+        table = regclass(table)
+    );
+    let rows = wire.query(&sql).await?;
+    // No root: no partition. No answer on the keys: nothing above it is cut by hash.
+    let Some(row) = rows.first().filter(|row| row.get(2).is_some_and(Option::is_some)) else {
+        return Ok(None);
+    };
+    let root = QualifiedName::new(field::<String>(row, 0)?, field::<String>(row, 1)?);
+    Ok(Some(HashLeaf { root, stable: field::<i32>(row, 2)? == 1 }))
+}
+
+/// How large the table is; `bytes` as the survey saw it.
+pub(super) async fn size(
+    wire: &mut Wire,
+    table: &QualifiedName,
+    bytes: u64,
+) -> Result<TableSize, PgError> {
+    let sql = format!(
+        "select pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int, \
+         greatest(c.reltuples, 0)::bigint from pg_catalog.pg_class c where c.oid = {}",
+        regclass(table)
+    );
+    let rows = wire.query(&sql).await?;
+    let row = rows.first().ok_or_else(|| PgError::protocol("a locked table is not in pg_class"))?;
+    Ok(TableSize { bytes, blocks: field(row, 0)?, rows: field(row, 1)? })
+}

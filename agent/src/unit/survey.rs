@@ -1,0 +1,231 @@
+//! The survey: which tables there are to copy, and for one moment for all of them, which moment (law S13).
+//!
+//! Ordinary tables and leaf partitions that the specification selects, inheritance children and unlogged tables too; no
+//! temporary, foreign or system table. Tables of an extension come with `create extension`; of those, the ones whose rows
+//! the extension declares to be all the user's are copied.
+//!
+//! In `copy.snapshot: task` a rewrite or TRUNCATE after the snapshot was taken makes a table look empty to it, so:
+//!
+//! 1. the tables and their filenodes are noted;
+//! 2. the snapshot is taken, in a keeper session of this agent;
+//! 3. the tables are listed again under it: one that is new, or has another filenode by now, may have been made or
+//!    rewritten on either side of the snapshot, so snapshot and list are taken anew.
+//!
+//! Whoever reads a table later compares its filenode with the one noted in step 1.
+
+use std::collections::BTreeMap;
+
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::spec::MigrationType;
+use pgconvoy_shared::unit::{
+    Export, ResultPart, SharedSnapshot, SnapshotMode, Survey, SurveyDone, SurveyedTable, WorkResult,
+};
+
+use super::link::{Link, link};
+use super::{UnitContext, UnitEnd};
+use crate::keeper::{self, TakenSnapshot};
+use crate::pg::destination::takeover::end_old_sessions;
+use crate::pg::{About, PgError, Session, destination};
+
+/// Tables in one piece of the result: a few hundred bytes each, some 100 KiB together.
+const TABLES_PER_PART: usize = 500;
+
+/// A schema that changes this often within a minute is being migrated itself.
+const ATTEMPTS: u32 = 10;
+
+/// Per table the numbers of the index statements that wait for its rows.
+type IndexEntries = BTreeMap<QualifiedName, Vec<u32>>;
+
+/// Surveys the task's tables.
+pub(crate) async fn run(ctx: &UnitContext, order: Survey) -> Result<WorkResult, UnitEnd> {
+    let (source, destination) = link(1);
+    let (done, ()) =
+        tokio::try_join!(source_half(ctx, &order, source), destination_half(ctx, destination))?;
+    Ok(WorkResult::Survey(done))
+}
+
+async fn destination_half(ctx: &UnitContext, link: Link<IndexEntries, ()>) -> Result<(), UnitEnd> {
+    let access = ctx.access(Side::Destination);
+    let mut session = access.session().await.about(&access)?;
+    end_old_sessions(&mut session).await?;
+    if !ctx.spec.types.contains(&MigrationType::Schema) {
+        // Otherwise the schema's unit has made it, and it must not come back once the task has ended.
+        destination::ensure(&mut session, &ctx.task).await?;
+    }
+    let rows = session
+        .query(
+            "select table_schema, table_name, no from pgconvoy.schema_entry \
+             where task = $1 and section = 'index' and table_name is not null order by no",
+            &[&ctx.task.as_str()],
+        )
+        .await
+        .about(&access)?;
+    let mut entries = IndexEntries::new();
+    for row in rows {
+        let table = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        let no: i64 = row.get(2);
+        let no = u32::try_from(no)
+            .map_err(|_| PgError::protocol(format!("schema_entry has number {no}")))
+            .about(&access)?;
+        entries.entry(table).or_default().push(no);
+    }
+    link.send(entries).await?;
+    session.close().await;
+    Ok(())
+}
+
+async fn source_half(
+    ctx: &UnitContext,
+    order: &Survey,
+    mut link: Link<(), IndexEntries>,
+) -> Result<SurveyDone, UnitEnd> {
+    let access = ctx.access(Side::Source);
+    let mut session = access.session().await.about(&access)?;
+    end_old_sessions(&mut session).await?;
+    let (tables, taken) = match order.mode {
+        SnapshotMode::Shard => (list(ctx, &session).await.about(&access)?, None),
+        SnapshotMode::Task => {
+            let (tables, taken) = tables_of_one_moment(ctx, &session, order.round).await?;
+            (tables, Some(taken))
+        }
+    };
+    let identifier = session
+        .query_one("select system_identifier from pg_control_system()", &[])
+        .await
+        .about(&access)?;
+    let system_identifier: i64 = identifier.get(0);
+    session.close().await;
+
+    let mut index_entries = link.expect().await?;
+    let noted = order.mode == SnapshotMode::Task;
+    let mut part = Vec::new();
+    for (name, table) in tables {
+        let index_entries = index_entries.remove(&name).unwrap_or_default();
+        let filenode = table.filenode.filter(|_| noted);
+        part.push(SurveyedTable {
+            name,
+            bytes: table.bytes,
+            rows: table.rows,
+            filenode,
+            index_entries,
+        });
+        if part.len() == TABLES_PER_PART {
+            ctx.parts.send(ResultPart::Tables(std::mem::take(&mut part))).await?;
+        }
+    }
+    if !part.is_empty() {
+        ctx.parts.send(ResultPart::Tables(part)).await?;
+    }
+
+    ctx.still_mine()?;
+    let snapshot = taken.map(|taken| {
+        let shared = SharedSnapshot {
+            round: order.round,
+            snapshot: taken.snapshot.clone(),
+            noted_lsn: taken.noted_lsn,
+            exports: vec![Export { agent: ctx.agent.clone(), id: taken.export.clone() }],
+        };
+        ctx.keepers.keep(&ctx.task, order.round, taken);
+        shared
+    });
+    let continues = match (&order.lost, &snapshot) {
+        (Some(lost), Some(new)) => shows_the_same(lost, &new.snapshot),
+        _ => false,
+    };
+    // System identifiers use all 64 bits; PostgreSQL has no unsigned type to show them in.
+    Ok(SurveyDone { system_identifier: system_identifier.cast_unsigned(), snapshot, continues })
+}
+
+/// Two snapshots show the same if no transaction id was assigned between them, and none was in progress then.
+fn shows_the_same(lost: &str, new: &str) -> bool {
+    let quiet = |snapshot: &str| {
+        let mut fields = snapshot.split(':');
+        let (xmin, xmax) = (fields.next(), fields.next());
+        xmin.is_some() && xmin == xmax && fields.next() == Some("")
+    };
+    lost == new && quiet(new)
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listed {
+    bytes: u64,
+    rows: u64,
+    filenode: Option<u32>,
+}
+
+type Tables = BTreeMap<QualifiedName, Listed>;
+
+async fn tables_of_one_moment(
+    ctx: &UnitContext,
+    session: &Session,
+    round: u32,
+) -> Result<(Tables, TakenSnapshot), UnitEnd> {
+    let access = session.access();
+    for _ in 0..ATTEMPTS {
+        ctx.still_mine()?;
+        let before = list(ctx, session).await.about(access)?;
+        let taken = keeper::take(access, &ctx.task, round).await?;
+        let under_it = list(ctx, &taken.session).await.about(access)?;
+        let settled = under_it.iter().all(|(name, table)| {
+            before.get(name).is_some_and(|earlier| earlier.filenode == table.filenode)
+        });
+        if settled {
+            return Ok((under_it, taken));
+        }
+        taken.session.close().await;
+    }
+    Err(Failure::transient(
+        "schema_in_motion",
+        format!("tables were made or rewritten during each of {ATTEMPTS} attempts to list them"),
+    )
+    .about(access.to_string())
+    .remedy("let changes of the schema rest while the migration begins")
+    .into())
+}
+
+/// The function that tells the filenode reads what is true now, also under a snapshot; so does the one for sizes.
+const TABLES: &str = "
+    select n.nspname::text, c.relname::text,
+        pg_catalog.pg_table_size(c.oid), c.reltuples::float8, pg_catalog.pg_relation_filenode(c.oid)
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where c.relkind = 'r' and c.relpersistence <> 't' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+    and (
+        not exists (
+            select from pg_catalog.pg_depend d
+            where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+        or exists (
+            select from pg_catalog.pg_extension e, unnest(e.extconfig, e.extcondition) as x(relation, condition)
+            where x.relation = c.oid and coalesce(x.condition, '') = '')
+    )";
+
+async fn list(ctx: &UnitContext, session: &Session) -> Result<Tables, PgError> {
+    let mut tables = Tables::new();
+    for row in session.query(TABLES, &[]).await? {
+        let name = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        // A table dropped meanwhile has no size and no file any more.
+        let (bytes, filenode): (Option<i64>, Option<u32>) = (row.get(2), row.get(4));
+        let (Some(bytes), Some(filenode)) = (bytes, filenode) else { continue };
+        if ctx.spec.objects.matches(&name) {
+            let bytes = u64::try_from(bytes).unwrap_or(0);
+            // -1 = never analyzed; `as` takes that and all that is no number to 0.
+            let rows = row.get::<_, f64>(3) as u64;
+            tables.insert(name, Listed { bytes, rows, filenode: Some(filenode) });
+        }
+    }
+    Ok(tables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_goes_on_only_where_nothing_happened_and_nothing_ran() {
+        assert!(shows_the_same("740:740:", "740:740:"));
+        assert!(!shows_the_same("740:740:", "741:741:"), "a transaction id was assigned since");
+        assert!(!shows_the_same("738:740:738", "738:740:738"), "what ran may have ended since");
+        assert!(!shows_the_same("", ""));
+    }
+}

@@ -1,10 +1,10 @@
 //! Moving the leadership to a chosen node.
 //!
 //! openraft 0.9 has no such thing, so: 1. no proposal and no read enters any more, and those under
-//! way are waited for; 2. the target has the whole log; 3. heartbeats stop, and the lease in which
-//! nobody votes runs out; 4. the target is told to stand for election. The others' election timeouts
-//! are longer than the lease, so they do not come first; should one do so all the same, it leads,
-//! and the caller is told. Proposals that waited go on when the node still leads, or are told who does.
+//! way are waited for; 2. the target has the whole log; 3. heartbeats stop, the other voters are
+//! told to hold back, and the lease in which nobody votes runs out; 4. the target is told to stand
+//! for election. Should somebody else win all the same, that one leads, and the caller is told.
+//! Proposals that waited go on when the node still leads, or are told who does.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::error::ChangeError;
 use super::leadership::Peer;
 use super::node::{Core, RaftNode};
 use super::peers::CallError;
-use super::types::Metrics;
+use super::types::{Member, Membership, Metrics, NodeNo};
 
 impl RaftNode {
     /// Makes another node the leader; none named means the one that is furthest. Gives the new
@@ -47,16 +47,15 @@ impl RaftNode {
         let _quiet = traffic.map_err(|_| late())?;
         tokio::time::timeout(core.call_limit(), core.has_all(to)).await.map_err(|_| late())??;
         let _heartbeats = Paused::new(Arc::clone(core));
-        tokio::time::sleep(core.timings.lease + core.timings.heartbeat / 2).await;
-        let failed = |error: CallError| ChangeError::Unreachable {
+        core.hold_back(&membership, to).await;
+        // A heartbeat that was just on its way begins the lease a little later.
+        tokio::time::sleep(core.timings.lease + core.timings.heartbeat / 4).await;
+        core.hold_back(&membership, to).await;
+        core.campaign(to.0, &member, to).await.map_err(|error| ChangeError::Unreachable {
             node: to,
             address: member.address.clone(),
             source: Box::new(error),
-        };
-        let envelope = core.peers.envelope(to.0, &member).await.map_err(failed)?;
-        let mut client = core.peers.client(&member.address).map_err(failed)?;
-        let call = client.campaign(v1::RaftCampaignRequest { envelope: Some(envelope) });
-        core.peers.answer(to.0, &member.address, core.call_limit(), call).await.map_err(failed)?;
+        })?;
         core.followed(to).await
     }
 }
@@ -82,6 +81,24 @@ impl Core {
         };
         let mut metrics = self.raft.metrics();
         metrics.wait_for(|metrics| all(metrics)).await.map(|_| ()).map_err(|_| ChangeError::Stopped)
+    }
+
+    /// Tells all voters but the candidate that it will stand. Who does not hear it is no harm.
+    async fn hold_back(&self, membership: &Membership, candidate: NodeId) {
+        let others = membership.voter_ids().filter(|&id| id != candidate.0 && id != self.identity.node().0);
+        let told = others.filter_map(|id| Some((id, membership.get_node(&id)?))).map(|(id, member)| {
+            let told = self.campaign(id, member, candidate);
+            tokio::time::timeout(self.timings.heartbeat / 2, told)
+        });
+        futures::future::join_all(told).await;
+    }
+
+    async fn campaign(&self, to: NodeNo, member: &Member, candidate: NodeId) -> Result<(), CallError> {
+        let envelope = self.peers.envelope(to, member).await?;
+        let message = v1::RaftCampaignRequest { envelope: Some(envelope), candidate: candidate.0 };
+        let mut client = self.peers.client(&member.address)?;
+        let call = client.campaign(message);
+        self.peers.answer(to, &member.address, self.call_limit(), call).await.map(|_| ())
     }
 
     /// Waits until this node follows another one.

@@ -224,11 +224,17 @@ impl RaftService for Service {
         &self,
         request: Request<v1::RaftCampaignRequest>,
     ) -> Result<Response<v1::RaftCampaignResponse>, Status> {
-        let admitted = self.core.identity.admit(request.get_ref().envelope.as_ref()).await;
+        let message = request.get_ref();
+        let admitted = self.core.identity.admit(message.envelope.as_ref()).await;
         let campaigned = match admitted {
-            Ok(()) => {
+            Ok(()) if message.candidate == self.core.identity.node().0 => {
                 let started = self.core.raft.trigger().elect().await;
                 started.map_err(|error| stopped(&error))
+            }
+            // As if the leader had been heard: this node's own election can wait.
+            Ok(()) => {
+                self.core.contact.touch();
+                Ok(())
             }
             Err(refusal) => Err(refusal),
         };

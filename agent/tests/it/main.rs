@@ -1,0 +1,6 @@
+//! The agent as its leader sees it: a scripted leader leases units and reads what comes back.
+
+mod leader;
+mod schema;
+mod session;
+mod world;

@@ -72,6 +72,21 @@ impl Program {
     }
 }
 
+/// As one would type it into a shell. The environment is not shown: it may hold passwords.
+impl std::fmt::Display for Program {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}", self.path.display())?;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,".contains(c);
+        self.arguments.iter().map(|argument| argument.to_string_lossy()).try_for_each(|argument| {
+            if !argument.is_empty() && argument.chars().all(is_plain) {
+                write!(out, " {argument}")
+            } else {
+                write!(out, " '{}'", argument.replace('\'', "'\\''"))
+            }
+        })
+    }
+}
+
 /// What a program that ended left.
 #[derive(Debug, Clone)]
 pub struct Finished {
@@ -281,4 +296,15 @@ impl Drop for Process {
 fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_shown_as_one_would_type_it() {
+        let program = Program::at("/bin/echo").args(["--a=b", "", "it's"]).env("SECRET", "x");
+        assert_eq!(program.to_string(), r"/bin/echo --a=b '' 'it'\''s'");
+    }
 }

@@ -1,0 +1,247 @@
+//! The way to the cluster.
+//!
+//! Any coordinator answers unary calls (a follower forwards them); streams are the leader's, whose address a follower
+//! gives in metadata `pgconvoy-leader`. Every call of ours may be repeated: each is idempotent, and creating a task
+//! carries a request id. So a call goes on from address to address until one answers, for as long as an election may
+//! take, and a stream that broke is opened again.
+
+use std::time::Duration;
+
+use pgconvoy_proto::v1;
+use pgconvoy_proto::v1::agent_service_client::AgentServiceClient;
+use pgconvoy_proto::v1::cluster_service_client::ClusterServiceClient;
+use pgconvoy_proto::v1::task_service_client::TaskServiceClient;
+use pgconvoy_runtime::telemetry::chain;
+use pgconvoy_runtime::tls::Dialer;
+use pgconvoy_shared::failure::{Failure, FailureClass};
+use prost::Message as _;
+use tokio::time::{Instant, sleep};
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+use tonic_types::pb;
+
+use crate::exit::Exit;
+use crate::problem::Problem;
+
+/// Metadata of a node that does not lead.
+const LEADER_KEY: &str = "pgconvoy-leader";
+const FAILURE_TYPE: &str = "pgconvoy.v1.Failure";
+
+/// With nobody listening anywhere, an election cannot be the reason.
+const UNREACHABLE_LIMIT: Duration = Duration::from_secs(3);
+/// An election takes at most twice its longest timeout of 3 s, and may have to be held again.
+const ELECTION_LIMIT: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(250);
+/// A task with very many tables is larger than gRPC's default of 4 MiB: some 300 bytes a table.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+pub(crate) type TaskClient = TaskServiceClient<Channel>;
+pub(crate) type AgentClient = AgentServiceClient<Channel>;
+pub(crate) type ClusterClient = ClusterServiceClient<Channel>;
+
+/// The coordinators, over whatever leads to them.
+#[derive(Debug, Clone)]
+pub(crate) enum Cluster {
+    /// Any of these addresses.
+    Addresses { dialer: Dialer, addresses: Vec<String> },
+    /// One that is in this process, or behind its socket.
+    Channel(Channel),
+}
+
+impl Cluster {
+    /// Asks the task service.
+    pub(crate) async fn tasks<R>(
+        &self,
+        ask: impl AsyncFn(TaskClient) -> Result<Response<R>, Status>,
+    ) -> Result<R, Problem> {
+        self.ask(async |channel| {
+            ask(TaskClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)).await
+        })
+        .await
+    }
+
+    /// Asks the agent service.
+    pub(crate) async fn agents<R>(
+        &self,
+        ask: impl AsyncFn(AgentClient) -> Result<Response<R>, Status>,
+    ) -> Result<R, Problem> {
+        self.ask(async |channel| ask(AgentClient::new(channel)).await).await
+    }
+
+    /// Asks the cluster service.
+    pub(crate) async fn cluster<R>(
+        &self,
+        ask: impl AsyncFn(ClusterClient) -> Result<Response<R>, Status>,
+    ) -> Result<R, Problem> {
+        self.ask(async |channel| ask(ClusterClient::new(channel)).await).await
+    }
+
+    /// One task, with at most this many tables (0 = all).
+    pub(crate) async fn task(&self, task: &str, tables_max: u32) -> Result<v1::Task, Problem> {
+        let request = || v1::GetTaskRequest { task: task.to_owned(), tables_max };
+        let answer = self.tasks(async |mut client| client.get_task(request()).await).await?;
+        answer.task.ok_or_else(|| unexpected("the answer holds no task"))
+    }
+
+    /// Calls `seen` with the task whenever it changed, until `seen` has seen enough or the task has ended. Gives the
+    /// task as it was last.
+    pub(crate) async fn watch(
+        &self,
+        task: &str,
+        tables_max: u32,
+        mut seen: impl FnMut(&v1::Task) -> Result<Watch, Problem>,
+    ) -> Result<v1::Task, Problem> {
+        let request = || v1::WatchTaskRequest { task: task.to_owned(), tables_max };
+        loop {
+            let mut stream =
+                self.tasks(async |mut client| client.watch_task(request()).await).await?;
+            let mut last = None;
+            loop {
+                match stream.message().await {
+                    Ok(Some(update)) => {
+                        let Some(task) = update.task else { continue };
+                        if seen(&task)? == Watch::Enough {
+                            return Ok(task);
+                        }
+                        last = Some(task);
+                    }
+                    Ok(None) => break,
+                    Err(status) => match judge(&status) {
+                        Verdict::Final(problem) => return Err(problem),
+                        Verdict::Elsewhere { .. } => break,
+                    },
+                }
+            }
+            if let Some(task) = last.filter(crate::view::task::has_ended) {
+                return Ok(task);
+            }
+            // The leader went away; the next one will be found as for any call.
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn ask<R>(
+        &self,
+        ask: impl AsyncFn(Channel) -> Result<Response<R>, Status>,
+    ) -> Result<R, Problem> {
+        let begun = Instant::now();
+        let mut next = 0;
+        let mut leader: Option<String> = None;
+        loop {
+            let was_hinted = leader.is_some();
+            let (channel, last_of_round) = match self {
+                Self::Channel(channel) => (channel.clone(), true),
+                Self::Addresses { dialer, addresses } => {
+                    let address = match leader.take() {
+                        Some(leader) => leader,
+                        None => {
+                            next += 1;
+                            addresses[(next - 1) % addresses.len()].clone()
+                        }
+                    };
+                    let channel = dialer
+                        .channel(&address)
+                        .map_err(|error| Problem::usage("bad_address", chain(&error), ""))?;
+                    (channel, next % addresses.len() == 0)
+                }
+            };
+            let status = match ask(channel).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => status,
+            };
+            match judge(&status) {
+                Verdict::Final(problem) => return Err(problem),
+                Verdict::Elsewhere { leader: hint, reached, problem } => {
+                    let limit = if reached { ELECTION_LIMIT } else { UNREACHABLE_LIMIT };
+                    if begun.elapsed() > limit && last_of_round {
+                        return Err(problem);
+                    }
+                    leader = hint;
+                    // Two nodes that each name the other as leader must not keep us spinning.
+                    if was_hinted || (last_of_round && leader.is_none()) {
+                        sleep(PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether to go on watching.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watch {
+    Enough,
+    Further,
+}
+
+/// What an answer that is an error means for the call.
+#[derive(Debug)]
+enum Verdict {
+    /// It is the answer.
+    Final(Problem),
+    /// Another node, or this one later, can answer.
+    Elsewhere { leader: Option<String>, reached: bool, problem: Problem },
+}
+
+fn judge(status: &Status) -> Verdict {
+    match failure_of(status) {
+        Some(failure) if failure.class == FailureClass::Transient => {
+            let leader = status.metadata().get(LEADER_KEY).and_then(|value| value.to_str().ok());
+            Verdict::Elsewhere {
+                leader: leader.map(str::to_owned),
+                reached: true,
+                problem: Problem::new(Exit::NoCoordinator, failure),
+            }
+        }
+        Some(failure) => Verdict::Final(Problem::new(exit_of(status.code()), failure)),
+        // Without our details it was made on the way, most likely by a connection that could not be had or broke.
+        None if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => {
+            let message = format!("no coordinator could be reached: {}", causes(status));
+            let failure = Failure::transient("no_coordinator", message).remedy(
+                "see whether one runs and whether --coordinators (PGCONVOY_COORDINATORS), --data-dir and the --tls \
+                 flags are right",
+            );
+            let problem = Problem::new(Exit::NoCoordinator, failure);
+            Verdict::Elsewhere { leader: None, reached: false, problem }
+        }
+        None => Verdict::Final(unexpected(&format!("{:?}: {}", status.code(), causes(status)))),
+    }
+}
+
+/// The message and what it stems from; tonic's own "transport error" alone says nothing.
+fn causes(status: &Status) -> String {
+    let source = std::error::Error::source(status);
+    let mut deepest = source.map(chain).unwrap_or_default();
+    if deepest.is_empty() {
+        deepest = status.message().to_owned();
+    }
+    deepest.trim_start_matches("transport error: ").to_owned()
+}
+
+fn unexpected(what: &str) -> Problem {
+    let failure = Failure::other("unexpected_answer", format!("the answer makes no sense: {what}"))
+        .remedy("see whether this is a pgconvoy coordinator, and of the same version");
+    Problem::new(Exit::Failed, failure)
+}
+
+fn exit_of(code: Code) -> Exit {
+    match code {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::PermissionDenied
+        | Code::Unauthenticated => Exit::Usage,
+        _ => Exit::Failed,
+    }
+}
+
+/// The failure that our services attach to each error.
+fn failure_of(status: &Status) -> Option<Failure> {
+    let details = pb::Status::decode(status.details()).ok()?.details;
+    let ours = details.iter().find(|detail| detail.type_url.ends_with(FAILURE_TYPE))?;
+    v1::Failure::decode(ours.value.as_slice()).ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! `pgconvoy agent`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use pgconvoy_agent::{Agent as Process, AgentConfig, Coordinators};
+use pgconvoy_runtime::shutdown::Shutdown;
+use pgconvoy_runtime::tasks::{self, Kind};
+use pgconvoy_runtime::telemetry::chain;
+use pgconvoy_runtime::tls::{Listener, Security};
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::AgentId;
+use tonic::transport::Server;
+
+use super::coordinator::exit_of;
+use crate::connect::TlsFlags;
+use crate::exit::Exit;
+use crate::problem::Problem;
+use crate::settings::{Settings, required};
+
+const SLOTS_DEFAULT: u32 = 8;
+
+/// Run one agent: near the source, near the destination, or anywhere that reaches both
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pgconvoy agent --id a1 --coordinators 127.0.0.1:7411
+  pgconvoy agent --id a1 --site dc1 --slots 8 --coordinators c1:7411,c2:7411,c3:7411 \\
+      --tls-ca ca.crt --tls-cert a1.crt --tls-key a1.key
+  pgconvoy agent -c /etc/pgconvoy/agent.yaml
+
+The first signal lets it give its units back; they go on elsewhere from their checkpoints. With
+mutual TLS its certificate must name the role agent and its --id.")]
+pub(super) struct Agent {
+    /// File with settings (YAML), named like the flags; flags win over it
+    #[arg(short = 'c', long, value_name = "FILE", env = "PGCONVOY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Its name, the same over restarts
+    #[arg(long, value_name = "NAME", env = "PGCONVOY_AGENT_ID")]
+    id: Option<AgentId>,
+    /// Its network location; without one it touches only endpoints that have none
+    #[arg(long, value_name = "NAME", env = "PGCONVOY_SITE")]
+    site: Option<String>,
+    /// Units it runs at once, whatever their tasks allow [default: 8]
+    #[arg(long, value_name = "N", env = "PGCONVOY_SLOTS")]
+    slots: Option<u32>,
+    /// Coordinators, any of them: host:port or https://host:port
+    #[arg(long, value_name = "URL,…", env = "PGCONVOY_COORDINATORS", value_delimiter = ',')]
+    coordinators: Vec<String>,
+    /// Where to serve the gRPC health service, such as 127.0.0.1:7431 [default: nowhere]
+    #[arg(long, value_name = "ADDRESS", env = "PGCONVOY_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Listen without TLS off loopback
+    #[arg(long)]
+    insecure_plaintext: bool,
+    #[command(flatten)]
+    tls: TlsFlags,
+}
+
+impl Agent {
+    pub(super) async fn run(self, shutdown: &Shutdown) -> Result<Exit, Problem> {
+        let file = Settings::read(self.config.as_deref(), "agent")?;
+        let security = file.pick_tls(self.tls)?.security()?;
+        let insecure = file.pick_switch(self.insecure_plaintext, "insecure-plaintext")?;
+        let address = match file.pick(self.listen, "listen")? {
+            Some(address) => serve_health(address, &security, insecure, shutdown)?,
+            None => String::new(),
+        };
+        let config = AgentConfig {
+            id: required(file.pick(self.id, "id")?, "id")?,
+            site: file.pick(self.site, "site")?,
+            slots: file.pick(self.slots, "slots")?.unwrap_or(SLOTS_DEFAULT),
+            address,
+            coordinators: Coordinators::Addresses {
+                addresses: file.pick_list(self.coordinators, "coordinators")?,
+                security,
+            },
+        };
+        let agent = Process::start(config, shutdown.clone())
+            .await
+            .map_err(|error| not_started(chain(&error)))?;
+        agent.stopped().await.map_err(|died| {
+            Problem::new(Exit::Failed, Failure::other("internal_error", chain(&died)))
+        })?;
+        Ok(exit_of(shutdown))
+    }
+}
+
+fn not_started(message: String) -> Problem {
+    let remedy = "correct what the message names";
+    Problem::usage("agent_not_started", message, remedy)
+}
+
+/// Serves gRPC's standard health service, for those who watch over processes. Gives the address.
+fn serve_health(
+    address: SocketAddr,
+    security: &Security,
+    insecure_plaintext: bool,
+    shutdown: &Shutdown,
+) -> Result<String, Problem> {
+    let listener = Listener::bind(address, security, insecure_plaintext)
+        .map_err(|error| not_started(chain(&error)))?;
+    let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+    let (_reporter, health) = tonic_health::server::health_reporter();
+    let stop = shutdown.token();
+    let serving = async move {
+        let incoming = listener.incoming();
+        Server::builder()
+            .add_service(health)
+            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+            .await
+    };
+    tasks::spawn(Kind::Critical(shutdown.clone()), "health service", serving);
+    Ok(address)
+}

@@ -1,0 +1,351 @@
+//! `pgconvoy migrate`: the whole job on one machine, with nothing else to start.
+//!
+//! The data directory holds one task. The command creates it, or goes on with it when it is run again; a task that got
+//! no further than its precheck has changed nothing at the databases, so it is made anew with what is said now (a
+//! corrected password, say). SIGINT and SIGTERM pause the task before the process ends.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use pgconvoy_proto::v1;
+use pgconvoy_runtime::shutdown::Shutdown;
+use pgconvoy_shared::spec::TaskSpec;
+use tokio::time::timeout;
+
+use crate::client::{Cluster, Watch};
+use crate::embedded::{Embedded, socket_of};
+use crate::exit::Exit;
+use crate::output::progress::Progress;
+use crate::output::{self, Format, note};
+use crate::problem::{Problem, in_lines};
+use crate::submission::{Acknowledge, SpecFlags, Wanted, new_request_id};
+use crate::view::precheck::PrecheckView;
+use crate::view::task::TaskView;
+
+/// Beside copies and indexes an agent may have to plan and to look after the schema.
+const SLOTS_BESIDE_JOBS: u32 = 4;
+/// Pausing is one entry in the log of a node alone.
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Move a database with nothing else to start; run again, it resumes
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pgconvoy migrate --source postgres://me@old/shop --destination postgres://me@new/shop
+  pgconvoy migrate -f shop.yaml --ignore unlogged_table,large_objects
+  PGPASSFILE=~/.pgpass pgconvoy migrate -f shop.yaml --types schema
+
+Interrupt it with Ctrl-C: it pauses, and the same command goes on from its checkpoints.
+Meanwhile, from another shell: pgconvoy task show NAME --data-dir .pgconvoy")]
+pub(super) struct Migrate {
+    #[command(flatten)]
+    spec: SpecFlags,
+    #[command(flatten)]
+    acknowledge: Acknowledge,
+    /// Where the migration keeps its state
+    #[arg(long, value_name = "DIR", default_value = ".pgconvoy")]
+    data_dir: PathBuf,
+    /// Agents in this process
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    agents: u32,
+    #[command(flatten)]
+    not_built: NotBuilt,
+}
+
+/// Flags whose meaning is documented and not built: taken in, so that they can be refused by name.
+#[derive(Debug, Clone, Args)]
+pub(super) struct NotBuilt {
+    #[arg(long, hide = true, value_name = "GOAL")]
+    until: Option<String>,
+    #[arg(long, hide = true)]
+    verify: bool,
+    #[arg(long, hide = true)]
+    writers_stopped: bool,
+    #[arg(long, hide = true)]
+    fence: bool,
+}
+
+impl NotBuilt {
+    pub(super) fn refuse(&self) -> Result<(), Problem> {
+        for (given, what) in [
+            (self.until.is_some(), "--until, following the source's changes,"),
+            (self.verify, "--verify, comparing both ends,"),
+            (self.writers_stopped, "--writers-stopped, a cutover,"),
+            (self.fence, "--fence, a cutover,"),
+        ] {
+            if given {
+                return Err(Problem::not_yet(what));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Migrate {
+    pub(super) async fn run(self, format: Format, shutdown: &Shutdown) -> Result<Exit, Problem> {
+        self.not_built.refuse()?;
+        let wanted = self.spec.wanted()?;
+        let mut embedded = start(&self.data_dir).await?;
+        let jobs = &wanted.submission.spec.copy;
+        let slots = jobs.jobs.saturating_add(jobs.index_jobs).saturating_add(SLOTS_BESIDE_JOBS);
+        let ended = match embedded.add_agents(self.agents, slots).await {
+            Ok(()) => drive(&embedded, wanted, self.acknowledge, format, shutdown).await,
+            Err(problem) => Err(problem),
+        };
+        embedded.stop().await;
+        ended
+    }
+}
+
+/// The embedded coordinator on a directory that nobody else works on.
+pub(super) async fn start(data_dir: &Path) -> Result<Embedded, Problem> {
+    if socket_of(data_dir).await?.is_some() {
+        return Err(Problem::usage(
+            "data_dir_in_use",
+            format!("another pgconvoy runs on the data directory `{}`", data_dir.display()),
+            "watch it with `pgconvoy task list --data-dir …`, or give another --data-dir",
+        ));
+    }
+    Embedded::start(data_dir).await
+}
+
+async fn drive(
+    embedded: &Embedded,
+    wanted: Wanted,
+    acknowledge: Acknowledge,
+    format: Format,
+    shutdown: &Shutdown,
+) -> Result<Exit, Problem> {
+    let cluster = embedded.cluster();
+    let task = settle(&cluster, wanted, acknowledge).await?;
+    let mut show = Show::new();
+    let watched = tokio::select! {
+        watched = cluster.watch(&task, 1, |task| {
+            show.update(task);
+            Ok(Watch::Further)
+        }) => Some(watched),
+        problem = embedded.failed() => return Err(problem),
+        () = shutdown.begun() => None,
+    };
+    show.progress.finish();
+    match watched {
+        Some(watched) => {
+            watched?;
+            conclude(cluster.task(&task, 0).await?, format)
+        }
+        None => pause(&cluster, &task).await,
+    }
+}
+
+/// Creates the task, or goes on with the one that is there; its id.
+async fn settle(
+    cluster: &Cluster,
+    wanted: Wanted,
+    acknowledge: Acknowledge,
+) -> Result<String, Problem> {
+    let listed =
+        cluster.tasks(async |mut client| client.list_tasks(v1::ListTasksRequest {}).await).await?;
+    let Some(found) = listed.tasks.into_iter().next() else {
+        return create(cluster, wanted, acknowledge).await;
+    };
+    let never_began = matches!(found.phase(), v1::Phase::Precheck | v1::Phase::Unspecified)
+        && matches!(found.status(), v1::TaskStatus::Failed | v1::TaskStatus::Created);
+    if never_began {
+        let request = || v1::DeleteTaskRequest { task: found.id.clone() };
+        cluster.tasks(async |mut client| client.delete_task(request()).await).await?;
+        return create(cluster, wanted, acknowledge).await;
+    }
+    must_be_the_same(&found, &wanted)?;
+    let id = found.id.clone();
+    match found.status() {
+        v1::TaskStatus::Paused | v1::TaskStatus::Failed => {
+            note(&format!("going on with task {id} ({})", found.name));
+            let request = || v1::ResumeTaskRequest {
+                task: id.clone(),
+                acknowledge: acknowledge.ignore.clone(),
+                acknowledge_all: acknowledge.yes,
+            };
+            cluster.tasks(async |mut client| client.resume_task(request()).await).await?;
+        }
+        v1::TaskStatus::Created => {
+            let request = || v1::StartTaskRequest {
+                task: id.clone(),
+                acknowledge: acknowledge.ignore.clone(),
+                acknowledge_all: acknowledge.yes,
+            };
+            cluster.tasks(async |mut client| client.start_task(request()).await).await?;
+        }
+        v1::TaskStatus::Running => note(&format!("going on with task {id} ({})", found.name)),
+        v1::TaskStatus::Done => note(&format!("task {id} ({}) is done already", found.name)),
+        v1::TaskStatus::Cancelled | v1::TaskStatus::Unspecified => {
+            return Err(Problem::usage(
+                "task_cancelled",
+                format!("the task of this data directory, {id}, was cancelled"),
+                "give another --data-dir, or forget it with `pgconvoy task delete`",
+            ));
+        }
+    }
+    Ok(id)
+}
+
+async fn create(
+    cluster: &Cluster,
+    wanted: Wanted,
+    acknowledge: Acknowledge,
+) -> Result<String, Problem> {
+    let request = wanted.request(new_request_id("migrate"), acknowledge)?;
+    let request = v1::CreateTaskRequest { start: true, ..request };
+    let answer =
+        cluster.tasks(async |mut client| client.create_task(request.clone()).await).await?;
+    Ok(answer.task_id)
+}
+
+/// A task is known by where it reads, where it writes and what it moves: with those changed, what its checkpoints say
+/// would be wrong.
+fn must_be_the_same(found: &v1::Task, wanted: &Wanted) -> Result<(), Problem> {
+    let there = found.spec.clone().and_then(|spec| TaskSpec::try_from(spec).ok());
+    let different = match &there {
+        None => vec!["a specification that this version cannot read"],
+        Some(there) => differences(there, &wanted.submission.spec, wanted.jobs_by_default),
+    };
+    if different.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "the data directory holds another task, {}: {} differ",
+        found.id,
+        different.join(", ")
+    );
+    let remedy = "say the same as when it was begun, or give another --data-dir";
+    Err(Problem::usage("data_dir_of_another_task", message, remedy))
+}
+
+fn differences(a: &TaskSpec, b: &TaskSpec, jobs_by_default: bool) -> Vec<&'static str> {
+    let jobs = (a.copy.jobs, a.copy.index_jobs) == (b.copy.jobs, b.copy.index_jobs);
+    [
+        ("name", a.name == b.name),
+        ("source", a.source == b.source),
+        ("destination", a.destination == b.destination),
+        ("types", a.types == b.types),
+        ("objects", a.objects == b.objects),
+        ("copy.shard_size", a.copy.shard_size_bytes == b.copy.shard_size_bytes),
+        ("copy.snapshot", a.copy.snapshot == b.copy.snapshot),
+        ("copy.jobs", jobs || jobs_by_default),
+        ("retry", a.retry == b.retry),
+    ]
+    .into_iter()
+    .filter(|(_, same)| !same)
+    .map(|(what, _)| what)
+    .collect()
+}
+
+/// Progress, and the precheck's warnings once they are known.
+struct Show {
+    progress: Progress,
+    listed: bool,
+}
+
+impl Show {
+    fn new() -> Self {
+        Self { progress: Progress::new(), listed: false }
+    }
+
+    fn update(&mut self, task: &v1::Task) {
+        // A task that stops at its gate is told about when it has stopped.
+        if !self.listed
+            && task.precheck_ended_ms > 0
+            && !matches!(task.phase(), v1::Phase::Precheck | v1::Phase::Unspecified)
+        {
+            self.listed = true;
+            let report = PrecheckView::of(task);
+            if report.has_warnings() {
+                self.progress.note(&report.to_text());
+            }
+        }
+        self.progress.update(task);
+    }
+}
+
+/// Tells how the task ended.
+pub(super) fn conclude(task: v1::Task, format: Format) -> Result<Exit, Problem> {
+    let exit = exit_of(&task);
+    let report = PrecheckView::of(&task);
+    let stopped_at_gate = exit == Exit::Precheck && !report.items.is_empty();
+    let view = TaskView::from(task);
+    match format {
+        Format::Json => output::json(&view)?,
+        Format::Table if exit == Exit::Done => output::line(&view.summary())?,
+        Format::Table => {
+            if stopped_at_gate {
+                note(&report.to_text());
+            }
+            match &view.cause {
+                Some(cause) => note(&format!("error: {}", in_lines(cause))),
+                None => note(&format!("task {} is {}", view.id, view.status)),
+            }
+            let open = report.open_warnings();
+            if stopped_at_gate && !open.is_empty() && !report.has_errors() {
+                note(&format!("to go on in spite of the warnings: --ignore {}", open.join(",")));
+            }
+        }
+    }
+    Ok(exit)
+}
+
+/// What the end of a task means for the exit code.
+pub(super) fn exit_of(task: &v1::Task) -> Exit {
+    match task.status() {
+        v1::TaskStatus::Done => Exit::Done,
+        v1::TaskStatus::Failed if stopped_by_precheck(task) => Exit::Precheck,
+        _ => Exit::Failed,
+    }
+}
+
+fn stopped_by_precheck(task: &v1::Task) -> bool {
+    let cause = task.cause.as_ref().map(|cause| cause.code.as_str());
+    task.phase() == v1::Phase::Precheck
+        || matches!(cause, Some("precheck_failed" | "precheck_warnings"))
+}
+
+/// Pauses the task, so that the next run goes on from here.
+async fn pause(cluster: &Cluster, task: &str) -> Result<Exit, Problem> {
+    let request = || v1::PauseTaskRequest { task: task.to_owned() };
+    let paused = cluster.tasks(async |mut client| client.pause_task(request()).await);
+    let told = match timeout(PAUSE_LIMIT, paused).await {
+        Ok(Ok(_)) => "interrupted: the task is paused and its state kept",
+        // It ended while we were about to pause it, or it cannot be reached: checkpoints are kept in any case.
+        Ok(Err(_)) | Err(_) => "interrupted: the task's state is kept",
+    };
+    note(&format!("{told}; run the same command again to go on"));
+    Ok(Exit::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(status: v1::TaskStatus, phase: v1::Phase, code: &str) -> v1::Task {
+        let cause = v1::Failure { code: code.to_owned(), ..Default::default() };
+        v1::Task {
+            status: status.into(),
+            phase: phase.into(),
+            cause: Some(cause),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_task_decides_the_exit_code() {
+        use v1::{Phase, TaskStatus};
+        for (status, phase, code, exit) in [
+            (TaskStatus::Done, Phase::Done, "", Exit::Done),
+            (TaskStatus::Failed, Phase::Precheck, "wrong_password", Exit::Precheck),
+            (TaskStatus::Failed, Phase::Schema, "precheck_warnings", Exit::Precheck),
+            (TaskStatus::Failed, Phase::Copy, "disk_full", Exit::Failed),
+            (TaskStatus::Cancelled, Phase::Copy, "", Exit::Failed),
+        ] {
+            assert_eq!(exit_of(&task(status, phase, code)), exit, "{status:?} {phase:?} {code}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `pgconvoy precheck`: only the precheck, embedded. Changes nothing at either database, and leaves nothing here.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use pgconvoy_proto::v1;
+use pgconvoy_runtime::shutdown::Shutdown;
+use pgconvoy_shared::failure::Failure;
+
+use super::migrate::{NotBuilt, exit_of, start};
+use crate::client::{Cluster, Watch};
+use crate::embedded::Embedded;
+use crate::exit::Exit;
+use crate::output::{self, Format, note};
+use crate::problem::{Problem, in_lines};
+use crate::submission::{Acknowledge, SpecFlags, Wanted, new_request_id};
+use crate::view::precheck::PrecheckView;
+
+/// Two connections look at two databases.
+const SLOTS: u32 = 2;
+
+/// Look whether a migration can work; changes nothing
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pgconvoy precheck --source postgres://me@old/shop --destination postgres://me@new/shop
+  pgconvoy precheck -f shop.yaml -o json
+
+Exits with 3 if there is an error, or a database cannot be reached or used.")]
+pub(super) struct Precheck {
+    #[command(flatten)]
+    spec: SpecFlags,
+    #[command(flatten)]
+    acknowledge: Acknowledge,
+    /// Where the migration keeps its state; the precheck works in a folder below, and removes it
+    #[arg(long, value_name = "DIR", default_value = ".pgconvoy")]
+    data_dir: PathBuf,
+    /// Agents in this process
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    agents: u32,
+    #[command(flatten)]
+    not_built: NotBuilt,
+}
+
+impl Precheck {
+    pub(super) async fn run(self, format: Format, shutdown: &Shutdown) -> Result<Exit, Problem> {
+        self.not_built.refuse()?;
+        let wanted = self.spec.wanted()?;
+        let folder = self.data_dir.join("precheck");
+        let mut embedded = start(&folder).await?;
+        let ended = match embedded.add_agents(self.agents, SLOTS).await {
+            Ok(()) => {
+                tokio::select! {
+                    ended = look(&embedded, wanted, self.acknowledge, format) => ended,
+                    () = shutdown.begun() => Ok(Exit::Interrupted),
+                }
+            }
+            Err(problem) => Err(problem),
+        };
+        embedded.stop().await;
+        let removed = remove(&folder, &self.data_dir);
+        let exit = ended?;
+        removed?;
+        Ok(exit)
+    }
+}
+
+/// The folder holds a sealed password: it goes with the precheck. What was there before stays.
+fn remove(folder: &Path, data_dir: &Path) -> Result<(), Problem> {
+    std::fs::remove_dir_all(folder).map_err(|error| {
+        let message = format!("cannot remove `{}`: {error}", folder.display());
+        Problem::new(Exit::Failed, Failure::other("data_dir_unusable", message))
+    })?;
+    match std::fs::remove_dir(data_dir) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+            let message = format!("cannot remove `{}`: {error}", data_dir.display());
+            Err(Problem::new(Exit::Failed, Failure::other("data_dir_unusable", message)))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn look(
+    embedded: &Embedded,
+    wanted: Wanted,
+    acknowledge: Acknowledge,
+    format: Format,
+) -> Result<Exit, Problem> {
+    let cluster = embedded.cluster();
+    let request = wanted.request(new_request_id("precheck"), acknowledge)?;
+    let request = v1::CreateTaskRequest { start: true, precheck_only: true, ..request };
+    let created =
+        cluster.tasks(async |mut client| client.create_task(request.clone()).await).await?;
+    let task = tokio::select! {
+        watched = cluster.watch(&created.task_id, 1, |_| Ok(Watch::Further)) => watched?,
+        problem = embedded.failed() => return Err(problem),
+    };
+    report(&cluster, &task.id, format).await
+}
+
+/// Shows the task's last report.
+pub(super) async fn report(cluster: &Cluster, task: &str, format: Format) -> Result<Exit, Problem> {
+    let task = cluster.task(task, 1).await?;
+    let report = PrecheckView::of(&task);
+    output::data(format, &report, PrecheckView::to_text)?;
+    if report.has_errors() {
+        return Ok(Exit::Precheck);
+    }
+    let open = report.open_warnings();
+    if !open.is_empty() {
+        note(&format!(
+            "warnings have to be acknowledged when the task is started: --ignore {}",
+            open.join(",")
+        ));
+    }
+    // It may have failed without a report, when no agent could run it.
+    let failed = task.status() == v1::TaskStatus::Failed && report.items.is_empty();
+    if let (true, Some(cause)) = (failed, &task.cause) {
+        let failure = Failure::try_from(cause.clone()).ok();
+        note(&format!("error: {}", failure.as_ref().map(in_lines).unwrap_or_default()));
+        return Ok(exit_of(&task));
+    }
+    Ok(Exit::Done)
+}

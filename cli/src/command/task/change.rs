@@ -1,0 +1,140 @@
+//! `pgconvoy task start`, `pause`, `resume`, `cancel` and `delete`: each says what it made of the task, and does nothing
+//! the second time.
+
+use clap::Args;
+use pgconvoy_proto::v1;
+use serde_json::json;
+use tonic::{Response, Status};
+
+use super::Which;
+use crate::client::TaskClient;
+use crate::exit::Exit;
+use crate::output::{self, Format};
+use crate::problem::Problem;
+use crate::submission::Acknowledge;
+use crate::view::task::status_word;
+
+/// Start a created task
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pgconvoy task start shop --ignore unlogged_table")]
+pub(super) struct Start {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    acknowledge: Acknowledge,
+}
+
+/// Pause a task: its units end, its checkpoints stay
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pgconvoy task pause shop")]
+pub(super) struct Pause {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Let a paused or failed task go on from its checkpoints
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pgconvoy task resume shop")]
+pub(super) struct Resume {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    acknowledge: Acknowledge,
+    #[arg(long, hide = true, value_name = "TABLE")]
+    table: Option<String>,
+}
+
+/// Cancel a task: what it made at the source goes, rows at the destination stay
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pgconvoy task cancel shop")]
+pub(super) struct Cancel {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Forget a task that has ended
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pgconvoy task delete shop")]
+pub(super) struct Delete {
+    #[command(flatten)]
+    which: Which,
+}
+
+impl Start {
+    pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
+        let Acknowledge { ignore, yes } = self.acknowledge;
+        let request = v1::StartTaskRequest {
+            task: self.which.task.clone(),
+            acknowledge: ignore,
+            acknowledge_all: yes,
+        };
+        let ask = async |mut client: TaskClient| client.start_task(request.clone()).await;
+        change(self.which, format, ask).await
+    }
+}
+
+impl Pause {
+    pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
+        let request = v1::PauseTaskRequest { task: self.which.task.clone() };
+        let ask = async |mut client: TaskClient| client.pause_task(request.clone()).await;
+        change(self.which, format, ask).await
+    }
+}
+
+impl Resume {
+    pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
+        if self.table.is_some() {
+            return Err(Problem::not_yet("--table, letting one table go on,"));
+        }
+        let Acknowledge { ignore, yes } = self.acknowledge;
+        let request = v1::ResumeTaskRequest {
+            task: self.which.task.clone(),
+            acknowledge: ignore,
+            acknowledge_all: yes,
+        };
+        let ask = async |mut client: TaskClient| client.resume_task(request.clone()).await;
+        change(self.which, format, ask).await
+    }
+}
+
+impl Cancel {
+    pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
+        let request = v1::CancelTaskRequest { task: self.which.task.clone() };
+        let ask = async |mut client: TaskClient| client.cancel_task(request.clone()).await;
+        change(self.which, format, ask).await
+    }
+}
+
+async fn change(
+    which: Which,
+    format: Format,
+    ask: impl AsyncFn(TaskClient) -> Result<Response<v1::TaskStateResponse>, Status>,
+) -> Result<Exit, Problem> {
+    let connection = which.reach.open().await?;
+    let answer = connection.cluster.tasks(ask).await;
+    connection.close().await;
+    let answer = answer?;
+    let status = status_word(answer.status());
+    let value = json!({ "task_id": answer.task_id, "status": status, "changed": answer.changed });
+    output::data(format, &value, |_| {
+        format!("{}: {status}{}", answer.task_id, if answer.changed { "" } else { " already" })
+    })?;
+    Ok(Exit::Done)
+}
+
+impl Delete {
+    pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
+        let Which { task, reach } = self.which;
+        let connection = reach.open().await?;
+        let request = || v1::DeleteTaskRequest { task: task.clone() };
+        let answer =
+            connection.cluster.tasks(async |mut client| client.delete_task(request()).await).await;
+        connection.close().await;
+        let changed = answer?.changed;
+        let value = json!({ "task": task, "changed": changed });
+        output::data(format, &value, |_| {
+            format!("{task}: {}", if changed { "deleted" } else { "there is no such task" })
+        })?;
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,56 @@
+//! `pgconvoy task create`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use pgconvoy_proto::v1;
+use serde_json::json;
+
+use crate::connect::Reach;
+use crate::exit::Exit;
+use crate::output::{self, Format};
+use crate::problem::Problem;
+use crate::submission::{Acknowledge, Wanted, new_request_id};
+
+/// Create a task from a task file, and print its id
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pgconvoy task create -f shop.yaml --start
+  pgconvoy task create -f - --request-id deploy-42 < shop.yaml
+
+The same --request-id gives the same task, however often it is sent.")]
+pub(super) struct Create {
+    /// Task file (YAML); - reads standard input
+    #[arg(short = 'f', long = "file", value_name = "TASK.yaml")]
+    file: PathBuf,
+    /// Start it at once
+    #[arg(long)]
+    start: bool,
+    /// Your mark on this request, for sending it again safely
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    #[command(flatten)]
+    acknowledge: Acknowledge,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+impl Create {
+    pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
+        let wanted = Wanted::from_file(&self.file)?;
+        let request_id = self.request_id.unwrap_or_else(|| new_request_id("create"));
+        let request = wanted.request(request_id, self.acknowledge)?;
+        let request = v1::CreateTaskRequest { start: self.start, ..request };
+        let connection = self.reach.open().await?;
+        let answer = connection
+            .cluster
+            .tasks(async |mut client| client.create_task(request.clone()).await)
+            .await;
+        connection.close().await;
+        let v1::CreateTaskResponse { task_id, repeated } = answer?;
+        let value = json!({ "task_id": task_id, "repeated": repeated });
+        output::data(format, &value, |_| task_id.clone())?;
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,56 @@
+//! `pgconvoy task list` and `show`.
+
+use clap::Args;
+use pgconvoy_proto::v1;
+
+use super::Which;
+use crate::connect::Reach;
+use crate::exit::Exit;
+use crate::output::{self, Format};
+use crate::problem::Problem;
+use crate::view::task::{TaskView, tasks_table};
+
+/// List all tasks
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pgconvoy task list -o json")]
+pub(super) struct List {
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// Show one task: progress, tables, what runs, what is tried again
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  pgconvoy task show shop\n  pgconvoy task show shop --tables 0 -o json"
+)]
+pub(super) struct Show {
+    #[command(flatten)]
+    which: Which,
+    /// At most this many tables, the largest first; 0 = all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    tables: u32,
+}
+
+impl List {
+    pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
+        let connection = self.reach.open().await?;
+        let answer = connection
+            .cluster
+            .tasks(async |mut client| client.list_tasks(v1::ListTasksRequest {}).await)
+            .await;
+        connection.close().await;
+        let tasks: Vec<TaskView> = answer?.tasks.into_iter().map(TaskView::from).collect();
+        output::data(format, &tasks, |tasks| tasks_table(tasks))?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Show {
+    pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
+        let connection = self.which.reach.open().await?;
+        let task = connection.cluster.task(&self.which.task, self.tables).await;
+        connection.close().await;
+        output::data(format, &TaskView::from(task?), TaskView::to_text)?;
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,131 @@
+//! How a client command finds its coordinators, and the flags for it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use pgconvoy_runtime::telemetry::chain;
+use pgconvoy_runtime::tls::{Dialer, Security, TlsFiles};
+
+use crate::client::Cluster;
+use crate::embedded::{Embedded, is_data_dir, socket_of};
+use crate::problem::Problem;
+
+/// The certificates of this process.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "TLS")]
+pub(crate) struct TlsFlags {
+    /// Certificate authorities to trust (PEM); turns mutual TLS on, together with the two below
+    #[arg(long, value_name = "FILE", env = "PGCONVOY_TLS_CA")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Certificate to show (PEM)
+    #[arg(long, value_name = "FILE", env = "PGCONVOY_TLS_CERT")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", env = "PGCONVOY_TLS_KEY")]
+    pub(crate) tls_key: Option<PathBuf>,
+}
+
+impl TlsFlags {
+    pub(crate) fn security(self) -> Result<Security, Problem> {
+        match (self.tls_ca, self.tls_cert, self.tls_key) {
+            (None, None, None) => Ok(Security::Plaintext),
+            (Some(ca), Some(cert), Some(key)) => Ok(Security::Mutual(TlsFiles { ca, cert, key })),
+            _ => Err(Problem::usage(
+                "bad_usage",
+                "--tls-ca, --tls-cert and --tls-key belong together, and one is missing",
+                "give all three, or none of them",
+            )),
+        }
+    }
+}
+
+/// Where the coordinators are.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Coordinators")]
+pub(crate) struct Coordinators {
+    /// Addresses of coordinators, any of them: host:port, https://host:port or unix:/path
+    #[arg(
+        long,
+        value_name = "URL,…",
+        env = "PGCONVOY_COORDINATORS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7411"
+    )]
+    pub(crate) coordinators: Vec<String>,
+    #[command(flatten)]
+    pub(crate) tls: TlsFlags,
+}
+
+impl Coordinators {
+    pub(crate) fn cluster(self) -> Result<Cluster, Problem> {
+        let addresses: Vec<String> =
+            self.coordinators.into_iter().filter(|address| !address.is_empty()).collect();
+        if addresses.is_empty() {
+            return Err(Problem::usage(
+                "bad_usage",
+                "no coordinator is named",
+                "give --coordinators host:port,…",
+            ));
+        }
+        let security = self.tls.security()?;
+        let dialer = Dialer::new(&security).map_err(|error| bad_address(&error))?;
+        for address in &addresses {
+            dialer.channel(address).map_err(|error| bad_address(&error))?;
+        }
+        Ok(Cluster::Addresses { dialer, addresses })
+    }
+}
+
+fn bad_address(error: &dyn std::error::Error) -> Problem {
+    Problem::usage("bad_address", chain(error), "")
+}
+
+/// Where the coordinators are, or the data directory of an embedded migration.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Reach {
+    #[command(flatten)]
+    coordinators: Coordinators,
+    /// Data directory of an embedded migration (`migrate --data-dir`), running or not; instead of --coordinators
+    #[arg(long, value_name = "DIR", help_heading = "Coordinators")]
+    data_dir: Option<PathBuf>,
+}
+
+/// A way to coordinators, and what has to be ended after its use.
+pub(crate) struct Connection {
+    pub(crate) cluster: Cluster,
+    embedded: Option<Embedded>,
+}
+
+impl Reach {
+    pub(crate) async fn open(self) -> Result<Connection, Problem> {
+        match self.data_dir {
+            None => Ok(Connection { cluster: self.coordinators.cluster()?, embedded: None }),
+            Some(dir) => open_dir(&dir).await,
+        }
+    }
+}
+
+/// The running migration of this directory, else a coordinator of our own on it, without agents.
+async fn open_dir(dir: &Path) -> Result<Connection, Problem> {
+    if !is_data_dir(dir) {
+        return Err(Problem::usage(
+            "no_data_dir",
+            format!("`{}` is no data directory of a migration", dir.display()),
+            "name the directory that was given to `migrate --data-dir` (its default is .pgconvoy)",
+        ));
+    }
+    if let Some(channel) = socket_of(dir).await? {
+        return Ok(Connection { cluster: Cluster::Channel(channel), embedded: None });
+    }
+    let embedded = Embedded::start(dir).await?;
+    Ok(Connection { cluster: embedded.cluster(), embedded: Some(embedded) })
+}
+
+impl Connection {
+    /// Ends what was started for it.
+    pub(crate) async fn close(self) {
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await;
+        }
+    }
+}

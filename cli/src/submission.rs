@@ -1,0 +1,153 @@
+//! From a task file and flags to the request that creates a task.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use pgconvoy_proto::v1;
+use pgconvoy_shared::endpoint::{Endpoint, Side};
+use pgconvoy_shared::secret::Secret;
+use pgconvoy_shared::spec::{Draft, PasswordRef, Submission, file};
+
+use crate::output::note;
+use crate::password;
+use crate::problem::Problem;
+
+/// What `migrate` and `precheck` are told about the task.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SpecFlags {
+    /// Database to read from: postgres://USER@HOST:PORT/DATABASE?sslmode=…
+    #[arg(long, value_name = "URL", env = "PGCONVOY_SOURCE", hide_env_values = true)]
+    source: Option<String>,
+    /// Database to write to; it must exist
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "PGCONVOY_DESTINATION",
+        hide_env_values = true,
+        visible_alias = "target"
+    )]
+    destination: Option<String>,
+    /// Task file (YAML); flags win over it
+    #[arg(short = 'f', long = "file", value_name = "TASK.yaml")]
+    file: Option<PathBuf>,
+    /// What to move: schema, full
+    #[arg(long, value_name = "TYPE,…", value_delimiter = ',')]
+    types: Option<Vec<String>>,
+    /// Shards copied at once [default: from the cores]
+    #[arg(long, value_name = "N")]
+    jobs: Option<u32>,
+}
+
+/// What warnings of the precheck are acknowledged.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Acknowledge {
+    /// Acknowledge these warnings of the precheck, by code
+    #[arg(long, value_name = "CODE,…", value_delimiter = ',')]
+    pub(crate) ignore: Vec<String>,
+    /// Acknowledge all warnings of the precheck, and list them; errors stay errors
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// A valid specification whose passwords are not read yet.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) submission: Submission,
+    /// Nobody said how many jobs, so they came from this machine's cores.
+    pub(crate) jobs_by_default: bool,
+    /// What relative paths are seen from.
+    folder: PathBuf,
+}
+
+impl SpecFlags {
+    /// Everything that file and flags say, checked.
+    pub(crate) fn wanted(self) -> Result<Wanted, Problem> {
+        let (mut draft, folder) = match &self.file {
+            Some(path) => read(path)?,
+            None => (Draft::default(), PathBuf::new()),
+        };
+        for (side, key, url) in [
+            (Side::Source, "--source", &self.source),
+            (Side::Destination, "--destination", &self.destination),
+        ] {
+            if let Some(url) = url {
+                draft.url(side, key, url);
+            }
+        }
+        if let Some(types) = &self.types {
+            draft.types("--types", types.iter().map(String::as_str));
+        }
+        draft.jobs = self.jobs.or(draft.jobs);
+        draft.name_after_source();
+        Wanted::new(draft, folder)
+    }
+}
+
+impl Wanted {
+    /// What a task file says alone.
+    pub(crate) fn from_file(path: &Path) -> Result<Self, Problem> {
+        let (draft, folder) = read(path)?;
+        Self::new(draft, folder)
+    }
+
+    fn new(draft: Draft, folder: PathBuf) -> Result<Self, Problem> {
+        let jobs_by_default = draft.jobs.is_none();
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let submission = draft.finish(u32::try_from(cores).unwrap_or(u32::MAX))?;
+        for notice in &submission.notices {
+            note(&format!("note: {notice}"));
+        }
+        Ok(Self { submission, jobs_by_default, folder })
+    }
+
+    /// The request, passwords read.
+    pub(crate) fn request(
+        self,
+        request_id: String,
+        acknowledge: Acknowledge,
+    ) -> Result<v1::CreateTaskRequest, Problem> {
+        let Submission { spec, source_password, destination_password, notices: _ } =
+            self.submission;
+        let find = |side, named: Option<&PasswordRef>, endpoint: &Endpoint| {
+            let found = password::find(side, named, endpoint, &self.folder)?;
+            let exposed = found.as_ref().map(Secret::expose).unwrap_or_default();
+            Ok::<_, Problem>(exposed.to_owned())
+        };
+        let source_password = find(Side::Source, source_password.as_ref(), &spec.source)?;
+        let destination_password =
+            find(Side::Destination, destination_password.as_ref(), &spec.destination)?;
+        Ok(v1::CreateTaskRequest {
+            request_id,
+            spec: Some(spec.into()),
+            source_password,
+            destination_password,
+            start: false,
+            acknowledge: acknowledge.ignore,
+            acknowledge_all: acknowledge.yes,
+            precheck_only: false,
+        })
+    }
+}
+
+/// A task file, and the folder that its relative paths are seen from; `-` is standard input.
+fn read(path: &Path) -> Result<(Draft, PathBuf), Problem> {
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(path)
+    };
+    let text = text.map_err(|error| {
+        let message = format!("cannot read the task file `{}`: {error}", path.display());
+        Problem::usage("file_unreadable", message, "see whether the path is right")
+    })?;
+    let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+    Ok((file::read(&text), folder))
+}
+
+/// A request id of our own making: the same for each repetition within one command.
+pub(crate) fn new_request_id(command: &str) -> String {
+    use rand::RngExt;
+    format!("{command}-{:032x}", rand::rng().random::<u128>())
+}

@@ -1,0 +1,125 @@
+//! Bad input gets a clear answer with a stable code and its exit code, and changes nothing.
+
+use std::fs;
+use std::net::TcpListener;
+
+use crate::run::pgconvoy;
+
+const URLS: [&str; 4] =
+    ["--source", "postgres://a:geheim@127.0.0.1:1/x", "--destination", "postgres://b@h/y"];
+
+#[test]
+fn everything_wrong_in_a_task_file_is_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shop.yaml");
+    let text = "name: shop\nsource: { url: postgres://a:geheim@h/x?sslmod=no }\n\
+                destination: { url: postgres://b@h/y }\ncopy: { job: 3, shard_size: 5MB }\nalerts: [{}]\n";
+    fs::write(&file, text).unwrap();
+    let data = folder.path().join("data");
+    let (file, data_dir) = (file.to_str().unwrap(), data.to_str().unwrap());
+    for command in [
+        &["migrate", "-f", file, "--data-dir", data_dir][..],
+        &["precheck", "-f", file, "--data-dir", data_dir],
+        &["task", "create", "-f", file],
+    ] {
+        let ran = pgconvoy(command);
+        assert_eq!(ran.exit, 2, "{command:?}: {}", ran.stderr);
+        for told in [
+            "line 2: source.url: `sslmod`",
+            "line 4: copy.job: this key is not known [unknown_key]; did you mean `jobs`?",
+            "line 4: copy.shard_size:",
+            "line 5: alerts:",
+            "[not_supported_yet]",
+        ] {
+            assert!(ran.stderr.contains(told), "{told} is missing in\n{}", ran.stderr);
+        }
+        assert!(!ran.stderr.contains("geheim"), "{}", ran.stderr);
+        assert_eq!(ran.stdout, "");
+        assert!(!data.exists(), "nothing was begun");
+    }
+}
+
+#[test]
+fn errors_are_json_for_programs() {
+    let ran = pgconvoy(&["migrate", "-o", "json", "--source", "postgres://a@h/x"]);
+    assert_eq!((ran.exit, ran.stdout.as_str()), (2, ""));
+    let told: serde_json::Value = serde_json::from_str(ran.stderr.trim()).expect("JSON alone");
+    assert_eq!(told["errors"][0]["code"], "missing_key");
+    assert_eq!(told["errors"][0]["subject"], "destination.url");
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    for extra in [
+        &["--until", "full"][..],
+        &["--verify"],
+        &["--fence"],
+        &["--writers-stopped"],
+        &["--types", "schema,full,incremental"],
+    ] {
+        let arguments: Vec<&str> = ["migrate"].iter().chain(&URLS).chain(extra).copied().collect();
+        let ran = pgconvoy(&arguments);
+        assert_eq!(ran.exit, 2, "{extra:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("[not_supported_yet]"), "{extra:?}: {}", ran.stderr);
+    }
+    for command in [
+        &["verify", "--source", "x"][..],
+        &["task", "verify", "x"],
+        &["task", "cutover", "x", "--fence"],
+        &["task", "resync", "x", "public.t"],
+        &["task", "update", "x", "--set", "copy.jobs=1"],
+        &["task", "resume", "x", "--table", "public.t"],
+    ] {
+        let ran = pgconvoy(command);
+        assert_eq!(ran.exit, 2, "{command:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("[not_supported_yet]"), "{command:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn bad_usage_is_2() {
+    for command in [
+        &["no-such-command"][..],
+        &["task", "show"],
+        &["migrate", "--jobs", "many"],
+        &["cluster", "init", "--node", "x"],
+        &["coordinator"],
+        &["coordinator", "--node-id", "1"],
+        &["agent", "--id", "a1"],
+        &["agent", "--id", "A 1", "--coordinators", "h:1"],
+        &["task", "list", "--coordinators", "no-port"],
+        &["task", "list", "--tls-ca", "x"],
+        &["task", "list", "--data-dir", "/no/such/folder"],
+        &["task", "create", "-f", "/no/such/file"],
+        &["coordinator", "-c", "/no/such/file"],
+    ] {
+        let ran = pgconvoy(command);
+        assert_eq!(ran.exit, 2, "{command:?}: {}", ran.stderr);
+        assert!(!ran.stderr.is_empty() && ran.stdout.is_empty(), "{command:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_password_that_cannot_be_had_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shop.yaml");
+    let text = "name: shop\nsource: { url: postgres://a@h/x, password: { file: secrets/none } }\n\
+                destination: { url: postgres://b@h/y }\n";
+    fs::write(&file, text).unwrap();
+    let ran = pgconvoy(&["task", "create", "-f", file.to_str().unwrap()]);
+    assert_eq!(ran.exit, 2, "{}", ran.stderr);
+    // Relative paths are seen from the task file.
+    let path = folder.path().join("secrets/none");
+    assert!(ran.stderr.contains(path.to_str().unwrap()), "{}", ran.stderr);
+    assert!(ran.stderr.contains("[password_unreadable]"), "{}", ran.stderr);
+}
+
+#[test]
+fn nobody_to_ask_is_5() {
+    // Taken and given back: nobody listens there.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let ran = pgconvoy(&["task", "list", "--coordinators", &free]);
+    assert_eq!(ran.exit, 5, "{}", ran.stderr);
+    assert!(ran.stderr.contains("[no_coordinator]"), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&free), "the address is named: {}", ran.stderr);
+}

@@ -1,0 +1,7 @@
+//! The binary as its users and their scripts meet it.
+
+mod embedded;
+mod errors;
+mod help;
+mod run;
+mod tools;

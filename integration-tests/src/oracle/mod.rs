@@ -45,7 +45,8 @@ impl<'a> End<'a> {
                  set local lc_monetary = 'C';
                  set local xmloption = 'content';
                  set local row_security = off;
-                 set local statement_timeout = 0",
+                 set local statement_timeout = 0;
+                 set local work_mem = '128MB'",
             )
             .await
             .context("begin to read a database for the comparison")?;

@@ -1,9 +1,9 @@
 //! Are the rows the same?
 //!
 //! A row is its columns' text in the order of their names, and its md5 stands for it. A table is 256 buckets by the
-//! md5's first byte; a bucket is its count and the md5 of its rows' md5s in order. So the order of rows, the order of
-//! columns and the presence of a key do not matter, two equal rows count twice, and where two tables differ only the
-//! rows of the buckets that differ are fetched to be named.
+//! md5's first byte; a bucket is its count and, for each quarter of the md5s, their sum. So the order of rows, the order
+//! of columns and the presence of a key do not matter, two equal rows count twice, nothing has to be sorted, and where
+//! two tables differ only the rows of the buckets that differ are fetched to be named.
 
 use std::collections::BTreeMap;
 
@@ -105,19 +105,20 @@ async fn compare_table(
     Ok(())
 }
 
-/// A query of (md5, text) of each row.
+/// A query of (md5, text) of each row. Without `offset 0` the planner would reckon the md5 anew wherever it is used.
 fn rows_of(table: &str, columns: &[String]) -> String {
-    let texts: Vec<String> =
-        columns.iter().map(|column| format!("{}::text", quoted(column))).collect();
+    let columns: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
     format!(
-        "select md5(line) as h, line from (select row({})::text as line from only {table}) as lines",
-        texts.join(", ")
+        "select md5(line) as h, line from (select row({})::text as line from only {table}) as lines offset 0",
+        columns.join(", ")
     )
 }
 
 async fn buckets(client: &Client, rows: &str) -> Result<Buckets, tokio_postgres::Error> {
+    let quarter = |at: u32| format!("sum(('x' || substr(h, {at}, 8))::bit(32)::bigint)");
+    let sums = [1, 9, 17, 25].map(quarter).join(", ");
     let query = format!(
-        "select substr(h, 1, 2), count(*), md5(string_agg(h, '' order by h collate \"C\")) from ({rows}) as r group by 1"
+        "select substr(h, 1, 2), count(*), concat_ws(' ', {sums}) from ({rows}) as r group by 1"
     );
     let rows = client.query(&query, &[]).await?;
     Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())

@@ -37,7 +37,7 @@ async fn a_shop_restored_from_its_dump_is_equal() {
 
 /// `PGCONVOY_SHOP_SCALE` makes it larger, to see how large and how quick it is.
 #[tokio::test]
-async fn soak_the_shop_of_full_size_is_made_quickly() {
+async fn soak_a_shop_of_full_size_is_made_and_compared() {
     let scale = std::env::var("PGCONVOY_SHOP_SCALE").map_or(1.0, |scale| scale.parse().unwrap());
     let server = Postgres::start(Options::default().setting("max_wal_size", "4GB")).await.unwrap();
     let begin = std::time::Instant::now();
@@ -48,6 +48,10 @@ async fn soak_the_shop_of_full_size_is_made_quickly() {
         .unwrap()
         .unwrap();
     eprintln!("shop of scale {scale}: {size} MiB in {:?}", begin.elapsed());
+    let begin = std::time::Instant::now();
+    let itself = End::new(&server, "shop");
+    let compared = oracle::compare(itself, itself).await.unwrap().refuse().unwrap();
+    eprintln!("compared with itself in {:?}: {compared:?}", begin.elapsed());
     let megabytes: f64 = size.parse().unwrap();
     assert!((800.0..1300.0).contains(&(megabytes / scale)), "{megabytes} MiB");
 }

@@ -16,8 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out, descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".")
-        // These carry passwords; src/redacted.rs prints them without.
-        .skip_debug(["pgconvoy.v1.CreateTaskRequest", "pgconvoy.v1.Lease"])
+        // These carry passwords and keys; src/redacted.rs prints them without.
+        .skip_debug(["pgconvoy.v1.CreateTaskRequest", "pgconvoy.v1.InstallKeyRequest", "pgconvoy.v1.Lease"])
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Messages that carry passwords print without them.
+//! Messages that carry passwords or keys print without them.
 
 use std::fmt;
 
@@ -14,6 +14,12 @@ impl fmt::Debug for v1::CreateTaskRequest {
             .field("acknowledge_all", &self.acknowledge_all)
             .field("precheck_only", &self.precheck_only)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for v1::InstallKeyRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InstallKeyRequest").finish_non_exhaustive()
     }
 }
 

@@ -160,9 +160,9 @@ impl From<Rejected> for ApiError {
         match rejected {
             Rejected::UnknownTask { .. }
             | Rejected::UnknownAgent { .. }
-            | Rejected::UnknownUnit { .. } => ApiError::NotFound(rejected.into()),
+            | Rejected::UnknownUnit { .. } => ApiError::NotFound(Box::new(rejected.into())),
             Rejected::IdTaken { .. } | Rejected::NameTaken { .. } => {
-                ApiError::Exists(rejected.into())
+                ApiError::Exists(Box::new(rejected.into()))
             }
             Rejected::WrongStatus { .. }
             | Rejected::StillCleaningUp { .. }
@@ -174,7 +174,7 @@ impl From<Rejected> for ApiError {
             | Rejected::BackedOff { .. }
             | Rejected::StaleEpoch { .. }
             | Rejected::PartsMissing { .. }
-            | Rejected::OtherRound { .. } => ApiError::Refused(rejected.into()),
+            | Rejected::OtherRound { .. } => ApiError::Refused(Box::new(rejected.into())),
         }
     }
 }

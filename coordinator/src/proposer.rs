@@ -33,6 +33,9 @@ const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What a waiting command takes besides its bytes: it bounds the number of small ones.
 const COMMAND_COST: usize = 256;
 
+/// How long a user's call waits for its command: longer than an election, shorter than a person.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
 /// The state machine's answer to one command.
 pub(crate) type Answered = Result<Outcome, Rejected>;
 
@@ -204,5 +207,147 @@ impl Batch {
     }
 }
 
-/// How long a user's call waits for its command: longer than an election, shorter than a person.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use pgconvoy_control::command::NoteExport;
+    use pgconvoy_control::{apply, state::State};
+    use pgconvoy_shared::ids::{AgentId, Incarnation};
+
+    use super::*;
+
+    /// A log that applies at once, but lets each entry wait for a permit.
+    #[derive(Clone)]
+    struct Gated {
+        permits: Arc<Semaphore>,
+        entries: Arc<Mutex<Vec<usize>>>,
+        office: Arc<Mutex<Result<(), ProposeError>>>,
+    }
+
+    impl Gated {
+        fn new(permits: usize) -> Gated {
+            Gated {
+                permits: Arc::new(Semaphore::new(permits)),
+                entries: Arc::default(),
+                office: Arc::new(Mutex::new(Ok(()))),
+            }
+        }
+
+        fn entries(&self) -> Vec<usize> {
+            self.entries.lock().unwrap().clone()
+        }
+    }
+
+    impl Log for Gated {
+        async fn propose(&self, entry: Vec<u8>) -> Result<Vec<Answered>, ProposeError> {
+            assert!(entry.len() <= ENTRY_BYTES_MAX);
+            let batch = codec::decode_batch(&entry).unwrap();
+            self.entries.lock().unwrap().push(batch.len());
+            self.permits.acquire().await.unwrap().forget();
+            self.office.lock().unwrap().clone()?;
+            let mut state = State::new();
+            Ok(batch.iter().map(|command| apply(&mut state, command).outcome).collect())
+        }
+    }
+
+    fn start(log: &Gated) -> Proposer {
+        let (proposer, work) = Proposer::new(log.clone(), Arc::new(Metrics::new()));
+        let _runs =
+            pgconvoy_runtime::tasks::spawn(pgconvoy_runtime::tasks::Kind::Worker, "proposer", work);
+        proposer
+    }
+
+    fn agent(n: usize) -> AgentId {
+        format!("agent-{n}").parse().unwrap()
+    }
+
+    fn drain(n: usize) -> Command {
+        Command::DrainAgent { agent: agent(n) }
+    }
+
+    /// Of no agent, so that its outcome names the one that was meant.
+    fn refused(n: usize) -> Answered {
+        Err(Rejected::UnknownAgent { agent: agent(n) })
+    }
+
+    fn large(bytes: usize) -> Command {
+        Command::NoteExport(NoteExport {
+            task: "aaaaaaaaaaaa".parse().unwrap(),
+            round: 1,
+            agent: agent(0),
+            incarnation: Incarnation(1),
+            export_id: "x".repeat(bytes),
+        })
+    }
+
+    async fn until_entries(log: &Gated, count: usize) {
+        while log.entries().len() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_shares_an_entry_and_each_gets_its_own_answer() {
+        let log = Gated::new(0);
+        let proposer = start(&log);
+        let first = proposer.queue(drain(0)).await.unwrap();
+        until_entries(&log, 1).await;
+        let mut waiting = Vec::new();
+        for n in 1..=20 {
+            waiting.push(proposer.queue(drain(n)).await.unwrap());
+        }
+        log.permits.add_permits(2);
+        assert_eq!(first.outcome().await, Ok(refused(0)));
+        for (n, pending) in (1..).zip(waiting) {
+            assert_eq!(pending.outcome().await, Ok(refused(n)));
+        }
+        assert_eq!(log.entries(), [1, 20]);
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_never_too_large() {
+        let log = Gated::new(0);
+        let proposer = start(&log);
+        let third = ENTRY_BYTES_MAX / 3;
+        let mut waiting = Vec::new();
+        for _ in 0..5 {
+            waiting.push(proposer.queue(large(third)).await.unwrap());
+        }
+        log.permits.add_permits(5);
+        for pending in waiting {
+            assert!(matches!(pending.outcome().await, Ok(Err(_))));
+        }
+        assert_eq!(log.entries().iter().sum::<usize>(), 5);
+        let alone = proposer.propose(large(ENTRY_BYTES_MAX)).await;
+        assert!(matches!(alone, Err(ProposeError::TooLarge { .. })), "{alone:?}");
+    }
+
+    #[tokio::test]
+    async fn when_too_much_waits_a_user_is_refused_and_a_report_waits() {
+        let log = Gated::new(0);
+        let proposer = start(&log);
+        let mut waiting = Vec::new();
+        while proposer.room.available_permits() > ENTRY_BYTES_MAX {
+            waiting.push(proposer.queue(large(ENTRY_BYTES_MAX - 200)).await.unwrap());
+        }
+        let user = proposer.propose(large(ENTRY_BYTES_MAX - 200)).await;
+        assert_eq!(user, Err(ProposeError::Overloaded));
+        log.permits.add_permits(waiting.len() + 1);
+        let report = proposer.queue(large(ENTRY_BYTES_MAX - 200)).await.unwrap();
+        assert!(report.outcome().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_lost_office_is_told_to_everybody_who_waits() {
+        let log = Gated::new(0);
+        let unknown = ProposeError::FateUnknown { cause: "lost".to_owned() };
+        *log.office.lock().unwrap() = Err(unknown.clone());
+        let proposer = start(&log);
+        let first = proposer.queue(drain(1)).await.unwrap();
+        let second = proposer.queue(drain(2)).await.unwrap();
+        log.permits.add_permits(2);
+        assert_eq!(first.outcome().await, Err(unknown.clone()));
+        assert_eq!(second.outcome().await, Err(unknown));
+    }
+}

@@ -27,7 +27,7 @@ use crate::machine::Replica;
 use crate::metrics::Metrics;
 use crate::node::{Node, ReplicatedLog, Times};
 use crate::proposer::Proposer;
-use crate::raft::{Compaction, Connector, Machine, Peer, RaftConfig, RaftNode, Role, Timings};
+use crate::raft::{ChangeError, Compaction, Connector, Machine, RaftConfig, RaftNode, Timings};
 use crate::secrets::Vault;
 use crate::{api, http};
 
@@ -235,21 +235,24 @@ async fn start_raft(
 /// its own cluster, once.
 async fn open_vault(config: &CoordinatorConfig, raft: &RaftNode) -> Result<Vault, StartError> {
     let vault = Vault::open(&config.data_dir)?;
-    let status = raft.status().await;
-    match (status.role, &config.reach) {
-        (Role::Uninitialized, Reach::Embedded) => {
-            vault.make()?;
-            let me = Peer { id: config.node_id, ..raft.me() };
-            let cluster = raft.initialize(&[me]).await?;
-            info!("made cluster {cluster} of this node alone");
+    let belongs = raft.status().await.cluster.is_some();
+    if belongs {
+        vault.require()?;
+    }
+    match &config.reach {
+        Reach::Network(_) if !belongs => info!("this node belongs to no cluster yet"),
+        Reach::Network(_) => {}
+        Reach::Embedded => {
+            if !belongs {
+                vault.make()?;
+            }
+            // Also where an earlier start was cut off half-way.
+            match raft.initialize(&[raft.me()]).await {
+                Ok(cluster) => info!("made cluster {cluster} of this node alone"),
+                Err(ChangeError::AlreadyInitialized) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        (Role::Uninitialized, Reach::Network(_)) => {
-            info!("this node belongs to no cluster yet");
-        }
-        (
-            Role::Learner | Role::Follower | Role::Candidate | Role::Leader | Role::Stopped,
-            Reach::Embedded | Reach::Network(_),
-        ) => vault.require()?,
     }
     Ok(vault)
 }

@@ -82,11 +82,10 @@ impl Access {
         let needed = allowed[0];
         let message =
             format!("{identity} may not do this: it takes a certificate of role {needed}");
-        Err(ApiError::Forbidden(
-            Failure::definite("role_not_allowed", message)
-                .about(identity.to_string())
-                .remedy(format!("use a certificate made by `certs issue --role {needed}`")),
-        ))
+        let failure = Failure::definite("role_not_allowed", message)
+            .about(identity.to_string())
+            .remedy(format!("use a certificate made by `certs issue --role {needed}`"));
+        Err(ApiError::Forbidden(failure.into()))
     }
 }
 

@@ -39,6 +39,10 @@ impl Cluster {
         if !matches!(self.node.raft.status().await.role, Role::Uninitialized) {
             return Err(ChangeError::AlreadyInitialized.into());
         }
+        // Asked before anything is made or handed out.
+        if !peers.iter().any(|peer| peer.id == self.node.id) {
+            return Err(ChangeError::WithoutMe { node: self.node.id }.into());
+        }
         self.node.vault.make()?;
         for peer in peers.iter().filter(|peer| peer.id != self.node.id) {
             self.hand_key_to(peer).await?;
@@ -56,11 +60,10 @@ impl Cluster {
     async fn hand_key_to(&self, peer: &raft::Peer) -> Result<(), ApiError> {
         let unreachable = |cause: String| {
             let message = format!("node {} at {} cannot be given the key", peer.id, peer.address);
-            ApiError::Unavailable(
-                Failure::transient("node_unreachable", format!("{message}: {cause}"))
-                    .about(format!("node {}", peer.id))
-                    .remedy("start the node, and see that its address and certificate are right"),
-            )
+            let failure = Failure::transient("node_unreachable", format!("{message}: {cause}"))
+                .about(format!("node {}", peer.id))
+                .remedy("start the node, and see that its address and certificate are right");
+            ApiError::Unavailable(failure.into())
         };
         let channel = self.node.dialer.channel(&peer.address);
         let channel = channel.map_err(|error| unreachable(chain(&error)))?;
@@ -75,7 +78,7 @@ impl Cluster {
 
     /// A member keeps its key: what is sealed in its log would be lost with it.
     async fn install(&self, request: &v1::InstallKeyRequest) -> Result<(), ApiError> {
-        let member = !matches!(self.node.raft.status().await.role, Role::Uninitialized);
+        let member = self.node.raft.status().await.cluster.is_some();
         Ok(self.node.vault.install(&request.key, member)?)
     }
 
@@ -192,7 +195,7 @@ impl From<ChangeError> for ApiError {
     fn from(error: ChangeError) -> ApiError {
         let message = chain(&error);
         let refused = |code: &'static str, remedy: &'static str| {
-            ApiError::Refused(Failure::definite(code, message.clone()).remedy(remedy))
+            ApiError::Refused(Failure::definite(code, message.clone()).remedy(remedy).into())
         };
         match error {
             ChangeError::NotLeader { leader } => ApiError::NotLeader(leader.map(LeaderHint::from)),
@@ -248,19 +251,19 @@ impl From<SecretsError> for ApiError {
     fn from(error: SecretsError) -> ApiError {
         let failure = Failure::definite("cluster_key", chain(&error));
         match error {
-            SecretsError::OtherKey => ApiError::Refused(failure.remedy(
+            SecretsError::OtherKey => ApiError::Refused(Box::new(failure.remedy(
                 "a node that was a member of another cluster needs an empty data directory",
+            ))),
+            SecretsError::Length { .. } => ApiError::Invalid(Box::new(
+                failure.remedy("keys are handed over by coordinators only"),
             )),
-            SecretsError::Length { .. } => {
-                ApiError::Invalid(failure.remedy("keys are handed over by coordinators only"))
-            }
             SecretsError::File { .. }
             | SecretsError::Malformed { .. }
             | SecretsError::Missing { .. }
             | SecretsError::NoKey
-            | SecretsError::Open { .. } => ApiError::Internal(
+            | SecretsError::Open { .. } => ApiError::Internal(Box::new(
                 failure.remedy("see that `secret.key` in the data directory is whole"),
-            ),
+            )),
         }
     }
 }

@@ -17,19 +17,19 @@ pub(crate) struct LeaderHint {
 pub(crate) enum ApiError {
     /// The request makes no sense, whatever the state.
     #[error("{0}")]
-    Invalid(Failure),
+    Invalid(Box<Failure>),
     /// What it is about does not exist.
     #[error("{0}")]
-    NotFound(Failure),
+    NotFound(Box<Failure>),
     /// The name is in use.
     #[error("{0}")]
-    Exists(Failure),
+    Exists(Box<Failure>),
     /// Understood, and not possible in the present state.
     #[error("{0}")]
-    Refused(Failure),
+    Refused(Box<Failure>),
     /// The caller's certificate does not allow it.
     #[error("{0}")]
-    Forbidden(Failure),
+    Forbidden(Box<Failure>),
     /// Another node leads, or none does. Nothing was done.
     #[error("this node does not lead the cluster")]
     NotLeader(Option<LeaderHint>),
@@ -44,13 +44,13 @@ pub(crate) enum ApiError {
     Overloaded { what: &'static str },
     /// Not now; the same may be asked a little later. Nothing was done.
     #[error("{0}")]
-    Unavailable(Failure),
+    Unavailable(Box<Failure>),
     /// The process is ending. Nothing was done.
     #[error("this node is shutting down")]
     Stopping,
     /// A bug, or a broken machine.
     #[error("{0}")]
-    Internal(Failure),
+    Internal(Box<Failure>),
 }
 
 impl ApiError {
@@ -61,14 +61,13 @@ impl ApiError {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> ApiError {
-        ApiError::Invalid(Failure::definite(code, message).about(field).remedy(remedy))
+        ApiError::Invalid(Failure::definite(code, message).about(field).remedy(remedy).into())
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> ApiError {
-        ApiError::Internal(
-            Failure::other("internal_error", message)
-                .remedy("this is a bug in pgconvoy; the coordinator's log tells more"),
-        )
+        let failure = Failure::other("internal_error", message)
+            .remedy("this is a bug in pgconvoy; the coordinator's log tells more");
+        ApiError::Internal(failure.into())
     }
 }
 

@@ -27,13 +27,13 @@ impl From<ApiError> for Status {
     fn from(error: ApiError) -> Status {
         let message = error.to_string();
         match error {
-            ApiError::Invalid(failure) => status(Code::InvalidArgument, failure, None),
-            ApiError::NotFound(failure) => status(Code::NotFound, failure, None),
-            ApiError::Exists(failure) => status(Code::AlreadyExists, failure, None),
-            ApiError::Refused(failure) => status(Code::FailedPrecondition, failure, None),
-            ApiError::Unavailable(failure) => status(Code::Unavailable, failure, None),
-            ApiError::Forbidden(failure) => status(Code::PermissionDenied, failure, None),
-            ApiError::Internal(failure) => status(Code::Internal, failure, None),
+            ApiError::Invalid(failure) => status(Code::InvalidArgument, *failure, None),
+            ApiError::NotFound(failure) => status(Code::NotFound, *failure, None),
+            ApiError::Exists(failure) => status(Code::AlreadyExists, *failure, None),
+            ApiError::Refused(failure) => status(Code::FailedPrecondition, *failure, None),
+            ApiError::Unavailable(failure) => status(Code::Unavailable, *failure, None),
+            ApiError::Forbidden(failure) => status(Code::PermissionDenied, *failure, None),
+            ApiError::Internal(failure) => status(Code::Internal, *failure, None),
             ApiError::NotLeader(leader) => {
                 let failure = match &leader {
                     Some(leader) => Failure::transient("not_leader", message)

@@ -11,6 +11,7 @@ use pgconvoy_proto::v1;
 use pgconvoy_proto::v1::task_service_server::TaskService;
 use pgconvoy_runtime::clock;
 use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{BadId, RequestId, TaskId};
 use pgconvoy_shared::secret::{Sealed, Secret};
 use pgconvoy_shared::spec::TaskSpec;
@@ -40,7 +41,7 @@ impl Tasks {
         if let Some(task) = known {
             return Ok((task, true));
         }
-        spec.check().map_err(|problems| ApiError::Invalid(problems.to_failure()))?;
+        spec.check().map_err(|problems| ApiError::Invalid(problems.to_failure().into()))?;
         let id = TaskId::from_parts(clock::wall_clock_ms(), rand::rng().next_u64());
         let command = Command::CreateTask(Box::new(CreateTask {
             source_password: self.seal(request.source_password, &id, Side::Source)?,
@@ -166,12 +167,10 @@ fn tables_max(asked: u32) -> usize {
 }
 
 fn unknown_task(id_or_name: &str) -> ApiError {
-    use pgconvoy_shared::failure::Failure;
-    ApiError::NotFound(
-        Failure::definite("unknown_task", format!("there is no task `{id_or_name}`"))
-            .about(id_or_name)
-            .remedy("`pgconvoy task list` shows the tasks there are"),
-    )
+    let failure = Failure::definite("unknown_task", format!("there is no task `{id_or_name}`"))
+        .about(id_or_name)
+        .remedy("`pgconvoy task list` shows the tasks there are");
+    ApiError::NotFound(failure.into())
 }
 
 fn unreadable(field: &str, problem: &str) -> ApiError {

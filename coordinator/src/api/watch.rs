@@ -82,10 +82,8 @@ impl Watch {
     }
 
     fn deleted(&self) -> ApiError {
-        ApiError::NotFound(
-            Failure::definite("unknown_task", format!("task {} was deleted", self.task))
-                .about(self.task.to_string()),
-        )
+        let failure = Failure::definite("unknown_task", format!("task {} was deleted", self.task));
+        ApiError::NotFound(failure.about(self.task.to_string()).into())
     }
 }
 

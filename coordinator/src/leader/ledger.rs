@@ -120,11 +120,6 @@ impl Ledger {
             .take_while(move |(unit, _)| unit.task == *task)
             .map(|(unit, known)| (unit.no, (known.epoch, known.progress)))
     }
-
-    /// How many units it knows of.
-    pub(super) fn len(&self) -> usize {
-        self.known.len()
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! fill up loses its session, not its leases; it comes back and both sides are compared again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use pgconvoy_control::command::{Report, ReportBody};
 use pgconvoy_control::work;
@@ -20,11 +20,14 @@ use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::unit::{Ended, Progress};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tracing::warn;
 
 use super::Leader;
 use super::ledger::{Ledger, Order};
+use crate::metrics::Metrics;
 use crate::secrets::{SecretsError, Vault};
 
 pub(super) type Outgoing = Result<v1::LeaderMessage, Status>;
@@ -34,6 +37,7 @@ pub(super) struct Session {
     pub(super) agent: AgentId,
     pub(super) incarnation: Incarnation,
     outbox: mpsc::Sender<Outgoing>,
+    metrics: Arc<Metrics>,
     closed: CancellationToken,
     registered: AtomicBool,
     told: Mutex<Told>,
@@ -51,11 +55,13 @@ impl Session {
         agent: AgentId,
         incarnation: Incarnation,
         outbox: mpsc::Sender<Outgoing>,
+        metrics: Arc<Metrics>,
     ) -> Session {
         Session {
             agent,
             incarnation,
             outbox,
+            metrics,
             closed: CancellationToken::new(),
             registered: AtomicBool::new(false),
             told: Mutex::default(),
@@ -99,8 +105,14 @@ impl Session {
         if self.closed.is_cancelled() {
             return;
         }
-        if self.outbox.try_send(Ok(v1::LeaderMessage { message: Some(message) })).is_err() {
-            self.close();
+        match self.outbox.try_send(Ok(v1::LeaderMessage { message: Some(message) })) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                warn!("agent {} does not take what it is told; its session is closed", self.agent);
+                self.metrics.sessions_dropped.inc();
+                self.close();
+            }
+            Err(TrySendError::Closed(_)) => self.close(),
         }
     }
 

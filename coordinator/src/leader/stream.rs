@@ -88,7 +88,8 @@ async fn introduce(
         .map_err(|bad: BadId| malformed("hello.agent_id", &bad.to_string()))?;
     must_be(peer, &agent)?;
     let incarnation = Incarnation(hello.incarnation);
-    let session = Arc::new(Session::new(agent, incarnation, outbox.clone()));
+    let metrics = Arc::clone(&leader.node.metrics);
+    let session = Arc::new(Session::new(agent, incarnation, outbox.clone(), metrics));
     leader.sessions.open(&session).map_err(|NotNow| not_now(&session.agent))?;
     let registered = register(leader, &session, hello).await;
     if let Err(error) = registered {
@@ -119,7 +120,7 @@ async fn register(
             info!("agent {agent} registered; {released} units of an earlier life are free");
         }
         Ok(_) => return Err(ApiError::internal("a registration has another command's outcome")),
-        Err(rejected) => return Err(ApiError::Refused(rejected.into())),
+        Err(rejected) => return Err(rejected.into()),
     }
     leader.registered(session, arrived_ms)?;
     session.send(ToAgent::Welcome(v1::Welcome {
@@ -316,9 +317,9 @@ fn must_be(peer: &Peer, agent: &AgentId) -> Result<(), ApiError> {
         Some(identity) if identity.role != Role::Agent || identity.name != agent.as_str() => {
             let message = format!("{identity} may not speak for agent {agent}");
             let failure = Failure::definite("not_this_agent", message).about(agent.to_string());
-            Err(ApiError::Forbidden(failure.remedy(
-                "start the agent under the name its certificate has, or issue it another one",
-            )))
+            let remedy =
+                "start the agent under the name its certificate has, or issue it another one";
+            Err(ApiError::Forbidden(failure.remedy(remedy).into()))
         }
         Some(_) | None => Ok(()),
     }
@@ -333,22 +334,21 @@ fn unreadable(error: WireError) -> ApiError {
 }
 
 fn not_now(agent: &AgentId) -> ApiError {
-    ApiError::Unavailable(
-        Failure::transient("agent_being_released", format!("agent {agent} is being released"))
-            .about(agent.to_string())
-            .remedy("connect again a little later"),
-    )
+    let message = format!("agent {agent} is being released");
+    let failure = Failure::transient("agent_being_released", message)
+        .about(agent.to_string())
+        .remedy("connect again a little later");
+    ApiError::Unavailable(failure.into())
 }
 
 pub(super) fn closed(agent: &AgentId) -> ApiError {
     let message = format!("the session of agent {agent} was closed");
-    ApiError::Unavailable(
-        Failure::transient("session_closed", message)
-            .about(agent.to_string())
-            .remedy("connect again; if this repeats, see whether two agents have the same name"),
-    )
+    let failure = Failure::transient("session_closed", message)
+        .about(agent.to_string())
+        .remedy("connect again; if this repeats, see whether two agents have the same name");
+    ApiError::Unavailable(failure.into())
 }
 
 fn gone(status: &Status) -> ApiError {
-    ApiError::Unavailable(Failure::transient("agent_gone", status.message()))
+    ApiError::Unavailable(Failure::transient("agent_gone", status.message()).into())
 }

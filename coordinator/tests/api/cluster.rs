@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use pgconvoy_proto::v1;
+use pgconvoy_runtime::tls::Security;
 use tonic::Code;
 
 use super::script::{Agent, hello, is_copy};
-use super::world::{LIMIT, Trio, request};
+use super::world::{LIMIT, Node, SOURCE_PASSWORD, Trio, request};
 
 #[tokio::test]
 async fn cluster_followers_hand_calls_on_and_name_the_leader_to_streams() {
@@ -67,4 +68,35 @@ async fn cluster_status_and_a_planned_change_of_the_leader() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn cluster_a_node_that_joins_can_open_what_was_sealed_before() {
+    let first = Node::listening(1, Security::Plaintext).await;
+    let init = v1::InitClusterRequest { nodes: vec![first.id_and_address(1)] };
+    first.cluster().init_cluster(init).await.unwrap();
+    first.handle.ready().await.unwrap();
+    first.create(request("shop")).await;
+    let second = Node::listening(2, Security::Plaintext).await;
+    let add = v1::AddNodeRequest { node: Some(second.id_and_address(2)) };
+    first.cluster().add_node(add).await.unwrap();
+    let transfer = v1::TransferLeaderRequest { node_id: 2 };
+    first.cluster().transfer_leader(transfer).await.unwrap();
+    second.handle.ready().await.unwrap();
+    let trio = Trio { nodes: vec![first, second] };
+    let leader = &trio.nodes[trio.leader().await];
+    let mut agent = Agent::connect(leader.handle.channel(), hello("a", 1)).await.unwrap();
+    assert_eq!(agent.lease().await.source_password, SOURCE_PASSWORD);
+}
+
+#[tokio::test]
+async fn cluster_a_node_in_no_cluster_says_so() {
+    let node = Node::listening(1, Security::Plaintext).await;
+    let status = node.cluster().get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.role.as_str(), status.leader_id), ("uninitialized", 0));
+    let wrong = v1::InitClusterRequest {
+        nodes: vec![v1::Node { id: 2, address: "127.0.0.1:1".to_owned() }],
+    };
+    let refused = node.cluster().init_cluster(wrong).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
 }

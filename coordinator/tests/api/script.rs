@@ -17,28 +17,28 @@ use tonic::{Status, Streaming};
 use super::world::{HEARTBEAT_MS, LIMIT};
 
 /// What one shard of the scripted source holds.
-pub const ROWS: u64 = 1_000;
-pub const BYTES: u64 = 64_000;
+pub(crate) const ROWS: u64 = 1_000;
+pub(crate) const BYTES: u64 = 64_000;
 
-pub struct Agent {
+pub(crate) struct Agent {
     to_leader: mpsc::Sender<v1::AgentMessage>,
     from_leader: Streaming<v1::LeaderMessage>,
     reports: u64,
     heartbeats: u64,
     /// What it says in heartbeats.
-    pub running: Vec<v1::UnitProgress>,
+    pub(crate) running: Vec<v1::UnitProgress>,
 }
 
 /// A lease of a work to be told apart from others.
-pub fn kind(lease: &v1::Lease) -> &Kind {
+pub(crate) fn kind(lease: &v1::Lease) -> &Kind {
     lease.work.as_ref().unwrap().kind.as_ref().unwrap()
 }
 
-pub fn is_copy(lease: &v1::Lease) -> bool {
+pub(crate) fn is_copy(lease: &v1::Lease) -> bool {
     matches!(kind(lease), Kind::Copy(_))
 }
 
-pub fn hello(id: &str, incarnation: u64) -> v1::Hello {
+pub(crate) fn hello(id: &str, incarnation: u64) -> v1::Hello {
     v1::Hello {
         agent_id: id.to_owned(),
         incarnation,
@@ -51,7 +51,7 @@ pub fn hello(id: &str, incarnation: u64) -> v1::Hello {
 
 impl Agent {
     /// Says hello and is welcome.
-    pub async fn connect(channel: Channel, hello: v1::Hello) -> Result<Agent, Status> {
+    pub(crate) async fn connect(channel: Channel, hello: v1::Hello) -> Result<Agent, Status> {
         let running = hello.running.clone();
         let (to_leader, outgoing) = mpsc::channel(64);
         to_leader.send(message(FromAgent::Hello(hello))).await.unwrap();
@@ -64,19 +64,19 @@ impl Agent {
         }
     }
 
-    pub async fn say(&self, message_: FromAgent) {
+    pub(crate) async fn say(&self, message_: FromAgent) {
         // A stream that is over is found out by what comes next.
         let _over = self.to_leader.send(message(message_)).await;
     }
 
     /// The next message, whatever it is; none comes for too long is a failure of the test.
-    pub async fn next(&mut self) -> Result<ToAgent, Status> {
+    pub(crate) async fn next(&mut self) -> Result<ToAgent, Status> {
         let said = timeout(LIMIT, self.from_leader.message()).await.expect("the leader is silent");
         let said = said?.unwrap_or_else(|| panic!("the leader ended the stream"));
         Ok(said.message.unwrap())
     }
 
-    pub async fn beat(&mut self) -> u64 {
+    pub(crate) async fn beat(&mut self) -> u64 {
         self.heartbeats += 1;
         let heartbeat = v1::Heartbeat { seq: self.heartbeats, running: self.running.clone() };
         self.say(FromAgent::Heartbeat(heartbeat)).await;
@@ -84,7 +84,7 @@ impl Agent {
     }
 
     /// Waits for something, and goes on making itself heard.
-    pub async fn wait<T>(
+    pub(crate) async fn wait<T>(
         &mut self,
         mut wanted: impl FnMut(ToAgent) -> Option<T>,
     ) -> Result<T, Status> {
@@ -107,7 +107,7 @@ impl Agent {
     }
 
     /// The next lease; it runs from then on.
-    pub async fn lease(&mut self) -> v1::Lease {
+    pub(crate) async fn lease(&mut self) -> v1::Lease {
         let lease = self.wait(|said| match said {
             ToAgent::Lease(lease) => Some(lease),
             _ => None,
@@ -124,7 +124,7 @@ impl Agent {
     }
 
     /// Reports on a unit and waits for the acknowledgement; gives whether it was accepted.
-    pub async fn report(&mut self, lease: &v1::Lease, body: Body) -> bool {
+    pub(crate) async fn report(&mut self, lease: &v1::Lease, body: Body) -> bool {
         self.reports += 1;
         let seq = self.reports;
         if !matches!(body, Body::Part(_)) {
@@ -146,14 +146,14 @@ impl Agent {
     }
 
     /// Answers a lease as a working agent would.
-    pub async fn work(&mut self, lease: &v1::Lease) {
+    pub(crate) async fn work(&mut self, lease: &v1::Lease) {
         for body in script(kind(lease)) {
             assert!(self.report(lease, body).await, "a report on {lease:?} was not accepted");
         }
     }
 
     /// Works until a lease is as wanted, and leaves that one running.
-    pub async fn work_until(&mut self, wanted: impl Fn(&v1::Lease) -> bool) -> v1::Lease {
+    pub(crate) async fn work_until(&mut self, wanted: impl Fn(&v1::Lease) -> bool) -> v1::Lease {
         loop {
             let lease = self.lease().await;
             if wanted(&lease) {
@@ -173,7 +173,7 @@ fn name() -> Option<v1::QualifiedName> {
 }
 
 /// What a working agent answers: a source with one table, copied as a whole.
-pub fn script(work: &Kind) -> Vec<Body> {
+pub(crate) fn script(work: &Kind) -> Vec<Body> {
     use v1::done::Result as Of;
     use v1::result_part::Part;
 

@@ -15,32 +15,32 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 
 /// Everything in these tests takes well below a second; a busy machine may take longer.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
-pub const SOURCE_PASSWORD: &str = "quokka-9f3a-source";
-pub const DESTINATION_PASSWORD: &str = "wombat-77c1-destination";
+pub(crate) const SOURCE_PASSWORD: &str = "quokka-9f3a-source";
+pub(crate) const DESTINATION_PASSWORD: &str = "wombat-77c1-destination";
 
 /// Leases short enough to be lost within a test, and long enough for a busy machine.
-pub const LEASE_MS: u32 = 2_000;
-pub const HEARTBEAT_MS: u32 = 200;
+pub(crate) const LEASE_MS: u32 = 2_000;
+pub(crate) const HEARTBEAT_MS: u32 = 200;
 
-pub struct Node {
-    pub handle: CoordinatorHandle,
-    pub dir: TempDir,
+pub(crate) struct Node {
+    pub(crate) handle: CoordinatorHandle,
+    pub(crate) dir: TempDir,
 }
 
 impl Node {
-    pub async fn embedded() -> Node {
+    pub(crate) async fn embedded() -> Node {
         Node::embedded_in(tempfile::tempdir().unwrap()).await
     }
 
-    pub async fn embedded_in(dir: TempDir) -> Node {
+    pub(crate) async fn embedded_in(dir: TempDir) -> Node {
         let node = Node::start(quick(CoordinatorConfig::embedded(dir.path())), dir).await;
         node.handle.ready().await.unwrap();
         node
     }
 
-    pub async fn listening(id: u64, security: Security) -> Node {
+    pub(crate) async fn listening(id: u64, security: Security) -> Node {
         let dir = tempfile::tempdir().unwrap();
         let network = Network {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -52,43 +52,43 @@ impl Node {
         Node::start(quick(CoordinatorConfig::network(NodeId(id), dir.path(), network)), dir).await
     }
 
-    pub async fn start(config: CoordinatorConfig, dir: TempDir) -> Node {
+    pub(crate) async fn start(config: CoordinatorConfig, dir: TempDir) -> Node {
         let handle = Coordinator::start(config, Shutdown::new()).await.unwrap();
         Node { handle, dir }
     }
 
-    pub fn id_and_address(&self, id: u64) -> v1::Node {
+    pub(crate) fn id_and_address(&self, id: u64) -> v1::Node {
         v1::Node { id, address: self.handle.address().unwrap().to_string() }
     }
 
-    pub fn tasks(&self) -> TaskServiceClient<Channel> {
+    pub(crate) fn tasks(&self) -> TaskServiceClient<Channel> {
         TaskServiceClient::new(self.handle.channel())
     }
 
-    pub fn agents(&self) -> AgentServiceClient<Channel> {
+    pub(crate) fn agents(&self) -> AgentServiceClient<Channel> {
         AgentServiceClient::new(self.handle.channel())
     }
 
-    pub fn cluster(&self) -> ClusterServiceClient<Channel> {
+    pub(crate) fn cluster(&self) -> ClusterServiceClient<Channel> {
         ClusterServiceClient::new(self.handle.channel())
     }
 
-    pub async fn create(&self, request: v1::CreateTaskRequest) -> String {
+    pub(crate) async fn create(&self, request: v1::CreateTaskRequest) -> String {
         self.tasks().create_task(request).await.unwrap().into_inner().task_id
     }
 
-    pub async fn task(&self, task: &str) -> v1::Task {
+    pub(crate) async fn task(&self, task: &str) -> v1::Task {
         let request = v1::GetTaskRequest { task: task.to_owned(), tables_max: 0 };
         self.tasks().get_task(request).await.unwrap().into_inner().task.unwrap()
     }
 
-    pub async fn events(&self, task: &str) -> Vec<v1::Event> {
+    pub(crate) async fn events(&self, task: &str) -> Vec<v1::Event> {
         let request = v1::ListEventsRequest { task: task.to_owned(), after: 0, limit: 0 };
         self.tasks().list_events(request).await.unwrap().into_inner().events
     }
 
     /// Waits until the task is as wanted.
-    pub async fn until(&self, task: &str, wanted: impl Fn(&v1::Task) -> bool) -> v1::Task {
+    pub(crate) async fn until(&self, task: &str, wanted: impl Fn(&v1::Task) -> bool) -> v1::Task {
         let mut last = None;
         let found = timeout(LIMIT, async {
             loop {
@@ -109,12 +109,12 @@ fn quick(config: CoordinatorConfig) -> CoordinatorConfig {
 }
 
 /// Three nodes that are one cluster.
-pub struct Trio {
-    pub nodes: Vec<Node>,
+pub(crate) struct Trio {
+    pub(crate) nodes: Vec<Node>,
 }
 
 impl Trio {
-    pub async fn start() -> Trio {
+    pub(crate) async fn start() -> Trio {
         let mut nodes = Vec::new();
         for id in 1..=3 {
             nodes.push(Node::listening(id, Security::Plaintext).await);
@@ -131,7 +131,7 @@ impl Trio {
     }
 
     /// The place of the node that leads.
-    pub async fn leader(&self) -> usize {
+    pub(crate) async fn leader(&self) -> usize {
         let deadline = Instant::now() + LIMIT;
         loop {
             if let Some(leader) = self.nodes.iter().position(|node| node.handle.leads()) {
@@ -144,7 +144,7 @@ impl Trio {
 }
 
 /// A task that is started at once, of one database that nobody connects to.
-pub fn request(name: &str) -> v1::CreateTaskRequest {
+pub(crate) fn request(name: &str) -> v1::CreateTaskRequest {
     let endpoint = |host: &str| v1::Endpoint {
         host: host.to_owned(),
         database: "shop".to_owned(),

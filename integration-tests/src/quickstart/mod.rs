@@ -126,7 +126,7 @@ async fn create_task(
     );
     let file = convoy.folder().join("shop.yaml");
     std::fs::write(&file, specification).context("write the task file")?;
-    let command = convoy.cli(["task", "create", "--start", "--yes", "-f"])?.arg(file);
+    let command = convoy.cli(["task", "create", "--start", "--yes"])?.arg("-f").arg(file);
     let answer = command.run(COMMAND_LIMIT).await?.success().context("create the task")?;
     let task = answer.trim().to_owned();
     step.done(&format!("{task}, in shards of {shard_mib} MiB, {JOBS} at once"));

@@ -8,7 +8,7 @@
 use pgconvoy_shared::unit::CopyFormat;
 
 /// Object ids, which are fixed for built-in types: (type, its array).
-const STABLE: [(u32, u32); 28] = [
+const STABLE: [(u32, u32); 33] = [
     (16, 1000),   // bool
     (17, 1001),   // bytea
     (18, 1002),   // "char"
@@ -26,6 +26,8 @@ const STABLE: [(u32, u32); 28] = [
     (650, 651),   // cidr
     (700, 1021),  // float4
     (701, 1022),  // float8
+    (774, 775),   // macaddr8
+    (829, 1040),  // macaddr
     (869, 1041),  // inet
     (1042, 1014), // bpchar
     (1043, 1015), // varchar
@@ -34,6 +36,9 @@ const STABLE: [(u32, u32); 28] = [
     (1114, 1115), // timestamp
     (1184, 1185), // timestamptz
     (1186, 1187), // interval
+    (1266, 1270), // timetz
+    (1560, 1561), // bit
+    (1562, 1563), // varbit
     (1700, 1231), // numeric
     (2950, 2951), // uuid
     (3802, 3807), // jsonb

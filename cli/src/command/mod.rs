@@ -43,7 +43,8 @@ pub(crate) struct Cli {
         help_heading = "Global options"
     )]
     format: Format,
-    /// What is logged to stderr: a level, or level,target=level,… [default: warn; info for coordinator and agent]
+    /// What is logged to stderr: a level, or level,target=level,… [default: info for coordinator and
+    /// agent, error for all else, which tell by themselves what went wrong]
     #[arg(
         long,
         global = true,
@@ -81,9 +82,9 @@ privilege); 5 no coordinator could be reached; 130 interrupted (state is kept)";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum LogFormat {
-    /// For people
+    // For people.
     Plain,
-    /// One JSON object a line
+    // One JSON object a line.
     Json,
 }
 
@@ -157,7 +158,7 @@ impl Cli {
     fn log_to_stderr(&self) -> Result<(), Problem> {
         let default = match self.command {
             Command::Coordinator(_) | Command::Agent(_) => "info",
-            _ => "warn",
+            _ => "error",
         };
         let filter = self.log.clone().or_else(|| std::env::var("RUST_LOG").ok());
         let config = TelemetryConfig {

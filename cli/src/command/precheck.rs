@@ -13,7 +13,7 @@ use crate::client::{Cluster, Watch};
 use crate::embedded::Embedded;
 use crate::exit::Exit;
 use crate::output::{self, Format, note};
-use crate::problem::{Problem, in_lines};
+use crate::problem::Problem;
 use crate::submission::{Acknowledge, SpecFlags, Wanted, new_request_id};
 use crate::view::precheck::PrecheckView;
 
@@ -116,10 +116,8 @@ pub(super) async fn report(cluster: &Cluster, task: &str, format: Format) -> Res
     }
     // It may have failed without a report, when no agent could run it.
     let failed = task.status() == v1::TaskStatus::Failed && report.items.is_empty();
-    if let (true, Some(cause)) = (failed, &task.cause) {
-        let failure = Failure::try_from(cause.clone()).ok();
-        note(&format!("error: {}", failure.as_ref().map(in_lines).unwrap_or_default()));
-        return Ok(exit_of(&task));
+    match task.cause.clone().and_then(|cause| Failure::try_from(cause).ok()) {
+        Some(cause) if failed => Err(Problem::new(exit_of(&task), cause)),
+        _ => Ok(Exit::Done),
     }
-    Ok(Exit::Done)
 }

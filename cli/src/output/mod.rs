@@ -15,9 +15,9 @@ use crate::problem::Problem;
 /// How data is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    // For people.
     Table,
-    /// For programs; keys are stable.
+    // For programs; keys are stable.
     Json,
 }
 

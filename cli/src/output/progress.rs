@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use pgconvoy_proto::v1;
 
 use super::{human, note};
-use crate::view::task::{phase_word, status_word};
+use crate::view::task::{has_ended, phase_word, status_word};
 
 /// Rates are reckoned over this time: long enough to be calm, short enough to notice a stall.
 const WINDOW: Duration = Duration::from_secs(20);
@@ -44,13 +44,14 @@ impl Progress {
     /// Shows the task as it is now.
     pub(crate) fn update(&mut self, task: &v1::Task) {
         let now = Instant::now();
-        self.meter.add(now, bytes_with_running(task));
+        let (_, bytes) = moved(task);
+        self.meter.add(now, bytes);
         let headline = headline(task);
         let figures = figures(task, &self.meter);
         match &mut self.screen {
             Screen::Bar(bar) => {
                 bar.set_length(100);
-                bar.set_position(human::percent(bytes_with_running(task), task.bytes_total));
+                bar.set_position(human::percent(bytes, task.bytes_total));
                 bar.set_prefix(headline);
                 bar.set_message(figures);
             }
@@ -95,19 +96,20 @@ fn headline(task: &v1::Task) -> String {
     }
 }
 
-/// What is durable, and what is under way: a large shard must not look like a stall.
-fn bytes_with_running(task: &v1::Task) -> u64 {
+/// Rows and bytes that are durable or under way: a large shard must not look like a stall.
+fn moved(task: &v1::Task) -> (u64, u64) {
     let copying = task.running.iter().filter(|unit| unit.kind == "copy");
-    let under_way = copying.map(|unit| unit.bytes).fold(0, u64::saturating_add);
-    task.bytes_done.saturating_add(under_way)
+    copying.fold((task.rows_done, task.bytes_done), |(rows, bytes), unit| {
+        (rows.saturating_add(unit.rows), bytes.saturating_add(unit.bytes))
+    })
 }
 
 fn figures(task: &v1::Task, meter: &Meter) -> String {
     let mut parts = Vec::new();
-    let bytes = bytes_with_running(task);
+    let (rows, bytes) = moved(task);
     if task.bytes_total > 0 || bytes > 0 {
         parts.push(format!("{}%", human::percent(bytes, task.bytes_total.max(bytes))));
-        parts.push(format!("{} rows", human::count(task.rows_done)));
+        parts.push(format!("{} rows", human::count(rows)));
         parts.push(format!(
             "{} of {}",
             human::bytes(bytes),
@@ -128,7 +130,7 @@ fn figures(task: &v1::Task, meter: &Meter) -> String {
         let running = task.running.iter().map(|unit| format!("{} {}", unit.kind, unit.subject));
         parts.extend(running.take(1).map(|what| what.trim_end().to_owned()));
     }
-    let retrying = task.retrying.first().map(|unit| {
+    let retrying = task.retrying.first().filter(|_| !has_ended(task)).map(|unit| {
         let why = unit.failure.as_ref().map(|failure| failure.message.as_str()).unwrap_or_default();
         format!("trying {} {} again: {why}", unit.kind, unit.subject)
     });

@@ -305,7 +305,10 @@ pub(crate) fn tasks_table(tasks: &[TaskView]) -> String {
             task.name.clone(),
             task.status.clone(),
             task.phase.clone(),
-            format!("{}%", human::percent(task.bytes_done, task.bytes_total)),
+            match task.bytes_total {
+                0 => "-".to_owned(),
+                total => format!("{}%", human::percent(task.bytes_done, total)),
+            },
             human::count(task.rows_done),
             human::bytes(task.bytes_done),
             task.created_at.clone().unwrap_or_default(),
@@ -313,3 +316,6 @@ pub(crate) fn tasks_table(tasks: &[TaskView]) -> String {
     });
     table(&["id", "name", "status", "phase", ">done", ">rows", ">bytes", "created"], rows)
 }
+
+#[cfg(test)]
+mod tests;

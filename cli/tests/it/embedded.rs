@@ -42,8 +42,7 @@ fn a_migration_that_cannot_begin_can_be_looked_at_and_begun_again() {
         let source = format!("postgres://ann:geheim@127.0.0.1:1/{database}");
         let destination = "postgres://ann@127.0.0.1:1/copy";
         let urls = ["--source", &source, "--destination", destination];
-        let arguments = ["migrate"].iter().chain(&urls).chain(&["--data-dir", data_dir]);
-        pgconvoy(&arguments.copied().collect::<Vec<_>>())
+        pgconvoy(&[&["migrate", "--data-dir", data_dir][..], &urls].concat())
     };
     let ran = migrate("shop");
     assert_eq!(ran.exit, 3, "{ran:?}");

@@ -123,3 +123,20 @@ fn nobody_to_ask_is_5() {
     assert!(ran.stderr.contains("[no_coordinator]"), "{}", ran.stderr);
     assert!(ran.stderr.contains(&free), "the address is named: {}", ran.stderr);
 }
+
+#[test]
+fn a_settings_file_is_read_as_strictly_as_a_task_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("coordinator.yaml");
+    for (text, told) in [
+        ("node-id: 1\nlisten_on: 127.0.0.1:0\n", "line 2"),
+        ("node-id: one\ndata-dir: d\n", "line 1"),
+        ("node-id: 1\n", "--data-dir is missing"),
+        ("node-id: 1\ndata-dir: d\nlisten: 192.0.2.1:7411\n", "plain text"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let ran = pgconvoy(&["coordinator", "-c", file.to_str().unwrap()]);
+        assert_eq!(ran.exit, 2, "{text}: {}", ran.stderr);
+        assert!(ran.stderr.contains(told), "{text}: {}", ran.stderr);
+    }
+}

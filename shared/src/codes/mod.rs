@@ -16,7 +16,9 @@ pub fn list() -> impl Iterator<Item = (&'static str, &'static str)> {
     PAGES.iter().map(|(code, page)| (*code, title(page)))
 }
 
-fn title(page: &str) -> &str {
+/// What a page is about: its first line.
+#[must_use]
+pub fn title(page: &str) -> &str {
     page.lines().next().unwrap_or_default().trim_start_matches('#').trim()
 }
 

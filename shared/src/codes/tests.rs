@@ -23,6 +23,7 @@ const MAKERS: &[&str] = &[
     "FailureClass::Transient,",
     "FailureClass::Other,",
     "SpecProblem::new(",
+    "Problem::usage(",
     "code: ",
 ];
 

@@ -90,3 +90,15 @@ async fn a_server_that_wants_client_certificates_takes_its_own() {
     assert!(connect(true));
     assert!(!connect(false));
 }
+
+#[tokio::test]
+async fn two_servers_are_not_taken_for_one() {
+    let (one, other) =
+        tokio::try_join!(Postgres::start(Options::default()), Postgres::start(Options::default()))
+            .unwrap();
+    let identifier = "select system_identifier from pg_control_system()";
+    assert_ne!(
+        one.value("postgres", identifier).await.unwrap(),
+        other.value("postgres", identifier).await.unwrap()
+    );
+}

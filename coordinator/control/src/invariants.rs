@@ -98,8 +98,8 @@ fn check_tables(id: &TaskId, task: &Task, found: &mut Found) {
         let mut shards_done = 0;
         for (shard, unit_no) in (0u32..).zip(table.copy_units()) {
             let unit = record.unit(UnitNo(unit_no));
-            let copies_it = unit
-                .is_some_and(|unit| unit.subject == Subject::Copy { table: no, shard });
+            let copies_it =
+                unit.is_some_and(|unit| unit.subject == Subject::Copy { table: no, shard });
             found.unless(copies_it, "a_shard_is_copied_by_its_unit", || {
                 format!("task {id}, table {no}, shard {shard}, unit {unit_no}")
             });

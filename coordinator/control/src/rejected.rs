@@ -68,6 +68,14 @@ pub enum Rejected {
         /// In which life.
         incarnation: Incarnation,
     },
+    /// Another life of the agent has registered since: this one is dead, or should be.
+    #[error("agent {agent} has registered as another process since incarnation {incarnation}")]
+    FormerLife {
+        /// Which agent.
+        agent: AgentId,
+        /// The life that is over.
+        incarnation: Incarnation,
+    },
     /// The agent gets nothing new.
     #[error("agent {agent} is draining")]
     Draining {
@@ -143,6 +151,7 @@ impl Rejected {
             Self::UnknownAgent { .. } => "unknown_agent",
             Self::AgentPresent { .. } => "agent_present",
             Self::NotPresent { .. } => "agent_not_present",
+            Self::FormerLife { .. } => "agent_former_life",
             Self::Draining { .. } => "agent_draining",
             Self::NoFreeSlot { .. } => "no_free_slot",
             Self::UnknownUnit { .. } => "unknown_unit",
@@ -167,6 +176,7 @@ impl Rejected {
             Self::UnknownAgent { agent }
             | Self::AgentPresent { agent }
             | Self::NotPresent { agent, .. }
+            | Self::FormerLife { agent, .. }
             | Self::Draining { agent }
             | Self::NoFreeSlot { agent } => format!("agent {agent}"),
             Self::UnknownUnit { unit }
@@ -190,6 +200,9 @@ impl Rejected {
             }
             Self::UnknownAgent { .. } => "`pgconvoy agents list` shows the agents there are",
             Self::AgentPresent { .. } => "stop the agent first",
+            Self::FormerLife { .. } => {
+                "if two agents run under one name, give one of them another name; then start it again"
+            }
             Self::IdTaken { .. }
             | Self::NotPresent { .. }
             | Self::Draining { .. }

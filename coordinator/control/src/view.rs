@@ -11,7 +11,9 @@ use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{Progress, UnitKind};
 
 use crate::state::clerk::Task;
-use crate::state::{KindCount, Phase, PhaseTime, Stage, State, Subject, Table, TaskStatus, UnitState};
+use crate::state::{
+    KindCount, Phase, PhaseTime, Stage, State, Subject, Table, TaskStatus, UnitState,
+};
 
 /// Running units shown of a task.
 const RUNNING_MAX: usize = 64;

@@ -94,10 +94,7 @@ fn work(record: &TaskRecord, subject: &Subject) -> Option<Work> {
         Subject::SchemaPost => Work::SchemaPost,
         Subject::Sequences => Work::Sequences,
         Subject::Analyze(tables) => Work::Analyze(
-            tables
-                .iter()
-                .filter_map(|no| Some(record.table(*no)?.surveyed.name.clone()))
-                .collect(),
+            tables.iter().filter_map(|no| Some(record.table(*no)?.surveyed.name.clone())).collect(),
         ),
         Subject::Finish => Work::Finish,
     })

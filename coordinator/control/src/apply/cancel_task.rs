@@ -34,10 +34,7 @@ mod tests {
         let held = story.lease("a", UnitKind::Copy);
         story.cancel();
         assert_eq!(story.status(), TaskStatus::Cancelled);
-        assert_eq!(
-            story.delete(),
-            Err(Rejected::StillCleaningUp { task: story.task.clone() })
-        );
+        assert_eq!(story.delete(), Err(Rejected::StillCleaningUp { task: story.task.clone() }));
         assert_eq!(story.copied(&held, 10), Reception::Taken, "the lease ends with any answer");
         assert_eq!(story.counts(UnitKind::Copy).total, 0, "but the result is dropped");
         let finish = story.lease("b", UnitKind::Finish);

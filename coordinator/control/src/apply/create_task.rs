@@ -11,10 +11,7 @@ use crate::rejected::Rejected;
 use crate::state::EventKind;
 use crate::state::record::{PrecheckReport, Stage, TaskRecord, TaskSnapshot, TaskStatus};
 
-pub(super) fn create_task(
-    cx: &mut Context<'_>,
-    create: &CreateTask,
-) -> Result<Outcome, Rejected> {
+pub(super) fn create_task(cx: &mut Context<'_>, create: &CreateTask) -> Result<Outcome, Rejected> {
     if let Some(task) = cx.state.requests.get(&create.request_id) {
         return Ok(Outcome::Created { task: task.clone(), repeated: true });
     }

@@ -41,9 +41,10 @@ fn check(state: &State, id: &TaskId) -> Result<(), Rejected> {
         asked: "deleted",
         remedy,
     };
-    let runs = task.index.leased.iter().any(|no| {
-        record.unit(*no).is_some_and(|unit| unit.subject.kind() != UnitKind::Precheck)
-    });
+    let runs =
+        task.index.leased.iter().any(|no| {
+            record.unit(*no).is_some_and(|unit| unit.subject.kind() != UnitKind::Precheck)
+        });
     match record.status {
         TaskStatus::Created | TaskStatus::Done => Ok(()),
         TaskStatus::Failed | TaskStatus::Paused if record.stage == Stage::Precheck => Ok(()),
@@ -56,8 +57,8 @@ fn check(state: &State, id: &TaskId) -> Result<(), Rejected> {
                 Err(Rejected::StillCleaningUp { task: id.clone() })
             }
         }
-        TaskStatus::Failed | TaskStatus::Paused | TaskStatus::Running => Err(refusal(
-            "cancel it first: that removes what it keeps at the databases; rows stay",
-        )),
+        TaskStatus::Failed | TaskStatus::Paused | TaskStatus::Running => {
+            Err(refusal("cancel it first: that removes what it keeps at the databases; rows stay"))
+        }
     }
 }

@@ -61,7 +61,8 @@ fn lease(clerk: &mut Clerk<'_>, grant: &Grant) -> Result<Epoch, Rejected> {
     if let Some(lost_by) = lost_by {
         let agent = &grant.agent;
         let what = record.describe(&unit.subject);
-        let message = format!("{what}: lost by agent {lost_by}, leased to {agent} under epoch {epoch}");
+        let message =
+            format!("{what}: lost by agent {lost_by}, leased to {agent} under epoch {epoch}");
         clerk.tell_of(EventKind::UnitMoved, message, Some(agent.clone()), Some(id.no), None);
     }
     clerk.edit_unit(id.no, |unit| {

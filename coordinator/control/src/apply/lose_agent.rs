@@ -17,11 +17,7 @@ pub(super) enum Departure {
     NewLife,
 }
 
-pub(super) fn lose_agent(
-    cx: &mut Context<'_>,
-    id: &AgentId,
-    incarnation: Incarnation,
-) -> Outcome {
+pub(super) fn lose_agent(cx: &mut Context<'_>, id: &AgentId, incarnation: Incarnation) -> Outcome {
     if !cx.state.agents.is_present(id, incarnation) {
         return Outcome::Agent { changed: false };
     }

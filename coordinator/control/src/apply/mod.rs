@@ -46,7 +46,7 @@ pub fn apply(state: &mut State, stamped: &Stamped) -> Applied {
         Command::CancelTask { task } => cancel_task::cancel_task(&mut cx, task),
         Command::DeleteTask { task } => delete_task::delete_task(&mut cx, task),
         Command::PrecheckTask { task } => precheck_task::precheck_task(&mut cx, task),
-        Command::RegisterAgent(agent) => Ok(register_agent::register_agent(&mut cx, agent)),
+        Command::RegisterAgent(agent) => register_agent::register_agent(&mut cx, agent),
         Command::DrainAgent { agent } => drain_agent::drain_agent(&mut cx, agent, true),
         Command::UndrainAgent { agent } => drain_agent::drain_agent(&mut cx, agent, false),
         Command::LoseAgent { agent, incarnation } => {

@@ -36,11 +36,14 @@ mod tests {
         let mut story = Story::copying(&[("public.orders", 3)]).with_agents(&["a", "b"]);
         let held = story.lease("a", UnitKind::Copy);
         let revoked = story.pause();
-        assert_eq!(revoked, [Effect::Revoke {
-            unit: held.unit.clone(),
-            agent: held.agent.clone(),
-            epoch: held.epoch,
-        }]);
+        assert_eq!(
+            revoked,
+            [Effect::Revoke {
+                unit: held.unit.clone(),
+                agent: held.agent.clone(),
+                epoch: held.epoch,
+            }]
+        );
         story.resume();
         assert_eq!(
             story.grant("b", &held.unit),

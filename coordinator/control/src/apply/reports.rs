@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::UnitNo;
 use pgconvoy_shared::unit::{Ended, ResultPart};
 
@@ -94,13 +93,12 @@ fn end(clerk: &mut Clerk<'_>, no: UnitNo, parts: u32, ended: &Ended) {
             let taken = if there == parts {
                 course::done(clerk, no, result, &staged)
             } else {
-                Err(Failure::other(
-                    "bad_result",
-                    format!("{there} parts of a result came, of {parts} that were announced"),
-                ))
+                Err(course::bad_result(format!(
+                    "{there} parts of a result came, of {parts} that were announced"
+                )))
             };
             if let Err(failure) = taken {
-                course::failed(clerk, no, &agent, failure);
+                course::failed(clerk, no, &agent, *failure);
             }
         }
         // Whatever it says beside a result, it was told to stop: no fault of its own.

@@ -10,9 +10,7 @@ use pgconvoy_shared::ids::{AgentId, Incarnation, TaskId, UnitId};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::precheck::{PrecheckItem, Severity};
-use pgconvoy_shared::spec::{
-    CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec,
-};
+use pgconvoy_shared::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec};
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{
     CopyDone, CopyFormat, Ended, Export, Part, PlannedShard, ResultPart, SharedSnapshot,
@@ -136,11 +134,7 @@ pub(crate) fn surveyed(name: &str, bytes: u64) -> SurveyedTable {
 
 impl Story {
     pub(crate) fn new() -> Self {
-        Self {
-            state: State::new(),
-            task: TaskId::from_parts(1_000, 7),
-            now: Timestamp(1_000_000),
-        }
+        Self { state: State::new(), task: TaskId::from_parts(1_000, 7), now: Timestamp(1_000_000) }
     }
 
     /// A task that was created and nothing else.
@@ -235,7 +229,19 @@ impl Story {
     }
 
     fn register_with(&mut self, name: &str, incarnation: u64, slots: u32) -> u32 {
-        let applied = self.expect(Command::RegisterAgent(Box::new(RegisterAgent {
+        match self.register_anyhow(name, incarnation, slots) {
+            Ok(Outcome::Registered { released, .. }) => released,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn register_anyhow(
+        &mut self,
+        name: &str,
+        incarnation: u64,
+        slots: u32,
+    ) -> Result<Outcome, Rejected> {
+        let register = RegisterAgent {
             id: agent_id(name),
             incarnation: Incarnation(incarnation),
             site: String::new(),
@@ -243,11 +249,8 @@ impl Story {
             version: "0.1.0".into(),
             pg_dump_majors: vec![15],
             address: String::new(),
-        })));
-        match applied.outcome {
-            Ok(Outcome::Registered { released, .. }) => released,
-            other => panic!("{other:?}"),
-        }
+        };
+        self.apply(Command::RegisterAgent(Box::new(register))).outcome
     }
 
     pub(crate) fn slots(&mut self, name: &str, slots: u32) {
@@ -381,8 +384,7 @@ impl Story {
             noted_lsn: Lsn(8),
             exports: vec![Export { agent: agent_id(name), id: format!("export-of-{name}") }],
         };
-        let done =
-            SurveyDone { system_identifier: 42, snapshot: Some(snapshot), continues };
+        let done = SurveyDone { system_identifier: 42, snapshot: Some(snapshot), continues };
         let ended = Ended::Done(WorkResult::Survey(done));
         assert_eq!(self.end_with(&held, vec![ResultPart::Tables(found)], ended), Reception::Taken);
     }
@@ -429,10 +431,9 @@ impl Story {
                 UnitKind::Sequences => self.done(&held, WorkResult::Sequences { count: 1 }),
                 UnitKind::Analyze => self.done(&held, WorkResult::Analyze),
                 UnitKind::Finish => self.done(&held, WorkResult::Finish),
-                UnitKind::Precheck
-                | UnitKind::SchemaPre
-                | UnitKind::Survey
-                | UnitKind::Plan => panic!("{} has a story of its own", kind.as_str()),
+                UnitKind::Precheck | UnitKind::SchemaPre | UnitKind::Survey | UnitKind::Plan => {
+                    panic!("{} has a story of its own", kind.as_str())
+                }
             }
             finished += 1;
         }
@@ -462,15 +463,8 @@ impl Story {
     }
 
     pub(crate) fn counts(&self, kind: UnitKind) -> KindCount {
-        let none = KindCount {
-            kind,
-            total: 0,
-            done: 0,
-            running: 0,
-            ready: 0,
-            backed_off: 0,
-            failed: 0,
-        };
+        let none =
+            KindCount { kind, total: 0, done: 0, running: 0, ready: 0, backed_off: 0, failed: 0 };
         let counts = self.state.unit_counts(&self.task);
         counts.into_iter().find(|count| count.kind == kind).unwrap_or(none)
     }

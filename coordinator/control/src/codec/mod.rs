@@ -70,11 +70,7 @@ fn check_version(found: u8) -> Result<(), DecodeError> {
 fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let (value, left) =
         postcard::take_from_bytes(bytes).map_err(|source| DecodeError::Damaged { source })?;
-    if left.is_empty() {
-        Ok(value)
-    } else {
-        Err(DecodeError::TrailingBytes { bytes: left.len() })
-    }
+    if left.is_empty() { Ok(value) } else { Err(DecodeError::TrailingBytes { bytes: left.len() }) }
 }
 
 #[cfg(test)]

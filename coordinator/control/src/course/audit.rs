@@ -15,13 +15,15 @@ pub(super) fn audited(
     clerk: &mut Clerk<'_>,
     no: UnitNo,
     missing: &[(TableNo, u32)],
-) -> Result<(), Failure> {
+) -> Result<(), Box<Failure>> {
     let record = clerk.record();
     let unknown = missing.iter().find(|(table, shard)| {
         record.table(*table).is_none_or(|table| table.gone || *shard >= table.shard_count())
     });
     if let Some((table, shard)) = unknown {
-        return Err(bad_result(format!("an audit misses shard {shard} of table {table}: there is none")));
+        return Err(bad_result(format!(
+            "an audit misses shard {shard} of table {table}: there is none"
+        )));
     }
     settle(clerk, no);
     if missing.is_empty() {
@@ -32,7 +34,8 @@ pub(super) fn audited(
         run_again(clerk, *table, *shard);
     }
     let count = missing.len();
-    let message = format!("the destination lacks {count} shards that were reported done: they run again");
+    let message =
+        format!("the destination lacks {count} shards that were reported done: they run again");
     clerk.tell(EventKind::ShardsMissing, message);
     clerk.record().audits_failed += 1;
     clerk.set_stage(Stage::Copy);
@@ -53,7 +56,8 @@ pub(super) fn audited(
 fn run_again(clerk: &mut Clerk<'_>, no: TableNo, shard: u32) {
     let Some(table) = clerk.record().table(no) else { return };
     let unit = UnitNo(table.first_unit.0 + shard);
-    let Some(UnitState::Done(tally)) = clerk.record().unit(unit).map(|unit| unit.state.clone()) else {
+    let Some(UnitState::Done(tally)) = clerk.record().unit(unit).map(|unit| unit.state.clone())
+    else {
         return;
     };
     clerk.set(unit, UnitState::Ready);

@@ -44,10 +44,7 @@ pub(super) fn drop_unit(clerk: &mut Clerk<'_>, no: UnitNo) {
     match clerk.record().unit(no).map(|unit| &unit.state) {
         Some(UnitState::Leased(_)) => revoke(clerk, no, Afterwards::Dropped),
         Some(
-            UnitState::Ready
-            | UnitState::BackOff { .. }
-            | UnitState::Done(_)
-            | UnitState::Failed,
+            UnitState::Ready | UnitState::BackOff { .. } | UnitState::Done(_) | UnitState::Failed,
         ) => clerk.edit_unit(no, |unit| {
             unit.state = UnitState::Dropped;
             unit.trouble = None;
@@ -103,8 +100,7 @@ pub(crate) fn failed(clerk: &mut Clerk<'_>, no: UnitNo, agent: &AgentId, failure
     let failures = known.failures.saturating_add(1);
     let first_failed = if known.failures == 0 { at } else { known.first_failed };
     let salt = u64::from(no.0);
-    let retry =
-        retry::next(failure.class, record.spec.retry, failures, first_failed, at, salt);
+    let retry = retry::next(failure.class, record.spec.retry, failures, first_failed, at, salt);
     let trouble = Trouble {
         failures,
         first_failed,
@@ -137,9 +133,8 @@ fn given_up(
     match clerk.record().status {
         TaskStatus::Running => fail_task(clerk, failure),
         TaskStatus::Cancelled => {
-            let message = format!(
-                "{what} was given up: something of the task may be left at the databases"
-            );
+            let message =
+                format!("{what} was given up: something of the task may be left at the databases");
             let agent = Some(agent.clone());
             clerk.tell_of(EventKind::CleanedUp, message, agent, Some(no), Some(failure));
         }

@@ -68,7 +68,8 @@ pub(crate) fn cancel(clerk: &mut Clerk<'_>) {
     record.ended = Some(at);
     record.precheck_asked = false;
     for no in 0..record.units.len() {
-        let waits = record.units.get(no).is_some_and(|unit| unit.is_open() && unit.lease().is_none());
+        let waits =
+            record.units.get(no).is_some_and(|unit| unit.is_open() && unit.lease().is_none());
         if let Some(unit) = waits.then(|| record.units.get_mut(no)).flatten() {
             unit.state = UnitState::Dropped;
             unit.trouble = None;

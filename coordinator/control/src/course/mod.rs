@@ -44,7 +44,7 @@ pub(crate) fn done(
     no: UnitNo,
     result: &WorkResult,
     parts: &[Arc<ResultPart>],
-) -> Result<(), Failure> {
+) -> Result<(), Box<Failure>> {
     let Some(subject) = clerk.record().unit(no).map(|unit| unit.subject.clone()) else {
         debug_assert!(false, "the unit was looked up before");
         return Ok(());
@@ -101,9 +101,11 @@ fn settle_with(clerk: &mut Clerk<'_>, no: UnitNo, tally: Tally) {
     });
 }
 
-fn bad_result(message: impl Into<String>) -> Failure {
-    Failure::other("bad_result", message)
-        .remedy("agents and coordinators are of versions that do not fit; see `pgconvoy agents list`")
+pub(crate) fn bad_result(message: impl Into<String>) -> Box<Failure> {
+    let failure = Failure::other("bad_result", message);
+    Box::new(failure.remedy(
+        "agents and coordinators are of versions that do not fit; see `pgconvoy agents list`",
+    ))
 }
 
 /// Units of a kind that are neither done nor dropped.

@@ -57,7 +57,7 @@ pub(super) fn planned(
     no: UnitNo,
     tables: &[TableNo],
     parts: &[Arc<ResultPart>],
-) -> Result<(), Failure> {
+) -> Result<(), Box<Failure>> {
     let plans = plans(clerk.record(), tables, parts)?;
     settle(clerk, no);
     for (table, (plan, shards)) in plans {
@@ -73,7 +73,7 @@ fn plans(
     record: &TaskRecord,
     tables: &[TableNo],
     parts: &[Arc<ResultPart>],
-) -> Result<Plans, Failure> {
+) -> Result<Plans, Box<Failure>> {
     let mut plans = Plans::new();
     let mut latest = None;
     for part in parts {

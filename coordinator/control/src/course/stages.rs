@@ -22,11 +22,9 @@ pub(super) fn advance(clerk: &mut Clerk<'_>) {
             Stage::Precheck | Stage::Ended => return,
             Stage::SchemaPre => open(clerk, UnitKind::SchemaPre) == 0,
             Stage::Survey => open(clerk, UnitKind::Survey) == 0,
-            Stage::Copy => {
-                [UnitKind::Survey, UnitKind::Plan, UnitKind::Copy]
-                    .into_iter()
-                    .all(|kind| open(clerk, kind) == 0)
-            }
+            Stage::Copy => [UnitKind::Survey, UnitKind::Plan, UnitKind::Copy]
+                .into_iter()
+                .all(|kind| open(clerk, kind) == 0),
             Stage::Audit => open(clerk, UnitKind::Audit) == 0,
             Stage::Index => open(clerk, UnitKind::Index) == 0,
             Stage::SchemaPost => open(clerk, UnitKind::SchemaPost) == 0,
@@ -105,7 +103,8 @@ fn make_index_units(clerk: &mut Clerk<'_>) {
     for group in groups(tables) {
         match &*group {
             [table] => {
-                let entries = clerk.record().table(*table).map(|t| t.surveyed.index_entries.clone());
+                let entries =
+                    clerk.record().table(*table).map(|t| t.surveyed.index_entries.clone());
                 for entry in entries.unwrap_or_default() {
                     index_unit(clerk, Subject::Index { table: *table, entry });
                 }

@@ -26,20 +26,21 @@ pub(super) fn surveyed(
     no: UnitNo,
     found: &SurveyDone,
     parts: &[Arc<ResultPart>],
-) -> Result<(), Failure> {
+) -> Result<(), Box<Failure>> {
     let tables = tables(parts)?;
     let record = clerk.record();
     let round = record.snapshot.round;
     let shared = check_snapshot(record.shares_snapshot(), round, &found.snapshot)?;
     if let Some(known) = record.system_identifier.filter(|id| *id != found.system_identifier) {
-        return Err(Failure::definite(
+        let failure = Failure::definite(
             "source_changed",
             format!(
                 "the source is another cluster than before: system identifier {}, was {known}",
                 found.system_identifier
             ),
         )
-        .remedy("let the task's source host lead to the cluster it began with, then resume; or cancel the task"));
+        .remedy("let the task's source host lead to the cluster it began with, then resume; or cancel the task");
+        return Err(Box::new(failure));
     }
     record.system_identifier = Some(found.system_identifier);
     let first = record.stage == Stage::Survey;
@@ -50,9 +51,8 @@ pub(super) fn surveyed(
     if first {
         take_tables(clerk, tables);
     } else if continues {
-        let message = format!(
-            "snapshot {round} shows the same moment as the lost one: the copy goes on"
-        );
+        let message =
+            format!("snapshot {round} shows the same moment as the lost one: the copy goes on");
         clerk.tell(EventKind::SnapshotContinues, message);
     } else {
         let message = format!(
@@ -65,7 +65,7 @@ pub(super) fn surveyed(
     Ok(())
 }
 
-fn tables(parts: &[Arc<ResultPart>]) -> Result<Vec<SurveyedTable>, Failure> {
+fn tables(parts: &[Arc<ResultPart>]) -> Result<Vec<SurveyedTable>, Box<Failure>> {
     let mut tables = Vec::new();
     for part in parts {
         match &**part {
@@ -82,7 +82,7 @@ fn check_snapshot(
     wanted: bool,
     round: u32,
     snapshot: &Option<SharedSnapshot>,
-) -> Result<Option<SharedSnapshot>, Failure> {
+) -> Result<Option<SharedSnapshot>, Box<Failure>> {
     match snapshot {
         Some(shared) if wanted && shared.round == round && !shared.exports.is_empty() => {
             Ok(Some(shared.clone()))

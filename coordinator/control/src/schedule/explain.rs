@@ -44,7 +44,15 @@ pub fn explain(
             // The first ones are those that would have been granted.
             let skip = ready.len().saturating_sub(held.units as usize);
             let examples = examples(task, ready.iter().skip(skip).map(|(_, no)| *no));
-            all.push(held_back(state, observed, task, held.kind, held.reason, held.units, examples));
+            all.push(held_back(
+                state,
+                observed,
+                task,
+                held.kind,
+                held.reason,
+                held.units,
+                examples,
+            ));
         }
     }
     all.extend(back_off(task, now));
@@ -67,7 +75,9 @@ fn status(task: &Task) -> Option<Explanation> {
     let (code, message) = match record.status {
         TaskStatus::Running => return None,
         TaskStatus::Created => ("task_created", "the task is not started".to_owned()),
-        TaskStatus::Paused => ("task_paused", "the task is paused: resume lets it go on".to_owned()),
+        TaskStatus::Paused => {
+            ("task_paused", "the task is paused: resume lets it go on".to_owned())
+        }
         TaskStatus::Failed => {
             let cause = record.cause.as_ref().map(ToString::to_string).unwrap_or_default();
             ("task_failed", format!("the task failed: {cause}; resume tries again"))
@@ -93,7 +103,8 @@ fn held_back(
         Reason::TaskAtRest => ("task_at_rest", "the task does not run".to_owned()),
         Reason::NoSnapshot => (
             "waits_for_snapshot",
-            "no agent exports the task's snapshot any more; the survey takes the next one".to_owned(),
+            "no agent exports the task's snapshot any more; the survey takes the next one"
+                .to_owned(),
         ),
         Reason::TaskLimit => {
             let running = task.index.kind(kind).leased;
@@ -112,17 +123,25 @@ fn held_back(
                 | UnitKind::Finish => String::new(),
             };
             let kind = kind.as_str();
-            ("task_limit", format!("{running} {kind} units run, as many as the task allows{setting}"))
+            (
+                "task_limit",
+                format!("{running} {kind} units run, as many as the task allows{setting}"),
+            )
         }
         Reason::PlannedLater => (
             "planned_later",
-            "enough shards wait to be copied: more tables are planned when there are fewer".to_owned(),
+            "enough shards wait to be copied: more tables are planned when there are fewer"
+                .to_owned(),
         ),
         Reason::NoAgent => ("no_agent", "no agent is connected".to_owned()),
         Reason::NoAgentOfSite => {
             let sites = [&task.record.spec.source.site, &task.record.spec.destination.site];
-            let sites: Vec<_> = sites.into_iter().flatten().map(|site| format!("`{site}`")).collect();
-            ("no_agent_of_site", format!("no agent is at site {}", sites.join(" and at once at site ")))
+            let sites: Vec<_> =
+                sites.into_iter().flatten().map(|site| format!("`{site}`")).collect();
+            (
+                "no_agent_of_site",
+                format!("no agent is at site {}", sites.join(" and at once at site ")),
+            )
         }
         Reason::AgentsFull => agents_full(state, observed),
         Reason::NextPlan => ("next", "they are next".to_owned()),
@@ -157,10 +176,13 @@ fn back_off(task: &Task, now: Timestamp) -> Option<Explanation> {
     };
     let units = crate::state::count(waiting().count());
     let first = waiting().map(|(not_before, _)| *not_before).min()?;
-    let failure = task.index.troubled.iter().find_map(|(_, no)| {
-        task.record.unit(*no)?.trouble.as_ref()?.failure.as_ref()
-    });
-    let because = failure.map(|failure| format!("; the latest failure: {failure}")).unwrap_or_default();
+    let failure = task
+        .index
+        .troubled
+        .iter()
+        .find_map(|(_, no)| task.record.unit(*no)?.trouble.as_ref()?.failure.as_ref());
+    let because =
+        failure.map(|failure| format!("; the latest failure: {failure}")).unwrap_or_default();
     let seconds = first.since_ms(now).div_ceil(1_000);
     Some(Explanation {
         code: "back_off",
@@ -194,7 +216,8 @@ fn stopping(task: &Task) -> Option<Explanation> {
         .collect();
     (!revoked.is_empty()).then(|| Explanation {
         code: "stopping",
-        message: "told to stop; leased again once their agents have answered or are lost".to_owned(),
+        message: "told to stop; leased again once their agents have answered or are lost"
+            .to_owned(),
         units: crate::state::count(revoked.len()),
         examples: examples(task, revoked.iter().copied()),
     })
@@ -212,7 +235,10 @@ fn later(task: &Task) -> Option<Explanation> {
             .collect();
         Explanation {
             code: "waits_for_units",
-            message: format!("what comes later waits for units that are not done: {}", open.join(", ")),
+            message: format!(
+                "what comes later waits for units that are not done: {}",
+                open.join(", ")
+            ),
             units: 0,
             examples: Vec::new(),
         }

@@ -30,6 +30,8 @@ pub struct Agent {
     pub present: bool,
     /// When it last registered.
     pub registered: Timestamp,
+    /// Its latest earlier lives: none of them registers again.
+    pub former: Vec<Incarnation>,
 }
 
 /// All agents that ever registered and were not forgotten, with what they hold.

@@ -37,7 +37,8 @@ impl Clerk<'_> {
     pub(crate) fn add_unit(&mut self, subject: Subject) -> UnitNo {
         let Task { record, index } = &mut *self.task;
         let no = UnitNo(
-            u32::try_from(record.units.len()).expect("a task never has four thousand million units"),
+            u32::try_from(record.units.len())
+                .expect("a task never has four thousand million units"),
         );
         let unit = Unit::new(subject);
         index.add_unit(no, &unit, record.weight(&unit.subject));
@@ -77,7 +78,8 @@ impl Clerk<'_> {
     pub(crate) fn add_table(&mut self, table: Table) -> TableNo {
         let Task { record, index } = &mut *self.task;
         let no = TableNo(
-            u32::try_from(record.tables.len()).expect("no database has four thousand million tables"),
+            u32::try_from(record.tables.len())
+                .expect("no database has four thousand million tables"),
         );
         index.add_table(no, &table);
         record.tables.push(table);

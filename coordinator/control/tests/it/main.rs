@@ -1,0 +1,6 @@
+//! Tests of the control plane from outside: a simulated cluster, random commands, frozen bytes.
+
+mod fixtures;
+mod golden;
+mod properties;
+mod sim;

@@ -2,9 +2,13 @@
 //!
 //! Made under a lock and moved into place by one rename, so that processes that run side by side, or one that is
 //! killed half-way, never see half a template.
+//!
+//! There is more than one, and the servers of a process take turns: a copy keeps its template's system identifier, and
+//! two servers that share one look like the same server.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, bail};
 
@@ -12,17 +16,22 @@ use super::home::{lock, scratch};
 use super::{Major, PASSWORD, SUPERUSER};
 use crate::spawn::{Account, mortal};
 
+/// As many as the servers of one migration.
+const TEMPLATES: u32 = 2;
+
 /// Puts a fresh data directory at `data`.
 pub(super) fn copy_to(data: &Path, major: &Major, account: Option<&Account>) -> anyhow::Result<()> {
-    let template = ready(major, account)?;
+    static COPIES: AtomicU32 = AtomicU32::new(0);
+    let turn = COPIES.fetch_add(1, Ordering::Relaxed) % TEMPLATES;
+    let template = ready(turn, major, account)?;
     let mut copy = mortal("cp", "KILL", account);
     copy.args(["--archive", "--reflink=auto"]).arg(template).arg(data);
     run(copy)
 }
 
-fn ready(major: &Major, account: Option<&Account>) -> anyhow::Result<PathBuf> {
+fn ready(turn: u32, major: &Major, account: Option<&Account>) -> anyhow::Result<PathBuf> {
     let scratch = scratch()?;
-    let name = format!("template-{}", major.fingerprint()?);
+    let name = format!("template-{}-{turn}", major.fingerprint()?);
     let template = scratch.join(&name);
     let _one_at_a_time = lock(&scratch.join(format!("{name}.lock")))?;
     if template.join("data/PG_VERSION").exists() {

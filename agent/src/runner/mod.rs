@@ -137,11 +137,15 @@ impl Runner {
         tasks::spawn(Kind::Worker, format!("unit {}", leased.unit), shared.attend(leased, running));
     }
 
-    /// The lease of a unit is over.
+    /// The lease of a unit is over. The leader waits for a word on it, also when it does not run here.
     pub(crate) fn revoke(&self, unit: &UnitId, epoch: Epoch) {
-        if let Some(running) = self.shared.state().running.get(&(unit.clone(), epoch)) {
-            info!(%unit, %epoch, "revoked");
-            running.stop.cancel();
+        match self.shared.state().running.get(&(unit.clone(), epoch)) {
+            Some(running) => {
+                info!(%unit, %epoch, "revoked");
+                running.stop.cancel();
+            }
+            None if self.shared.reports.has_end_of(unit, epoch) => {}
+            None => self.shared.reports.end(unit, epoch, 0, Ended::Released),
         }
     }
 
@@ -157,6 +161,16 @@ impl Runner {
         for running in self.shared.state().running.values() {
             running.stop.cancel();
         }
+    }
+
+    /// Whether it takes nothing new.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.shared.state().draining
+    }
+
+    /// Returns once it takes nothing new.
+    pub(crate) async fn draining(&self) {
+        self.shared.until(|state| state.draining).await;
     }
 
     /// What runs, and how far it is.
@@ -303,5 +317,25 @@ fn tell(ended: &Ended) {
         Ended::SnapshotLost { round, gone } => {
             warn!(round, exports = gone.len(), "the task's snapshot is lost");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgconvoy_shared::failure::FailureClass;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_that_is_tried_again() {
+        let work = tasks::owned("work", async {
+            assert!(std::hint::black_box(false), "two and two are four");
+            Ended::Released
+        });
+        let Ended::Failed(failure) = work.await.unwrap_or_else(died) else {
+            panic!("a panic is a failure")
+        };
+        assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Other, "internal_error"));
+        assert!(failure.message.contains("two and two are four"), "{failure}");
     }
 }

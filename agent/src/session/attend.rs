@@ -33,9 +33,14 @@ const OUTGOING: usize = 8;
 /// Heartbeats that may wait for an answer. More than a session survives without one.
 const UNANSWERED_MAX: usize = 64;
 
-/// The agent said Goodbye and is gone.
-#[derive(Debug)]
-pub(super) struct Left;
+/// A session that the agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// It said Goodbye and is gone.
+    Left,
+    /// It takes nothing new from now on, which it says in the Hello of the next one.
+    Drains,
+}
 
 /// An open stream.
 pub(super) struct Session {
@@ -43,6 +48,8 @@ pub(super) struct Session {
     /// Sent before anything in `outgoing`.
     urgent: mpsc::Sender<v1::AgentMessage>,
     outgoing: mpsc::Sender<v1::AgentMessage>,
+    /// The leader knows that the agent takes nothing new.
+    without_slots: bool,
 }
 
 fn message(message: ToLeader) -> v1::AgentMessage {
@@ -60,6 +67,7 @@ impl Session {
     }
 
     async fn say_hello(channel: Channel, hello: v1::Hello) -> Result<(Self, v1::Welcome), Broken> {
+        let without_slots = hello.slots == 0;
         let (urgent, urgent_queue) = mpsc::channel(OUTGOING);
         let (outgoing, queue) = mpsc::channel(OUTGOING);
         urgent.try_send(message(ToLeader::Hello(hello))).expect("the queue is new and has room");
@@ -76,7 +84,7 @@ impl Session {
             Some(FromLeader::Welcome(welcome))
                 if welcome.lease_ms > 0 && welcome.heartbeat_ms > 0 =>
             {
-                Ok((Self { incoming, urgent, outgoing }, welcome))
+                Ok((Self { incoming, urgent, outgoing, without_slots }, welcome))
             }
             _ => Err(Broken::Nonsense("no welcome, or one without times".to_owned())),
         }
@@ -88,7 +96,7 @@ impl Session {
         welcome: &v1::Welcome,
         runner: &Runner,
         heartbeats: &Arc<AtomicU64>,
-    ) -> Result<Left, Broken> {
+    ) -> Result<Over, Broken> {
         let lease = Duration::from_millis(welcome.lease_ms.into());
         let interval = Duration::from_millis(welcome.heartbeat_ms.into());
         let unanswered = Arc::new(Unanswered::default());
@@ -108,6 +116,7 @@ impl Session {
                 said = self.incoming.message() => said.map_err(Broken::Refused)?.ok_or(Broken::Closed)?,
                 () = tokio::time::sleep_until(answered + patience) => return Err(Broken::Silent("an answer to a heartbeat")),
                 () = all_told(runner) => return Ok(self.goodbye().await),
+                () = runner.draining(), if !self.without_slots => return Ok(Over::Drains),
             };
             match said.message {
                 Some(FromLeader::HeartbeatAck(ack)) => {
@@ -136,13 +145,13 @@ impl Session {
         }
     }
 
-    async fn goodbye(mut self) -> Left {
+    async fn goodbye(mut self) -> Over {
         // A stream that is closed already says the same.
         drop(self.outgoing.send(message(ToLeader::Goodbye(v1::Goodbye {}))).await);
         drop((self.urgent, self.outgoing));
         let ended = async { while let Ok(Some(_)) = self.incoming.message().await {} };
         drop(timeout(GOODBYE_LIMIT, ended).await);
-        Left
+        Over::Left
     }
 }
 

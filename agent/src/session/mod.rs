@@ -33,7 +33,7 @@ use pgconvoy_shared::ids::{AgentId, Incarnation};
 use crate::config::Coordinators;
 use crate::error::AgentError;
 use crate::runner::Runner;
-use attend::Left;
+use attend::Over;
 use route::Route;
 
 /// Where a follower's refusal names the leader.
@@ -120,7 +120,8 @@ impl Sessions {
             let pause = match self.route.next() {
                 Err(error) => self.route.unusable(&error),
                 Ok((channel, name)) => match self.open(channel, &name).await {
-                    Ok(Left) => return,
+                    Ok(Over::Left) => return,
+                    Ok(Over::Drains) => continue,
                     Err(broken) => {
                         let pause = self.route.failed(broken.leader());
                         // Once a break is told, the tries to mend it are noise.
@@ -153,7 +154,8 @@ impl Sessions {
             agent_id: me.agent.to_string(),
             incarnation: me.incarnation.0,
             site: me.site.clone().unwrap_or_default(),
-            slots: me.slots,
+            // Without slots it is given nothing.
+            slots: if self.runner.is_draining() { 0 } else { me.slots },
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pg_dump_majors: self.runner.tools().majors(),
             running: wire::progress(&self.runner),
@@ -161,7 +163,7 @@ impl Sessions {
         }
     }
 
-    async fn open(&mut self, channel: Channel, name: &str) -> Result<Left, Broken> {
+    async fn open(&mut self, channel: Channel, name: &str) -> Result<Over, Broken> {
         let hello = self.hello();
         let (session, welcome) = attend::Session::open(channel, hello).await?;
         info!(term = welcome.term, "session with {name}");

@@ -12,6 +12,7 @@ mod finish;
 mod index;
 pub(crate) mod link;
 mod plan_tables;
+mod precheck;
 mod schema;
 mod schema_post;
 mod schema_pre;
@@ -29,7 +30,7 @@ use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitNo};
 use pgconvoy_shared::secret::Secret;
-use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::spec::{MigrationType, TaskSpec};
 use pgconvoy_shared::unit::{Ended, Progress, UnitKind, Work, WorkResult};
 
 use crate::keeper::Keepers;
@@ -77,6 +78,16 @@ impl UnitContext {
             Side::Destination => (&self.spec.destination, self.passwords.destination.as_ref()),
         };
         Access::new(side, endpoint, password, self.application_name())
+    }
+
+    /// Whether the schema is migrated.
+    pub(crate) fn with_schema(&self) -> bool {
+        self.spec.types.contains(&MigrationType::Schema)
+    }
+
+    /// Whether rows are migrated.
+    pub(crate) fn with_rows(&self) -> bool {
+        self.spec.types.contains(&MigrationType::Full)
     }
 
     /// What every connection of the unit calls itself: `pgconvoy/<task>/<kind>/<unit>.<epoch>`, at most 63 bytes (9 +
@@ -149,6 +160,7 @@ impl From<Failure> for UnitEnd {
 pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
     let context = &context;
     let outcome = match work {
+        Work::Precheck => context.until_stopped(precheck::run(context)).await,
         Work::SchemaPre => context.until_stopped(schema_pre::run(context)).await,
         Work::Survey(order) => context.until_stopped(survey::run(context, order)).await,
         Work::Plan(tables) => context.until_stopped(plan_tables::run(context, tables)).await,
@@ -159,9 +171,6 @@ pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
         Work::Sequences => context.until_stopped(sequences::run(context)).await,
         Work::Analyze(tables) => context.until_stopped(analyze::run(context, tables)).await,
         Work::Finish => context.until_stopped(finish::run(context)).await,
-        other => {
-            Err(UnitEnd::Failed(Failure::definite("lease_not_understood", other.kind().as_str())))
-        }
     };
     ended(outcome)
 }

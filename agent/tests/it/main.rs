@@ -1,6 +1,8 @@
 //! The agent as its leader sees it: a scripted leader leases units and reads what comes back.
 
 mod leader;
+mod precheck;
+mod rows;
 mod schema;
 mod session;
 mod world;

@@ -63,7 +63,11 @@ pub(crate) fn spec(source: Endpoint, destination: Endpoint) -> TaskSpec {
 }
 
 /// An agent of this process with two slots.
-pub(crate) async fn agent(name: &str, coordinators: Coordinators, shutdown: &Shutdown) -> AgentHandle {
+pub(crate) async fn agent(
+    name: &str,
+    coordinators: Coordinators,
+    shutdown: &Shutdown,
+) -> AgentHandle {
     let config = AgentConfig {
         id: name.parse().expect("a good name"),
         site: None,

@@ -186,6 +186,7 @@ fn connection(command: &mut Command, ctx: &UnitContext) {
         .env("PGDATABASE", &endpoint.database)
         .env("PGUSER", &endpoint.user)
         .env("PGSSLMODE", sslmode)
+        .env("PGGSSENCMODE", "disable")
         .env("PGAPPNAME", ctx.application_name())
         .env("PGOPTIONS", options)
         .env("PGCONNECT_TIMEOUT", endpoint.connect_timeout_secs.max(10).to_string());

@@ -95,12 +95,23 @@ fn left_out(entries: &[TocEntry], rules: &ObjectRules) -> BTreeSet<u32> {
         for entry in entries {
             if entry.needs.iter().any(|need| out.contains(need)) {
                 out.insert(entry.id);
+                out.extend(view_of_query(entry, entries));
             }
         }
         if out.len() == before {
             return out;
         }
     }
+}
+
+/// A view whose query needs a primary key is made empty first, and gets its query by a rule `_RETURN` after the rows:
+/// without that query it is no view.
+fn view_of_query(rule: &TocEntry, entries: &[TocEntry]) -> Option<u32> {
+    let view = (rule.kind == "RULE").then(|| rule.name.strip_suffix(" _RETURN"))??;
+    let is_it = |entry: &&TocEntry| {
+        entry.kind == "VIEW" && entry.name == view && entry.schema == rule.schema
+    };
+    entries.iter().find(is_it).map(|entry| entry.id)
 }
 
 fn choose(
@@ -177,6 +188,8 @@ mod tests {
             entry(14, "PUBLICATION", "everything", &[]),
             entry(15, "DEFAULT ACL", "DEFAULT PRIVILEGES FOR TABLES", &[]),
             entry(16, "SEQUENCE", "sales.free_seq", &[1]),
+            entry(17, "VIEW", "public.counts", &[]),
+            entry(18, "RULE", "public.counts _RETURN", &[17, 7]),
         ]
     }
 
@@ -190,7 +203,7 @@ mod tests {
 
     #[test]
     fn without_rules_all_come() {
-        check(&[], &[], &(1..=16).collect::<Vec<_>>());
+        check(&[], &[], &(1..=18).collect::<Vec<_>>());
     }
 
     #[test]

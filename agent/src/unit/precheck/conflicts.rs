@@ -1,0 +1,254 @@
+//! What is at the destination already.
+//!
+//! With the schema migrated, nothing of the same name may be there. Without it, each table has to be there: empty, and with
+//! the same columns. Once the task has begun, what is there is its own work, and not asked about.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::spec::ObjectRules;
+
+use super::SourceFacts;
+use super::report::{Finding, Report};
+use super::tables::{COLUMNS, SourceTable};
+use crate::pg::Session;
+use crate::unit::UnitContext;
+
+/// Tables looked into by one statement.
+const BATCH: usize = 100;
+
+/// Objects by kind and name, without those of extensions.
+pub(super) type Named = BTreeSet<(String, QualifiedName)>;
+
+/// What the destination holds of what the source has.
+#[derive(Debug)]
+pub(super) struct DestinationFacts {
+    /// The task has begun here.
+    begun: bool,
+    named: Named,
+    tables: BTreeMap<QualifiedName, ExistingTable>,
+}
+
+#[derive(Debug)]
+struct ExistingTable {
+    columns: Vec<String>,
+    /// Columns that a row without them cannot do without.
+    demanding: Vec<String>,
+    empty: bool,
+    writable: bool,
+    /// Row triggers that fire for rows that are copied.
+    triggers: Vec<String>,
+}
+
+/// Relations, types and functions that take part.
+pub(super) async fn named(
+    session: &Session,
+    rules: &ObjectRules,
+) -> Result<Named, tokio_postgres::Error> {
+    let rows = session
+        .query(
+            "with object (class, oid, kind, namespace, name, rules_name) as (
+                 select 'pg_class'::regclass, oid,
+                        case relkind when 'v' then 'view' when 'm' then 'materialized view' when 'S' then 'sequence'
+                                     when 'f' then 'foreign table' else 'table' end,
+                        relnamespace, relname::text, relname::text
+                 from pg_class where relkind in ('r', 'p', 'v', 'm', 'S', 'f') and relpersistence <> 't'
+                 union all
+                 select 'pg_type'::regclass, oid, 'type', typnamespace, typname::text, typname::text
+                 from pg_type
+                 where typtype in ('e', 'd', 'r')
+                    or typtype = 'c' and (select relkind from pg_class where oid = typrelid) = 'c'
+                 union all
+                 select 'pg_proc'::regclass, oid, 'function', pronamespace,
+                        proname || '(' || pg_get_function_identity_arguments(oid) || ')', proname::text
+                 from pg_proc
+             )
+             select o.kind, n.nspname::text, o.name, o.rules_name
+             from object o join pg_namespace n on n.oid = o.namespace
+             where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+               and not exists (select from pg_depend e
+                               where e.classid = o.class and e.objid = o.oid and e.deptype = 'e')",
+            &[],
+        )
+        .await?;
+    let named = rows.iter().filter_map(|row| {
+        let schema: &str = row.get(1);
+        rules
+            .matches(&QualifiedName::new(schema, row.get::<_, &str>(3)))
+            .then(|| (row.get(0), QualifiedName::new(schema, row.get::<_, &str>(2))))
+    });
+    Ok(named.collect())
+}
+
+pub(super) async fn of_destination(
+    session: &Session,
+    ctx: &UnitContext,
+    tables: &[SourceTable],
+) -> Result<DestinationFacts, tokio_postgres::Error> {
+    let begun = has_begun(session, ctx).await?;
+    let mut facts = DestinationFacts { begun, named: Named::new(), tables: BTreeMap::new() };
+    if begun {
+        return Ok(facts);
+    }
+    if ctx.with_schema() {
+        facts.named = named(session, &ctx.spec.objects).await?;
+    } else {
+        for batch in tables.chunks(BATCH) {
+            existing(session, batch, &mut facts.tables).await?;
+        }
+    }
+    Ok(facts)
+}
+
+async fn has_begun(session: &Session, ctx: &UnitContext) -> Result<bool, tokio_postgres::Error> {
+    let there = "select to_regclass('pgconvoy.task') is not null
+                    and has_schema_privilege('pgconvoy', 'usage')";
+    if !session.query_one(there, &[]).await?.get::<_, bool>(0) {
+        return Ok(false);
+    }
+    let row = "select exists (select from pgconvoy.task where id = $1)";
+    Ok(session.query_one(row, &[&ctx.task.as_str()]).await?.get(0))
+}
+
+async fn existing(
+    session: &Session,
+    tables: &[SourceTable],
+    found: &mut BTreeMap<QualifiedName, ExistingTable>,
+) -> Result<(), tokio_postgres::Error> {
+    let names: Vec<String> = tables.iter().map(|table| table.name.quoted()).collect();
+    let rows = session
+        .query(
+            &format!(
+                "select n.nspname::text, c.relname::text, {COLUMNS},
+                        array(select a.attname::text from pg_attribute a
+                              where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+                                and a.attnotnull and not a.atthasdef and a.attidentity = ''),
+                        has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'insert'),
+                        array(select t.tgname::text from pg_trigger t
+                              where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
+                                and t.tgtype & 4 = 4)
+                 from unnest($1::text[]) as asked (name)
+                 join pg_class c on c.oid = to_regclass(asked.name)
+                 join pg_namespace n on n.oid = c.relnamespace
+                 where c.relkind in ('r', 'p')"
+            ),
+            &[&names],
+        )
+        .await?;
+    for row in &rows {
+        let name = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+        let table = ExistingTable {
+            columns: row.get(2),
+            demanding: row.get(3),
+            writable: row.get(4),
+            triggers: row.get(5),
+            empty: is_empty(session, &name).await?,
+        };
+        found.insert(name, table);
+    }
+    Ok(())
+}
+
+/// One that may not be read counts as empty here: the copy itself looks again.
+async fn is_empty(session: &Session, table: &QualifiedName) -> Result<bool, tokio_postgres::Error> {
+    let query = format!("select not exists (select from {})", table.quoted());
+    match session.query_one(&query, &[]).await {
+        Ok(row) => Ok(row.get(0)),
+        Err(error) if error.as_db_error().is_some() => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn judge(
+    ctx: &UnitContext,
+    source: &SourceFacts,
+    destination: &DestinationFacts,
+    report: &mut Report,
+) {
+    if destination.begun {
+        return;
+    }
+    if ctx.with_schema() {
+        judge_names(&source.named, &destination.named, report);
+        return;
+    }
+    let missing = Finding::error("table_missing", Side::Destination)
+        .observed("there is no such table")
+        .required("the table, for the schema is not migrated")
+        .remedy("create it, or add `schema` to the task's types");
+    let absent = source.tables.iter().filter(|table| !destination.tables.contains_key(&table.name));
+    report.add_each(&missing, absent.map(|table| &table.name));
+    for table in &source.tables {
+        if let Some(existing) = destination.tables.get(&table.name) {
+            judge_table(table, existing, report);
+        }
+    }
+}
+
+fn judge_names(source: &Named, destination: &Named, report: &mut Report) {
+    let finding = Finding::error("object_exists", Side::Destination)
+        .observed("it is there already")
+        .required("the name to be free: the schema is migrated")
+        .remedy("drop or rename it, leave it out of the task, or migrate without `schema`");
+    let both = source.intersection(destination).map(|(kind, name)| format!("{kind} {name}"));
+    report.add_each(&finding, both);
+}
+
+fn judge_table(table: &SourceTable, existing: &ExistingTable, report: &mut Report) {
+    let side = Side::Destination;
+    let set = |columns: &[String]| columns.iter().cloned().collect::<BTreeSet<_>>();
+    let (ours, theirs) = (set(&table.columns), set(&existing.columns));
+    let missing: Vec<_> = ours.difference(&theirs).cloned().collect();
+    let ours_by_name: BTreeSet<&str> =
+        table.columns.iter().filter_map(|column| column.split(' ').next()).collect();
+    let demanding = existing.demanding.iter().filter(|name| !ours_by_name.contains(name.as_str()));
+    let demanding: Vec<_> = demanding.cloned().collect();
+    if !missing.is_empty() || !demanding.is_empty() {
+        let more = theirs.difference(&ours).cloned().collect::<Vec<_>>();
+        report.add(
+            Finding::error("structure_differs", side)
+                .object(&table.name)
+                .observed(format!("has {}; must be given {}", listed(&more), listed(&demanding)))
+                .required(format!("columns {}", listed(&missing)))
+                .remedy(
+                    "make the columns equal to the source's, or add `schema` to the task's types",
+                ),
+        );
+    }
+    // The rows of a partitioned table are those of its partitions, which are looked into themselves.
+    if !existing.empty && !table.partitioned {
+        report.add(
+            Finding::error("destination_not_empty", side)
+                .object(&table.name)
+                .observed("it holds rows")
+                .required("an empty table")
+                .remedy("empty it (TRUNCATE), or leave it out of the task"),
+        );
+    }
+    if !existing.writable {
+        report.add(
+            Finding::error("missing_privilege", side)
+                .object(&table.name)
+                .observed("the role may not insert rows")
+                .required("INSERT on the table, USAGE on its schema")
+                .remedy("GRANT INSERT ON … TO the role"),
+        );
+    }
+    if !existing.triggers.is_empty() {
+        report.add(
+            Finding::warning("destination_trigger", side)
+                .object(&table.name)
+                .observed(format!(
+                    "fires for each row that is copied: {}",
+                    existing.triggers.join(", ")
+                ))
+                .required("no trigger that is enabled")
+                .remedy("ALTER TABLE … DISABLE TRIGGER USER until the migration is done"),
+        );
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "nothing else".to_owned() } else { names.join(", ") }
+}

@@ -1,0 +1,157 @@
+//! The precheck: whether the migration can work, asked before anything is changed, and changing nothing itself.
+//!
+//! ```text
+//!  source half                      destination half
+//!  facts of the source ───────────▶ facts of the destination, findings
+//! ```
+//!
+//! Each topic has a file with its queries and the rules that turn facts into findings. A database that cannot be reached is
+//! a finding too, an error with the code of the failure; the other database is then still looked at.
+
+mod conflicts;
+mod extensions;
+mod objects;
+mod privileges;
+mod report;
+mod roles;
+mod server;
+mod tables;
+
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::unit::WorkResult;
+
+use super::link::{Link, link};
+use super::{UnitContext, UnitEnd};
+use crate::pg::{About, Session};
+use report::Report;
+
+/// What the source half found out.
+#[derive(Debug)]
+struct SourceFacts {
+    server: server::ServerFacts,
+    tables: Vec<tables::SourceTable>,
+    privileges: privileges::SourceFacts,
+    objects: objects::SourceFacts,
+    roles: roles::SourceFacts,
+    extensions: Vec<extensions::Extension>,
+    named: conflicts::Named,
+}
+
+/// What the destination half found out about the destination.
+#[derive(Debug)]
+struct DestinationFacts {
+    server: server::ServerFacts,
+    roles: roles::DestinationFacts,
+    extensions: Vec<extensions::Available>,
+    privileges: privileges::DestinationFacts,
+    objects: objects::DestinationFacts,
+    conflicts: conflicts::DestinationFacts,
+}
+
+pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
+    let (source, destination) = link(1);
+    let ((), report) =
+        tokio::try_join!(source_half(ctx, source), destination_half(ctx, destination))?;
+    Ok(WorkResult::Precheck(report.into_items()))
+}
+
+type Seen = Result<Box<SourceFacts>, Failure>;
+
+async fn source_half(ctx: &UnitContext, link: Link<Seen, ()>) -> Result<(), UnitEnd> {
+    let session = match open(ctx, Side::Source).await {
+        Ok(session) => session,
+        Err(failure) => return link.send(Err(failure)).await,
+    };
+    let facts = source_facts(ctx, &session).await.about(session.access())?;
+    session.close().await;
+    link.send(Ok(Box::new(facts))).await
+}
+
+async fn destination_half(ctx: &UnitContext, mut link: Link<(), Seen>) -> Result<Report, UnitEnd> {
+    let mut report = Report::default();
+    // Both are tried at once: two wrong passwords are told together.
+    let (session, seen) = tokio::join!(open(ctx, Side::Destination), link.expect());
+    let source = seen?.map_err(|failure| report.unreachable(Side::Source, failure)).ok();
+    let session = session.map_err(|failure| report.unreachable(Side::Destination, failure)).ok();
+    if let Some(source) = &source {
+        of_source(ctx, source, &mut report);
+    }
+    let Some(session) = session else { return Ok(report) };
+    let destination =
+        destination_facts(ctx, &session, source.as_deref()).await.about(session.access())?;
+    session.close().await;
+    of_destination(ctx, &destination, &mut report);
+    if let Some(source) = &source {
+        of_both(ctx, source, &destination, &mut report);
+    }
+    Ok(report)
+}
+
+async fn open(ctx: &UnitContext, side: Side) -> Result<Session, Failure> {
+    let access = ctx.access(side);
+    let session = access.session().await.about(&access)?;
+    // Whatever is asked below, the server itself sees to it that nothing is changed.
+    session.batch_execute("set default_transaction_read_only = on").await.about(&access)?;
+    Ok(session)
+}
+
+async fn source_facts(
+    ctx: &UnitContext,
+    session: &Session,
+) -> Result<SourceFacts, tokio_postgres::Error> {
+    let tables = tables::of_source(session, &ctx.spec.objects).await?;
+    Ok(SourceFacts {
+        server: server::facts(session).await?,
+        privileges: privileges::of_source(session, &ctx.spec.objects).await?,
+        objects: objects::of_source(session, &ctx.spec.objects).await?,
+        roles: roles::of_source(session).await?,
+        extensions: extensions::of_source(session).await?,
+        named: conflicts::named(session, &ctx.spec.objects).await?,
+        tables,
+    })
+}
+
+async fn destination_facts(
+    ctx: &UnitContext,
+    session: &Session,
+    source: Option<&SourceFacts>,
+) -> Result<DestinationFacts, tokio_postgres::Error> {
+    let tables = source.map(|source| source.tables.as_slice()).unwrap_or_default();
+    Ok(DestinationFacts {
+        server: server::facts(session).await?,
+        roles: roles::of_destination(session).await?,
+        extensions: extensions::of_destination(session).await?,
+        privileges: privileges::of_destination(session).await?,
+        objects: objects::of_destination(session).await?,
+        conflicts: conflicts::of_destination(session, ctx, tables).await?,
+    })
+}
+
+fn of_source(ctx: &UnitContext, source: &SourceFacts, report: &mut Report) {
+    server::judge_source(ctx, &source.server, source.tables.len(), report);
+    tables::judge(ctx, &source.tables, report);
+    privileges::judge_source(&source.privileges, &source.tables, report);
+    objects::judge_source(ctx, &source.objects, report);
+}
+
+fn of_destination(ctx: &UnitContext, destination: &DestinationFacts, report: &mut Report) {
+    server::judge_destination(ctx, &destination.server, report);
+    privileges::judge_destination(ctx, &destination.privileges, report);
+    objects::judge_destination(&destination.objects, report);
+}
+
+fn of_both(
+    ctx: &UnitContext,
+    source: &SourceFacts,
+    destination: &DestinationFacts,
+    report: &mut Report,
+) {
+    server::judge_both(ctx, &source.server, &destination.server, report);
+    conflicts::judge(ctx, source, &destination.conflicts, report);
+    if ctx.with_schema() {
+        roles::judge(&source.roles, &destination.roles, report);
+        extensions::judge(&source.extensions, &destination.extensions, report);
+        objects::judge_both(&source.objects, &destination.privileges, report);
+    }
+}

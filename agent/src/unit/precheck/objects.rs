@@ -1,0 +1,223 @@
+//! Objects other than tables: what is left out, what needs care.
+
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::spec::ObjectRules;
+
+use super::privileges;
+use super::report::{Finding, Report};
+use crate::pg::Session;
+use crate::unit::UnitContext;
+
+/// At the source.
+#[derive(Debug)]
+pub(super) struct SourceFacts {
+    large_objects: i64,
+    foreign_tables: Vec<QualifiedName>,
+    not_valid: Vec<QualifiedName>,
+    invalid_indexes: Vec<QualifiedName>,
+    c_functions: Vec<QualifiedName>,
+    /// Views and foreign keys of what comes, over what does not.
+    left_out: Vec<String>,
+    event_triggers: Vec<String>,
+    publications_of_all: Vec<String>,
+    subscriptions: Vec<String>,
+}
+
+/// At the destination.
+#[derive(Debug)]
+pub(super) struct DestinationFacts {
+    event_triggers: Vec<String>,
+}
+
+const ENABLED_EVENT_TRIGGERS: &str =
+    "select evtname::text from pg_event_trigger where evtenabled <> 'D' order by 1";
+
+async fn texts(session: &Session, query: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+    Ok(session.query(query, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+pub(super) async fn of_source(
+    session: &Session,
+    rules: &ObjectRules,
+) -> Result<SourceFacts, tokio_postgres::Error> {
+    let names = async |query: &str| -> Result<Vec<QualifiedName>, tokio_postgres::Error> {
+        let rows = session.query(query, &[]).await?;
+        let names = rows
+            .iter()
+            .map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
+            .filter(|name| rules.matches(name));
+        Ok(names.collect())
+    };
+    let large_objects = "select count(*) from pg_largeobject_metadata";
+    Ok(SourceFacts {
+        large_objects: session.query_one(large_objects, &[]).await?.get(0),
+        foreign_tables: names(
+            "select n.nspname::text, c.relname::text
+             from pg_class c join pg_namespace n on n.oid = c.relnamespace
+             where c.relkind = 'f' order by 1, 2",
+        )
+        .await?,
+        not_valid: names(
+            "select n.nspname::text, c.relname || '.' || k.conname
+             from pg_constraint k
+             join pg_class c on c.oid = k.conrelid
+             join pg_namespace n on n.oid = c.relnamespace
+             where not k.convalidated order by 1, 2",
+        )
+        .await?,
+        invalid_indexes: names(
+            "select n.nspname::text, c.relname::text
+             from pg_index i
+             join pg_class c on c.oid = i.indexrelid
+             join pg_namespace n on n.oid = c.relnamespace
+             where not i.indisvalid and c.relkind = 'i' order by 1, 2",
+        )
+        .await?,
+        c_functions: names(
+            "select n.nspname::text, p.proname::text
+             from pg_proc p
+             join pg_namespace n on n.oid = p.pronamespace
+             join pg_language l on l.oid = p.prolang
+             where l.lanname in ('c', 'internal') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+               and not exists (select from pg_depend e where e.classid = 'pg_proc'::regclass
+                               and e.objid = p.oid and e.deptype = 'e')
+             order by 1, 2",
+        )
+        .await?,
+        left_out: left_out(session, rules).await?,
+        event_triggers: texts(session, ENABLED_EVENT_TRIGGERS).await?,
+        publications_of_all: texts(
+            session,
+            "select pubname::text from pg_publication where puballtables order by 1",
+        )
+        .await?,
+        subscriptions: texts(
+            session,
+            "select subname::text from pg_subscription
+             where subdbid = (select oid from pg_database where datname = current_database()) order by 1",
+        )
+        .await
+        // Its catalogue is open to everybody but for one column; some services close it whole.
+        .unwrap_or_default(),
+    })
+}
+
+/// What the rules name but which needs a relation that they leave out.
+async fn left_out(
+    session: &Session,
+    rules: &ObjectRules,
+) -> Result<Vec<String>, tokio_postgres::Error> {
+    if rules.is_everything() {
+        return Ok(Vec::new());
+    }
+    let rows = session
+        .query(
+            "select 'view', vn.nspname::text, v.relname::text, rn.nspname::text, r.relname::text
+             from pg_rewrite w
+             join pg_class v on v.oid = w.ev_class
+             join pg_namespace vn on vn.oid = v.relnamespace
+             join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+                  and d.refclassid = 'pg_class'::regclass and d.refobjid <> v.oid
+             join pg_class r on r.oid = d.refobjid and r.relkind in ('r', 'p', 'v', 'm', 'f')
+             join pg_namespace rn on rn.oid = r.relnamespace
+             where vn.nspname !~ '^pg_' and vn.nspname <> 'information_schema'
+               and rn.nspname !~ '^pg_' and rn.nspname <> 'information_schema'
+             union
+             select 'foreign key ' || k.conname || ' of', vn.nspname::text, v.relname::text, rn.nspname::text, r.relname::text
+             from pg_constraint k
+             join pg_class v on v.oid = k.conrelid
+             join pg_namespace vn on vn.oid = v.relnamespace
+             join pg_class r on r.oid = k.confrelid
+             join pg_namespace rn on rn.oid = r.relnamespace
+             where k.contype = 'f' and k.conparentid = 0
+             order by 1, 2, 3, 4, 5",
+            &[],
+        )
+        .await?;
+    let told = rows.iter().filter_map(|row| {
+        let name = |at| QualifiedName::new(row.get::<_, &str>(at), row.get::<_, &str>(at + 1));
+        let (object, needed) = (name(1), name(3));
+        (rules.matches(&object) && !rules.matches(&needed))
+            .then(|| format!("{} {object}, which needs {needed}", row.get::<_, &str>(0)))
+    });
+    Ok(told.collect())
+}
+
+pub(super) async fn of_destination(
+    session: &Session,
+) -> Result<DestinationFacts, tokio_postgres::Error> {
+    Ok(DestinationFacts { event_triggers: texts(session, ENABLED_EVENT_TRIGGERS).await? })
+}
+
+pub(super) fn judge_source(ctx: &UnitContext, facts: &SourceFacts, report: &mut Report) {
+    let side = Side::Source;
+    if facts.large_objects > 0 && ctx.with_rows() {
+        report.add(
+            Finding::warning("large_objects_left_out", side)
+                .observed(format!("{} large objects", facts.large_objects))
+                .required("none: they are not migrated yet")
+                .remedy("move them by other means (pg_dump --large-objects), or keep them in bytea columns"),
+        );
+    }
+    if ctx.with_rows() {
+        let foreign = Finding::warning("foreign_table_rows_left_out", side)
+            .observed("its rows are on another server")
+            .remedy("it is made without rows; let the destination reach that server");
+        report.add_each(&foreign, &facts.foreign_tables);
+    }
+    if !ctx.with_schema() {
+        return;
+    }
+    let left_out = Finding::warning("object_left_out", side)
+        .observed("the rules name it and leave out what it needs")
+        .remedy("include what it needs, or do without it");
+    report.add_each(&left_out, &facts.left_out);
+    let not_valid = Finding::info("constraint_not_valid", side)
+        .observed("existing rows were never checked against it")
+        .remedy("it is made NOT VALID at the destination too");
+    report.add_each(&not_valid, &facts.not_valid);
+    let invalid = Finding::warning("invalid_index_left_out", side)
+        .observed("a build that failed left it invalid; pg_dump leaves it out")
+        .remedy("REINDEX INDEX CONCURRENTLY, or drop it");
+    report.add_each(&invalid, &facts.invalid_indexes);
+    let libraries = Finding::warning("function_needs_library", side)
+        .observed("it is written in C")
+        .required("its library on the destination server")
+        .remedy("install the library there, or leave the function out");
+    report.add_each(&libraries, &facts.c_functions);
+    let subscriptions = Finding::warning("subscription_left_out", side)
+        .observed("the database receives changes by logical replication")
+        .remedy("create the subscription at the destination when it takes over");
+    report.add_each(&subscriptions, &facts.subscriptions);
+}
+
+pub(super) fn judge_destination(facts: &DestinationFacts, report: &mut Report) {
+    let finding = Finding::warning("destination_event_trigger", Side::Destination)
+        .observed("it fires when the schema is made")
+        .required("none that is enabled")
+        .remedy("ALTER EVENT TRIGGER … DISABLE until the migration is done");
+    report.add_each(&finding, &facts.event_triggers);
+}
+
+/// Objects that only a superuser can make.
+pub(super) fn judge_both(
+    source: &SourceFacts,
+    destination: &privileges::DestinationFacts,
+    report: &mut Report,
+) {
+    if destination.superuser {
+        return;
+    }
+    let kinds = [
+        ("event trigger", &source.event_triggers),
+        ("publication of all tables", &source.publications_of_all),
+    ];
+    for (kind, objects) in kinds {
+        let finding = Finding::error("superuser_needed", Side::Destination)
+            .observed(format!("the role is no superuser, and the source has this {kind}"))
+            .required("a superuser at the destination")
+            .remedy("migrate as a superuser, or drop it at the source and make it afterwards");
+        report.add_each(&finding, objects);
+    }
+}

@@ -1,0 +1,69 @@
+//! Roles: owners of objects and those who were granted something.
+
+use std::collections::BTreeSet;
+
+use pgconvoy_shared::endpoint::Side;
+
+use super::report::{Finding, Report};
+use crate::pg::Session;
+
+/// At the source.
+#[derive(Debug)]
+pub(super) struct SourceFacts {
+    /// Roles that own something in the database, or were granted something.
+    named: Vec<String>,
+    /// Roles that policies name: a policy without its role cannot be made.
+    in_policies: Vec<String>,
+}
+
+/// At the destination.
+#[derive(Debug)]
+pub(super) struct DestinationFacts {
+    known: BTreeSet<String>,
+}
+
+pub(super) async fn of_source(session: &Session) -> Result<SourceFacts, tokio_postgres::Error> {
+    let texts = async |query: &str| -> Result<Vec<String>, tokio_postgres::Error> {
+        Ok(session.query(query, &[]).await?.iter().map(|row| row.get(0)).collect())
+    };
+    Ok(SourceFacts {
+        named: texts(
+            "select distinct r.rolname::text
+             from pg_shdepend d join pg_roles r on r.oid = d.refobjid
+             where d.dbid = (select oid from pg_database where datname = current_database())
+               and d.refclassid = 'pg_authid'::regclass and d.deptype in ('o', 'a')
+             order by 1",
+        )
+        .await?,
+        in_policies: texts(
+            "select distinct r.rolname::text from pg_policy p join pg_roles r on r.oid = any (p.polroles) order by 1",
+        )
+        .await?,
+    })
+}
+
+pub(super) async fn of_destination(
+    session: &Session,
+) -> Result<DestinationFacts, tokio_postgres::Error> {
+    let rows = session.query("select rolname::text from pg_roles", &[]).await?;
+    Ok(DestinationFacts { known: rows.iter().map(|row| row.get(0)).collect() })
+}
+
+pub(super) fn judge(source: &SourceFacts, destination: &DestinationFacts, report: &mut Report) {
+    let missing = |roles: &[String]| {
+        let missing = roles.iter().filter(|role| !destination.known.contains(*role));
+        missing.cloned().collect::<Vec<_>>()
+    };
+    let for_policies = missing(&source.in_policies);
+    let needed = Finding::error("role_missing", Side::Destination)
+        .observed("there is no such role")
+        .required("the role, for a policy names it")
+        .remedy("create it: CREATE ROLE …");
+    report.add_each(&needed, &for_policies);
+    let wanted = Finding::warning("role_missing", Side::Destination)
+        .observed("there is no such role")
+        .required("the role, for it owns objects or was granted something")
+        .remedy("create it: CREATE ROLE …; or its objects belong to the role that migrates, and its grants are left out");
+    let others = missing(&source.named).into_iter().filter(|role| !for_policies.contains(role));
+    report.add_each(&wanted, others);
+}

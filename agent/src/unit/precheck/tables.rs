@@ -1,0 +1,142 @@
+//! The tables whose rows are to be moved.
+
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::spec::ObjectRules;
+use pgconvoy_shared::unit::SnapshotMode;
+
+use super::report::{Finding, Report};
+use crate::pg::Session;
+use crate::unit::UnitContext;
+
+/// A table at the source that takes part.
+#[derive(Debug)]
+pub(super) struct SourceTable {
+    pub(super) name: QualifiedName,
+    /// Partitioned: its rows are in its partitions.
+    pub(super) partitioned: bool,
+    unlogged: bool,
+    bytes: i64,
+    pub(super) readable: bool,
+    /// A policy hides rows from the role that reads.
+    pub(super) filtered: bool,
+    has_key: bool,
+    /// A parent that the rules leave out.
+    lost_parent: Option<QualifiedName>,
+    tablespace: Option<String>,
+    /// `name type` of each column, in order of their names; generated ones are marked.
+    pub(super) columns: Vec<String>,
+}
+
+pub(super) async fn of_source(
+    session: &Session,
+    rules: &ObjectRules,
+) -> Result<Vec<SourceTable>, tokio_postgres::Error> {
+    let rows = session
+        .query(
+            &format!(
+                "select n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence = 'u',
+                        c.relpages::bigint * current_setting('block_size')::bigint
+                            + coalesce((select t.relpages::bigint from pg_class t where t.oid = c.reltoastrelid), 0)
+                              * current_setting('block_size')::bigint,
+                        has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'),
+                        row_security_active(c.oid),
+                        exists (select from pg_index i
+                                where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indimmediate
+                                  and i.indpred is null and i.indexprs is null
+                                  and not exists (select from pg_attribute a
+                                                  where a.attrelid = c.oid and a.attnum = any (i.indkey)
+                                                    and not a.attnotnull)),
+                        pn.nspname::text, p.relname::text,
+                        (select s.spcname::text from pg_tablespace s where s.oid = c.reltablespace),
+                        {COLUMNS}
+                 from pg_class c
+                 join pg_namespace n on n.oid = c.relnamespace
+                 left join pg_inherits h on h.inhrelid = c.oid and h.inhseqno = 1
+                 left join pg_class p on p.oid = h.inhparent
+                 left join pg_namespace pn on pn.oid = p.relnamespace
+                 where c.relkind in ('r', 'p') and c.relpersistence <> 't'
+                   and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+                   and not exists (select from pg_depend e where e.classid = 'pg_class'::regclass
+                                   and e.objid = c.oid and e.deptype = 'e')
+                 order by 1, 2"
+            ),
+            &[],
+        )
+        .await?;
+    let tables = rows.iter().filter_map(|row| {
+        let name = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+        let parent = row.get::<_, Option<&str>>(8).zip(row.get::<_, Option<&str>>(9));
+        let parent = parent.map(|(schema, name)| QualifiedName::new(schema, name));
+        rules.matches(&name).then(|| SourceTable {
+            name,
+            partitioned: row.get(2),
+            unlogged: row.get(3),
+            bytes: row.get(4),
+            readable: row.get(5),
+            filtered: row.get(6),
+            has_key: row.get(7),
+            lost_parent: parent.filter(|parent| !rules.matches(parent)),
+            tablespace: row.get(10),
+            columns: row.get(11),
+        })
+    });
+    Ok(tables.collect())
+}
+
+/// The columns of table `c`, for comparing two ends.
+pub(super) const COLUMNS: &str = "
+    array(select a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
+                 || case when a.attgenerated <> '' then ' generated' else '' end
+          from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+          order by a.attname collate \"C\")";
+
+pub(super) fn judge(ctx: &UnitContext, tables: &[SourceTable], report: &mut Report) {
+    let side = Side::Source;
+    if tables.is_empty() {
+        report.add(
+            Finding::warning("nothing_selected", side)
+                .observed("no table takes part")
+                .required("at least one")
+                .remedy("correct objects.include and objects.exclude, and the source's database"),
+        );
+    }
+    let names = |of: fn(&SourceTable) -> bool| {
+        tables.iter().filter(move |table| of(table)).map(|table| &table.name)
+    };
+    let orphan = Finding::error("partition_without_parent", side)
+        .observed("its parent is left out")
+        .required("a partition, or a child, and its parent together")
+        .remedy("include the parent too, or exclude the partition");
+    if ctx.with_schema() {
+        report.add_each(&orphan, names(|table| table.lost_parent.is_some()));
+    }
+    if ctx.with_schema() {
+        let space = Finding::warning("tablespace_left_out", side)
+            .observed("it is in a tablespace of its own")
+            .remedy("all tables are made in the destination's default tablespace; move them there afterwards");
+        report.add_each(&space, names(|table| table.tablespace.is_some()));
+    }
+    if !ctx.with_rows() {
+        return;
+    }
+    let filtered = Finding::error("row_level_security", side)
+        .observed("a policy hides rows from the role that reads")
+        .required("all rows")
+        .remedy("read as the table's owner, or as a role with BYPASSRLS: ALTER ROLE … BYPASSRLS");
+    report.add_each(&filtered, names(|table| table.filtered));
+    let unlogged = Finding::info("unlogged_table", side)
+        .observed("its rows are copied; a crash of either server empties it");
+    report.add_each(&unlogged, names(|table| table.unlogged));
+    if ctx.spec.copy.snapshot == SnapshotMode::Shard {
+        let limit = i64::try_from(ctx.spec.copy.shard_size_bytes).unwrap_or(i64::MAX);
+        let keyless = tables.iter().filter(|table| {
+            !table.partitioned && !table.has_key && table.bytes > limit.saturating_mul(2)
+        });
+        let finding = Finding::warning("keyless_table", side)
+            .observed("it has no key to cut it by, so one unit copies it whole")
+            .required("a primary key, or copy.snapshot: task, which cuts it by blocks")
+            .remedy("use copy.snapshot: task, or wait for the one unit");
+        report.add_each(&finding, keyless.map(|table| &table.name));
+    }
+}

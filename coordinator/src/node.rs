@@ -174,6 +174,7 @@ impl From<Rejected> for ApiError {
             | Rejected::BackedOff { .. }
             | Rejected::StaleEpoch { .. }
             | Rejected::PartsMissing { .. }
+            | Rejected::FormerLife { .. }
             | Rejected::OtherRound { .. } => ApiError::Refused(Box::new(rejected.into())),
         }
     }

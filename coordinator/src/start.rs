@@ -344,8 +344,8 @@ impl Running {
         }
         match timeout(HANDOVER_LIMIT, self.node.raft.transfer_leader(None)).await {
             Ok(Ok(peer)) => info!("node {} leads now", peer.id),
-            Ok(Err(error)) => warn!("nobody takes over before this node stops: {error}"),
-            Err(_) => warn!("nobody takes over before this node stops"),
+            Ok(Err(error)) => info!("nobody takes over before this node stops: {error}"),
+            Err(_) => info!("nobody takes over before this node stops"),
         }
     }
 }

@@ -158,7 +158,7 @@ impl Session {
             match lease(work, &leader.node.vault) {
                 Ok(lease) => self.send(ToAgent::Lease(lease.into())),
                 Err(error) => {
-                    let failure = Failure::definite("password_unreadable", chain(&error));
+                    let failure = Failure::definite("password_not_opened", chain(&error));
                     let failure = failure.about(format!("task {}", unit.task)).remedy(
                         "put the `secret.key` of a node that can open it into this node's data \
                          directory, or create the task anew",

@@ -96,3 +96,65 @@ impl Sessions {
         self.book.lock().expect("nothing panics while it holds this lock")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pgconvoy_shared::ids::Incarnation;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn session(agent: &str, incarnation: u64) -> Arc<Session> {
+        let (outbox, _agent_is_gone) = mpsc::channel(1);
+        let agent = agent.parse().unwrap();
+        let metrics = Arc::new(Metrics::new());
+        Arc::new(Session::new(agent, Incarnation(incarnation), outbox, metrics))
+    }
+
+    #[test]
+    fn a_newer_session_closes_the_older_one_and_outlives_its_end() {
+        let sessions = Sessions::default();
+        let (older, newer) = (session("a", 1), session("a", 1));
+        sessions.open(&older).unwrap();
+        sessions.open(&newer).unwrap();
+        assert!(older.is_closed() && !newer.is_closed());
+        sessions.remove(&older);
+        let open = sessions.get(&newer.agent).unwrap();
+        assert!(Arc::ptr_eq(&open, &newer));
+    }
+
+    #[test]
+    fn a_condemned_agent_has_no_session_until_the_log_has_decided() {
+        let sessions = Sessions::default();
+        let first = session("a", 1);
+        sessions.open(&first).unwrap();
+        sessions.condemn(&first.agent);
+        assert!(first.is_closed());
+        let second = session("a", 1);
+        assert_eq!(sessions.open(&second), Err(NotNow));
+        assert_eq!(sessions.open(&session("b", 1)), Ok(()));
+        sessions.pardon(&first.agent);
+        assert_eq!(sessions.open(&second), Ok(()));
+    }
+
+    #[test]
+    fn an_agent_that_is_not_registered_is_given_no_orders() {
+        let sessions = Sessions::default();
+        let session = session("a", 1);
+        sessions.open(&session).unwrap();
+        assert!(sessions.registered().is_empty());
+        session.registered();
+        assert_eq!(sessions.registered().len(), 1);
+    }
+
+    #[test]
+    fn the_end_of_the_office_closes_all() {
+        let sessions = Sessions::default();
+        let session = session("a", 1);
+        sessions.open(&session).unwrap();
+        sessions.close_all();
+        assert!(session.is_closed());
+        assert_eq!(sessions.open(&session), Err(NotNow));
+    }
+}

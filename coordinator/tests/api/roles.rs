@@ -35,8 +35,12 @@ impl Certified {
     }
 
     fn channel(&self, role: Role, name: &str) -> Channel {
+        self.channel_to(&self.node, role, name)
+    }
+
+    fn channel_to(&self, node: &Node, role: Role, name: &str) -> Channel {
         let dialer = Dialer::new(&issue(self.dir.path(), role, name)).unwrap();
-        dialer.channel(&self.node.handle.address().unwrap().to_string()).unwrap()
+        dialer.channel(&node.handle.address().unwrap().to_string()).unwrap()
     }
 }
 
@@ -72,4 +76,20 @@ async fn each_role_does_its_own_and_nothing_else() {
     assert_eq!(denied.code(), Code::PermissionDenied);
     let mut welcome = Agent::connect(agent, hello("a", 1)).await.unwrap();
     assert_eq!(welcome.lease().await.source_password, super::world::SOURCE_PASSWORD);
+}
+
+#[tokio::test]
+async fn cluster_nodes_with_certificates_join_and_hand_calls_on() {
+    let certified = Certified::start().await;
+    let second = Node::listening(2, issue(certified.dir.path(), Role::Coordinator, "c2")).await;
+    let add = v1::AddNodeRequest { node: Some(second.id_and_address(2)) };
+    let mut admin = ClusterServiceClient::new(certified.channel(Role::Client, "admin-2"));
+    admin.add_node(add).await.unwrap();
+    tokio::time::timeout(LIMIT, second.handle.ready()).await.unwrap().unwrap();
+    // The caller's role is asked for at the first node; the leader sees the node that hands it on.
+    let user = certified.channel_to(&second, Role::Client, "user");
+    TaskServiceClient::new(user).create_task(request("shop")).await.unwrap();
+    let agent = certified.channel_to(&second, Role::Agent, "a");
+    let denied = TaskServiceClient::new(agent).create_task(request("two")).await;
+    assert_eq!(denied.unwrap_err().code(), Code::PermissionDenied);
 }

@@ -93,11 +93,6 @@ impl Access {
         )
     }
 
-    /// Which of the two.
-    pub(crate) fn side(&self) -> Side {
-        self.inner.side
-    }
-
     /// Where it is.
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.inner.endpoint

@@ -18,6 +18,6 @@ mod transport;
 pub(crate) mod wire;
 
 pub(crate) use access::Access;
-pub(crate) use error::{PgError, ServerError};
+pub(crate) use error::PgError;
 pub(crate) use session::Session;
 pub(crate) use sqlstate::About;

@@ -230,6 +230,7 @@ mod tests {
             let failure = failure(sqlstate);
             assert_eq!((failure.class, failure.code.as_str()), (class, code), "{sqlstate}");
             assert_eq!(failure.sqlstate.as_deref(), Some(sqlstate));
+            assert!(pgconvoy_shared::codes::page(code).is_some(), "{code} has no page");
         }
     }
 

@@ -143,11 +143,6 @@ impl Transport {
     pub(super) fn channel_binding(&self) -> Option<&[u8]> {
         self.channel_binding.as_deref()
     }
-
-    /// Whether TLS is spoken.
-    pub(super) fn is_encrypted(&self) -> bool {
-        self.encrypted
-    }
 }
 
 fn watch(socket: &TcpStream, patience: Patience) -> io::Result<()> {

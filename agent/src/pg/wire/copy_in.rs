@@ -41,7 +41,7 @@ impl Wire {
 }
 
 impl CopyIn<'_> {
-    /// Passes on bytes of a [`CopyOut`](super::CopyOut), in their order. Waits while the server is behind, and notices at
+    /// Passes on bytes of a [`CopyOut`](super::copy_out::CopyOut), in their order. Waits while the server is behind, and notices at
     /// once when it refuses.
     pub(crate) async fn send(&mut self, mut data: Bytes) -> Result<(), PgError> {
         let run = self.frames.walk(&data).map_err(|bad| PgError::protocol(bad.to_string()))?;

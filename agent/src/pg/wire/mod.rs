@@ -25,7 +25,6 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub(crate) use copy_in::CopyIn;
-pub(crate) use copy_out::CopyOut;
 
 use pgconvoy_flow::fingerprint::DescribedColumn;
 
@@ -81,11 +80,6 @@ impl Wire {
     /// With whom.
     pub(crate) fn access(&self) -> &Access {
         &self.access
-    }
-
-    /// The server process that serves this session.
-    pub(crate) fn process_id(&self) -> Option<i32> {
-        self.key.map(|key| key.process_id)
     }
 
     /// What the server reported under this name.

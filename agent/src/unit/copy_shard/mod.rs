@@ -73,8 +73,8 @@ struct ReadRows {
 pub(crate) async fn run(ctx: &UnitContext, shard: CopyShard) -> Result<WorkResult, UnitEnd> {
     let (to_destination, to_source) = link(BUFFERS);
     let (done, ()) = tokio::try_join!(
-        destination::half(ctx, &shard, to_source),
-        source::half(ctx, &shard, to_destination)
+        Box::pin(destination::half(ctx, &shard, to_source)),
+        Box::pin(source::half(ctx, &shard, to_destination))
     )?;
     Ok(WorkResult::Copy(done))
 }

@@ -56,7 +56,10 @@ struct AtDestination {
 /// Plans tables.
 pub(crate) async fn run(ctx: &UnitContext, tables: Vec<PlanTable>) -> Result<WorkResult, UnitEnd> {
     let (source, destination) = link(1);
-    tokio::try_join!(source_half(ctx, tables, source), destination::half(ctx, destination))?;
+    tokio::try_join!(
+        Box::pin(source_half(ctx, tables, source)),
+        Box::pin(destination::half(ctx, destination))
+    )?;
     Ok(WorkResult::Plan)
 }
 

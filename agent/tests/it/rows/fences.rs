@@ -34,7 +34,10 @@ async fn a_shard_that_is_done_is_found_and_not_copied_again() {
     let first = rows.copy(10, shard).await.unwrap();
     let again = rows.copy(10, shard).await.unwrap();
     assert!(again.found_done && !first.found_done);
-    assert_eq!((again.rows, again.bytes, again.noted_lsn), (first.rows, first.bytes, first.noted_lsn));
+    assert_eq!(
+        (again.rows, again.bytes, again.noted_lsn),
+        (first.rows, first.bytes, first.noted_lsn)
+    );
     assert_eq!(rows.at_destination("select count(*) from t").await, first.rows.to_string());
 
     let audit = AuditTable {

@@ -9,8 +9,8 @@ use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::spec::MigrationType;
 use pgconvoy_shared::unit::{
-    AuditTable, CopyDone, CopyShard, Ended, Part, PlanTable, PlannedShard, ResultPart, SnapshotMode,
-    Survey, SurveyDone, SurveyedTable, TablePlan, Work, WorkResult,
+    AuditTable, CopyDone, CopyShard, Ended, Part, PlanTable, PlannedShard, ResultPart,
+    SnapshotMode, Survey, SurveyDone, SurveyedTable, TablePlan, Work, WorkResult,
 };
 
 use crate::world::{DATABASE, World, unit};

@@ -50,6 +50,14 @@ impl AgentKilled {
     pub(super) fn bytes(&self) -> u64 {
         self.held.iter().map(|held| held.bytes).sum()
     }
+
+    /// How many shards, in words.
+    pub(super) fn shards(&self) -> String {
+        match self.held.len() {
+            1 => "1 shard".to_owned(),
+            count => format!("{count} shards"),
+        }
+    }
 }
 
 pub(super) struct LeaderKilled {
@@ -114,8 +122,8 @@ impl Striker<'_> {
         self.screen.highlight(
             "KILLED",
             &format!(
-                "{name} (SIGKILL, process {pid}) with {} shards half copied, {} in flight",
-                killed.held.len(),
+                "{name} (SIGKILL, process {pid}) with {} half copied, {} in flight",
+                killed.shards(),
                 HumanBytes(killed.bytes()),
             ),
         );

@@ -53,17 +53,17 @@ pub(super) fn tell(screen: &Screen, task: &Task, struck: &Struck) {
     screen.line(
         "faults",
         &format!(
-            "{}: {} of {} shards rolled back and copied again elsewhere, leased anew after {:.1} s",
+            "{}: {} of {} rolled back and copied again elsewhere, leased anew after {:.1} s",
             struck.agent.name,
             HumanBytes(struck.agent.bytes()),
-            struck.agent.held.len(),
+            struck.agent.shards(),
             struck.moved_after.as_secs_f64(),
         ),
     );
     screen.line(
         "",
         &format!(
-            "node-{}: node-{} led and answered after {:.1} s; agents copied on meanwhile",
+            "node-{}: node-{} led and answered after {:.1} s",
             struck.leader.node,
             struck.leader.successor,
             struck.leader.away.as_secs_f64(),

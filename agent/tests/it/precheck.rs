@@ -229,12 +229,13 @@ async fn roles_that_may_too_little() -> anyhow::Result<()> {
     let password = pgconvoy_integration_tests::postgres::PASSWORD;
     let role = format!("create role mover login password '{password}'");
     world.source.sql("postgres", &role).await?;
-    world.destination.sql("postgres", &role).await?;
+    world.source.sql("postgres", "create role app").await?;
+    world.destination.sql("postgres", &format!("{role}; create role app")).await?;
     world
         .source
         .sql(
             DATABASE,
-            "create table closed (id serial primary key); create schema hidden; create table hidden.t (id int);
+            "create schema owned authorization app; create table closed (id serial primary key); create schema hidden; create table hidden.t (id int);
              create table filtered (id int); alter table filtered enable row level security;
              grant select on filtered to mover; create publication everything for all tables",
         )
@@ -254,6 +255,7 @@ async fn roles_that_may_too_little() -> anyhow::Result<()> {
             "superuser_needed destination everything",
         ],
     );
+    check(&items, Severity::Warning, &["role_not_assignable destination app"]);
     Ok(())
 }
 

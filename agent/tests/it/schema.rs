@@ -1,13 +1,15 @@
 //! The schema between two servers, whatever dies.
 
 use pgconvoy_integration_tests::oracle::{End, compare};
-use pgconvoy_integration_tests::postgres::{Options, Postgres};
+use pgconvoy_integration_tests::postgres::{Options, PASSWORD, Postgres};
+use pgconvoy_integration_tests::wait;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::spec::MigrationType;
 use pgconvoy_shared::unit::{Ended, IndexBuild, Work, WorkResult};
 
+use crate::leader::LIMIT;
 use crate::world::{DATABASE, World, task_id, unit};
 
 const SCHEMA: &str = include_str!("schema.sql");
@@ -25,6 +27,13 @@ fn failure(ended: Ended) -> Failure {
         Ended::Failed(failure) => failure,
         other => panic!("it should fail: {other:?}"),
     }
+}
+
+/// The schema as pg_dump writes it, without the random word that guards psql.
+async fn dump(server: &Postgres) -> anyhow::Result<Vec<String>> {
+    let dump = server.pg_dump_schema(DATABASE).await?;
+    let lines = dump.lines().filter(|line| !line.contains("restrict "));
+    Ok(lines.map(str::to_owned).collect())
 }
 
 /// Moves the rows of ordinary tables, which is not what is tested here, by psql's means.
@@ -107,11 +116,6 @@ async fn without_rows_indexes_come_with_the_rest() -> anyhow::Result<()> {
     world.done(1, Work::SchemaPre).await;
     world.done(2, Work::SchemaPost).await;
     world.done(3, Work::Finish).await;
-    let dump = async |server: &Postgres| -> anyhow::Result<Vec<String>> {
-        let dump = server.pg_dump_schema(DATABASE).await?;
-        let lines = dump.lines().filter(|line| !line.contains("restrict "));
-        Ok(lines.map(str::to_owned).collect())
-    };
     assert_eq!(dump(&world.source).await?, dump(&world.destination).await?);
     Ok(())
 }
@@ -174,6 +178,62 @@ async fn an_older_owner_cannot_write_and_is_ended() -> anyhow::Result<()> {
     assert!(matches!(young_end, Ended::Done(_)), "{young_end:?}");
     // A late try under the old epoch is refused by the destination itself.
     world.leader.lease(world.leased(2, Epoch(old.0), Work::SchemaPost)).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_destination_that_crashes_in_the_middle_is_gone_on_with() -> anyhow::Result<()> {
+    let mut world = world().await?;
+    world.spec.types = [MigrationType::Schema].into();
+    let tables: String =
+        (0..400).map(|no| format!("create table public.t{no} (id int);")).collect();
+    world.source.sql(DATABASE, &tables).await?;
+    let epoch = world.next_epoch();
+    world.leader.lease(world.leased(1, epoch, Work::SchemaPre)).await;
+    let some = "select count(*)::text from pgconvoy.schema_entry where done";
+    wait::until(LIMIT, "some statements to be done", async || {
+        match world.destination.value(DATABASE, some).await {
+            Ok(Some(count)) if count != "0" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    world.destination.stop_immediate()?;
+    world.destination.start_again().await?;
+    // Either it was cut, or it was through already.
+    match world.leader.ended(&unit(1), epoch).await {
+        Ended::Failed(failure) => assert_eq!(failure.class, FailureClass::Transient, "{failure:?}"),
+        Ended::Done(_) => {}
+        other => panic!("{other:?}"),
+    }
+    world.done(1, Work::SchemaPre).await;
+    world.done(2, Work::SchemaPost).await;
+    world.done(3, Work::Finish).await;
+    assert_eq!(dump(&world.source).await?, dump(&world.destination).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn tables_that_are_left_out_need_no_privilege() -> anyhow::Result<()> {
+    let mut world = World::new().await?;
+    world.spec.types = [MigrationType::Schema].into();
+    world
+        .source
+        .sql(
+            DATABASE,
+            &format!(
+                "create role mover login password '{PASSWORD}';
+                 create table open (id int); grant select on open to mover;
+                 create table \"Closed; \"\"x\" (id int); create schema hidden; create table hidden.t (id int)"
+            ),
+        )
+        .await?;
+    world.spec.source.user = "mover".to_owned();
+    world.spec.objects.include = vec!["public.open".to_owned()];
+    world.done(1, Work::SchemaPre).await;
+    world.done(2, Work::SchemaPost).await;
+    let tables = "select string_agg(relname, ' ') from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace";
+    assert_eq!(world.destination.value(DATABASE, tables).await?.as_deref(), Some("open"));
     Ok(())
 }
 

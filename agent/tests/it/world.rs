@@ -83,7 +83,8 @@ pub(crate) struct World {
     pub(crate) source: Postgres,
     pub(crate) destination: Postgres,
     pub(crate) leader: Leader,
-    pub(crate) agent: AgentHandle,
+    /// Ends with the world.
+    _agent: AgentHandle,
     pub(crate) shutdown: Shutdown,
     pub(crate) spec: TaskSpec,
     epochs: AtomicU32,
@@ -104,9 +105,9 @@ impl World {
         destination.create_database(DATABASE).await?;
         let leader = Leader::start(LEASE_MS);
         let shutdown = Shutdown::new();
-        let agent = agent("a1", Coordinators::Channel(leader.channel()), &shutdown).await;
+        let _agent = agent("a1", Coordinators::Channel(leader.channel()), &shutdown).await;
         let spec = spec(endpoint(source.port(), DATABASE), endpoint(destination.port(), DATABASE));
-        Ok(Self { source, destination, leader, agent, shutdown, spec, epochs: AtomicU32::new(0) })
+        Ok(Self { source, destination, leader, _agent, shutdown, spec, epochs: AtomicU32::new(0) })
     }
 
     /// Work as the leader leases it.

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use pgconvoy_shared::endpoint::{Endpoint, Side, SslMode};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::spec::ObjectRules;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
@@ -91,6 +92,9 @@ pub(super) async fn source_half(
         .arg(format!("--snapshot={snapshot}"));
     // Text of a SQL_ASCII database is in an encoding that nobody knows: it stays as it is.
     command.arg(if encoding == "SQL_ASCII" { "--encoding=SQL_ASCII" } else { "--encoding=UTF8" });
+    for table in closed_tables(&session, &ctx.spec.objects).await.about(&access)? {
+        command.arg(format!("--exclude-table={}", table.quoted()));
+    }
     connection(&mut command, ctx);
     let archive = run("pg_dump", command, |chunk| link.send(Dumped::Archive(chunk)));
     archive.await?;
@@ -129,6 +133,27 @@ async fn indexed_tables(
     Ok(tables.collect())
 }
 
+/// Tables that the rules leave out and the role may not read: pg_dump, which locks every table, would fail at them.
+async fn closed_tables(
+    session: &Session,
+    rules: &ObjectRules,
+) -> Result<Vec<QualifiedName>, tokio_postgres::Error> {
+    let rows = session
+        .query(
+            "select n.nspname::text, c.relname::text
+             from pg_class c join pg_namespace n on n.oid = c.relnamespace
+             where c.relkind in ('r', 'p') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+               and not (has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'))",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(name_of).filter(|table| !rules.matches(table)).collect())
+}
+
+fn name_of(row: &tokio_postgres::Row) -> QualifiedName {
+    QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
+}
+
 /// Views between materialized views count as steps too; a row of pg_depend for each column is folded by `union`.
 async fn populated_views(
     session: &mut Session,
@@ -155,10 +180,7 @@ async fn populated_views(
             &[],
         )
         .await?;
-    let name = |row: &tokio_postgres::Row| {
-        QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
-    };
-    Ok(rows.iter().map(name).collect())
+    Ok(rows.iter().map(name_of).collect())
 }
 
 /// Tells a client program where to connect, by its environment: arguments are seen by everybody on the machine, the

@@ -78,9 +78,17 @@ async fn destination_half(
 
 /// Roles that objects may be given to. The owner of everything else is whoever migrates it.
 async fn assignable_owners(session: &Session) -> Result<BTreeSet<String>, UnitEnd> {
-    // Since 16 membership alone does not allow it.
-    let right = if session.major() >= 16 { "SET" } else { "MEMBER" };
-    let query = format!("select rolname::text from pg_roles where pg_has_role(oid, '{right}')");
+    let query = format!("select rolname::text from pg_roles where {}", assignable(session.major()));
     let rows = session.query(&query, &[]).await.about(session.access())?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The condition on a row of pg_roles under which an object may be given to the role, and still be written to after that.
+pub(super) fn assignable(major: u32) -> &'static str {
+    // Since 16 membership alone does not allow the one, nor the other.
+    if major >= 16 {
+        "pg_has_role(oid, 'SET') and pg_has_role(oid, 'USAGE')"
+    } else {
+        "pg_has_role(oid, 'USAGE')"
+    }
 }

@@ -152,3 +152,78 @@ impl Machine for Replica {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use pgconvoy_control::command::{Command, RegisterAgent, Stamped};
+    use pgconvoy_control::outcome::Outcome;
+    use pgconvoy_shared::ids::Incarnation;
+    use pgconvoy_shared::time::Timestamp;
+
+    use super::*;
+
+    fn replica() -> Replica {
+        Replica::new(Arc::new(Metrics::new()))
+    }
+
+    fn register(agent: &str) -> Stamped {
+        let command = Command::RegisterAgent(Box::new(RegisterAgent {
+            id: agent.parse().unwrap(),
+            incarnation: Incarnation(1),
+            site: String::new(),
+            slots: 1,
+            version: String::new(),
+            pg_dump_majors: Vec::new(),
+            address: String::new(),
+        }));
+        Stamped { at: Timestamp(1), command }
+    }
+
+    fn agents(replica: &Replica) -> Vec<String> {
+        replica.read(|state| state.agents().map(|agent| agent.id.to_string()).collect())
+    }
+
+    #[test]
+    fn the_outcomes_of_the_last_entry_are_there_once() {
+        let replica = replica();
+        let mut applied = replica.applied();
+        let entry = codec::encode_batch(&[register("a"), register("b")]);
+        let answer = replica.apply(7, &entry);
+        assert_eq!(answered_index(&answer), Some(7));
+        assert_eq!(*applied.borrow_and_update(), 7);
+        let registered = Ok(Outcome::Registered { released: 0, draining: false });
+        assert_eq!(replica.take_outcomes(7), Some(vec![registered.clone(), registered]));
+        replica.apply(8, &codec::encode_batch(&[]));
+        assert_eq!(replica.take_outcomes(7), None);
+    }
+
+    #[test]
+    fn a_frozen_state_is_what_it_was_and_can_be_restored() {
+        let from = replica();
+        from.apply(1, &codec::encode_batch(&[register("a")]));
+        let frozen = from.freeze();
+        from.apply(2, &codec::encode_batch(&[register("b")]));
+        let mut written = Vec::new();
+        frozen(&mut written).unwrap();
+        let to = replica();
+        to.restore(&mut written.as_slice()).unwrap();
+        assert_eq!(agents(&to), ["a"]);
+        let cut_off = to.restore(&mut &written[..written.len() - 1]);
+        assert!(cut_off.is_err());
+        assert_eq!(agents(&to), ["a"], "what cannot be read changes nothing");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_as_such() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("the disk is gone"))
+            }
+        }
+        let error = replica().restore(&mut Broken).unwrap_err();
+        assert_eq!(error.source().unwrap().to_string(), "the disk is gone");
+    }
+}

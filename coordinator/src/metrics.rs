@@ -8,9 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use pgconvoy_control::state::State;
-use pgconvoy_control::view;
-use pgconvoy_shared::ids::UnitId;
+use pgconvoy_control::view::TaskView;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -209,11 +207,9 @@ impl Levels {
     }
 }
 
-/// Reads tasks and units off the state.
-pub(crate) fn read_tasks(state: &State, reading: &mut Reading) {
-    let unknown = |_: &UnitId, _| None;
-    let tasks = state.task_ids().filter_map(|id| view::task(state, id, 0, &unknown));
-    for task in tasks {
+impl Reading {
+    /// Takes in a task and its units.
+    pub(crate) fn add(&mut self, task: TaskView) {
         for kind in &task.units {
             let states = [
                 ("done", kind.done),
@@ -223,9 +219,9 @@ pub(crate) fn read_tasks(state: &State, reading: &mut Reading) {
                 ("failed", kind.failed),
             ];
             let of_kind = states.map(|(state, number)| (kind.kind.as_str(), state, number.into()));
-            reading.units.extend(of_kind);
+            self.units.extend(of_kind);
         }
-        reading.tasks.push(TaskReading {
+        self.tasks.push(TaskReading {
             id: task.id.into(),
             name: task.name,
             status: task.status.as_str(),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use pgconvoy_control::command::Command;
 use pgconvoy_control::outcome::Outcome;
 use pgconvoy_control::rejected::Rejected;
+use pgconvoy_control::view;
 use pgconvoy_runtime::shutdown::Gate;
 use pgconvoy_runtime::tls::Dialer;
-use pgconvoy_shared::ids::NodeId;
+use pgconvoy_shared::ids::{NodeId, TaskId};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -106,10 +107,15 @@ impl Node {
             log_bytes: status.log_bytes,
             ..Reading::default()
         };
-        if let Some(leader) = leader {
-            reading.agents = leader.agents_by_status();
+        let ids: Vec<_> = self.replica.read(|state| state.task_ids().cloned().collect());
+        // Without progress where nobody tells it.
+        let seen_here =
+            |id: &TaskId| self.replica.read(|state| view::task(state, id, 0, &|_, _| None));
+        for id in &ids {
+            let view = leader.as_ref().map_or_else(|| seen_here(id), |leader| leader.view(id, 0));
+            view.into_iter().for_each(|view| reading.add(view));
         }
-        self.replica.read(|state| crate::metrics::read_tasks(state, &mut reading));
+        reading.agents = leader.map(|leader| leader.agents_by_status()).unwrap_or_default();
         reading
     }
 }

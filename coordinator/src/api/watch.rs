@@ -56,7 +56,7 @@ impl Watch {
         }
         if let Some(sent) = self.sent {
             tokio::select! {
-                () = self.leader.ended().cancelled() => return Some(Err(ApiError::NotLeader(None))),
+                dismissed = self.leader.ended() => return Some(Err(dismissed)),
                 () = sleep_until(sent + PAUSE) => {}
             }
         }
@@ -72,7 +72,7 @@ impl Watch {
                 return Some(Ok(now));
             }
             tokio::select! {
-                () = self.leader.ended().cancelled() => return Some(Err(ApiError::NotLeader(None))),
+                dismissed = self.leader.ended() => return Some(Err(dismissed)),
                 changed = self.applied.changed() => if changed.is_err() {
                     return Some(Err(ApiError::Stopping));
                 },

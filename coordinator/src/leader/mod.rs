@@ -9,6 +9,7 @@
 //! is applied, and an agent's heartbeat is answered only after a quorum confirmed this node. So two
 //! nodes that both take themselves for the leader can only have their commands refused.
 //!
+//! - [`office`]: takes it up and lays it down;
 //! - [`driver`]: looks at state and agents, and proposes what has to be done;
 //! - [`sessions`], [`session`], [`stream`]: agents, and [`ledger`]: who of them was told what;
 //! - [`heartbeats`]: the answers that renew leases.
@@ -16,11 +17,12 @@
 mod driver;
 mod heartbeats;
 mod ledger;
+mod office;
 mod session;
 mod sessions;
 mod stream;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use pgconvoy_control::command::{Command, Report};
 use pgconvoy_control::liveness::{Liveness, Presence};
@@ -37,12 +39,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tracing::info;
 
 use crate::api::error::{ApiError, LeaderHint};
 use crate::node::Node;
 use crate::proposer::ProposeError;
 use heartbeats::Heartbeats;
+pub(crate) use office::follow;
 use session::{Outgoing, Session};
 use sessions::Sessions;
 
@@ -69,6 +71,8 @@ pub(crate) struct Leader {
     heartbeats: Heartbeats,
     /// Something happened that the driver should look at now.
     wake: Notify,
+    /// Who leads next, if that was known when the office ended.
+    successor: OnceLock<LeaderHint>,
 }
 
 impl Leader {
@@ -83,6 +87,7 @@ impl Leader {
             sessions: Sessions::default(),
             heartbeats: Heartbeats::default(),
             wake: Notify::new(),
+            successor: OnceLock::new(),
         }
     }
 
@@ -208,9 +213,10 @@ impl Leader {
         Ok(outgoing)
     }
 
-    /// Cancelled when the office ends.
-    pub(crate) fn ended(&self) -> &CancellationToken {
-        &self.ended
+    /// Returns when the office has ended, with what to tell those who relied on it.
+    pub(crate) async fn ended(&self) -> ApiError {
+        self.ended.cancelled().await;
+        ApiError::NotLeader(self.successor.get().cloned())
     }
 }
 
@@ -223,66 +229,5 @@ fn presence(liveness: &Liveness, agent: &Agent, now_ms: u64) -> &'static str {
         Presence::Alive => "alive",
         Presence::Unknown => "unknown",
         Presence::Lost => "lost",
-    }
-}
-
-/// Follows Raft's word on who leads, and takes up and lays down the office.
-pub(crate) async fn follow(node: Arc<Node>, seat: watch::Sender<Seat>, stop: CancellationToken) {
-    let mut leadership = node.raft.leadership();
-    let mut office: Option<Office> = None;
-    loop {
-        let now = leadership.borrow_and_update().clone();
-        let leads = now.is_self && now.ready;
-        if office.as_ref().is_some_and(|office| !leads || office.leader.term != now.term)
-            && let Some(ended) = office.take()
-        {
-            seat.send_replace(Seat::Vacant);
-            ended.lay_down().await;
-        }
-        if leads && office.is_none() {
-            let taken = Office::take(&node, now.term);
-            seat.send_replace(Seat::Here(Arc::clone(&taken.leader)));
-            office = Some(taken);
-        } else if office.is_none() {
-            let hint = now.leader.filter(|_| !now.is_self).map(LeaderHint::from);
-            seat.send_replace(hint.map_or(Seat::Vacant, Seat::Elsewhere));
-        }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            changed = leadership.changed() => if changed.is_err() { break },
-        }
-    }
-    seat.send_replace(Seat::Vacant);
-    if let Some(ended) = office.take() {
-        ended.lay_down().await;
-    }
-}
-
-/// A leader with what runs for it.
-struct Office {
-    leader: Arc<Leader>,
-    driver: tasks::Owned<()>,
-    heartbeats: tasks::Owned<()>,
-}
-
-impl Office {
-    fn take(node: &Arc<Node>, term: u64) -> Office {
-        info!("leading the cluster in term {term}");
-        let leader = Arc::new(Leader::new(Arc::clone(node), term));
-        let driver = tasks::owned("leader's driver", driver::run(Arc::clone(&leader)));
-        let heartbeats = tasks::owned("heartbeats", heartbeats::run(Arc::clone(&leader)));
-        Office { leader, driver, heartbeats }
-    }
-
-    async fn lay_down(self) {
-        info!("no longer leading in term {}", self.leader.term);
-        self.leader.ended.cancel();
-        self.leader.sessions.close_all();
-        for task in [self.driver, self.heartbeats] {
-            if let Err(died) = task.await {
-                tracing::error!("{died}");
-            }
-        }
     }
 }

@@ -17,6 +17,7 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use pgconvoy_control::command::{Command, NoteExport, RegisterAgent, ReportBody};
 use pgconvoy_control::outcome::{Outcome, Reception};
+use pgconvoy_control::rejected::Rejected;
 use pgconvoy_proto::convert::{self, WireError};
 use pgconvoy_proto::v1;
 use pgconvoy_proto::v1::agent_message::Message as FromAgent;
@@ -88,6 +89,7 @@ async fn introduce(
         .map_err(|bad: BadId| malformed("hello.agent_id", &bad.to_string()))?;
     must_be(peer, &agent)?;
     let incarnation = Incarnation(hello.incarnation);
+    must_not_be_over(leader, &agent, incarnation)?;
     let metrics = Arc::clone(&leader.node.metrics);
     let session = Arc::new(Session::new(agent, incarnation, outbox.clone(), metrics));
     leader.sessions.open(&session).map_err(|NotNow| not_now(&session.agent))?;
@@ -147,7 +149,7 @@ async fn converse(
         tokio::select! {
             biased;
             // 1. The end: nothing is begun after it.
-            () = leader.ended.cancelled() => return Err(ApiError::NotLeader(None)),
+            dismissed = leader.ended() => return Err(dismissed),
             () = session.closed() => return Err(closed(&session.agent)),
             // 2. Acknowledgements make room for reports.
             Some(outcome) = reports.next(), if !reports.is_empty() => {
@@ -323,6 +325,22 @@ fn must_be(peer: &Peer, agent: &AgentId) -> Result<(), ApiError> {
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// The log would refuse it too, but only after it had closed the session of the life that followed.
+fn must_not_be_over(
+    leader: &Leader,
+    agent: &AgentId,
+    incarnation: Incarnation,
+) -> Result<(), ApiError> {
+    let over = leader
+        .node
+        .replica
+        .read(|state| state.agent(agent).is_some_and(|known| known.former.contains(&incarnation)));
+    if over {
+        return Err(Rejected::FormerLife { agent: agent.clone(), incarnation }.into());
+    }
+    Ok(())
 }
 
 fn malformed(field: &str, problem: &str) -> ApiError {

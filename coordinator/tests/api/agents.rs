@@ -4,6 +4,7 @@ use pgconvoy_proto::v1;
 use pgconvoy_proto::v1::leader_message::Message as ToAgent;
 use pgconvoy_proto::v1::unit_report::Body;
 use pgconvoy_proto::v1::work::Kind;
+use tonic::Code;
 
 use super::script::{Agent, hello, is_copy, kind, script};
 use super::world::{Node, request};
@@ -55,6 +56,10 @@ async fn a_new_life_of_an_agent_frees_what_the_old_one_held() {
     assert_eq!((again.unit, again.epoch), (held.unit, held.epoch + 1));
     // The old stream is closed, so nothing is answered to the old life any more.
     assert!(first.wait(|_| None::<()>).await.is_err());
+    // And the old life does not come back, nor does its knocking disturb the new one.
+    let zombie = Agent::connect(node.handle.channel(), hello("a", 1)).await;
+    assert_eq!(zombie.err().unwrap().code(), Code::FailedPrecondition);
+    second.work(&again).await;
 }
 
 #[tokio::test]

@@ -127,12 +127,11 @@ fn figures(task: &v1::Task, meter: &Meter) -> String {
     }
     if task.phase() != v1::Phase::Copy {
         // Elsewhere bytes stand still, and units are what moves.
-        let running = task.running.iter().map(|unit| format!("{} {}", unit.kind, unit.subject));
-        parts.extend(running.take(1).map(|what| what.trim_end().to_owned()));
+        parts.extend(task.running.first().map(|unit| unit.subject.clone()));
     }
     let retrying = task.retrying.first().filter(|_| !has_ended(task)).map(|unit| {
         let why = unit.failure.as_ref().map(|failure| failure.message.as_str()).unwrap_or_default();
-        format!("trying {} {} again: {why}", unit.kind, unit.subject)
+        format!("trying {} again: {why}", unit.subject)
     });
     parts.extend(retrying);
     parts.join(", ")

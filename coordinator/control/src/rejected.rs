@@ -196,7 +196,7 @@ impl Rejected {
             Self::WrongStatus { remedy, .. } => remedy,
             Self::StillCleaningUp { .. } => {
                 "wait until `task show` says that it is cleaned up; if its databases are gone for good, that is given up \
-                 after the retry windows"
+                 after the retry windows, and can be asked for again by `task cancel`"
             }
             Self::UnknownAgent { .. } => "`pgconvoy agents list` shows the agents there are",
             Self::AgentPresent { .. } => "stop the agent first",

@@ -1,4 +1,5 @@
 //! `CancelTask`: cancelled at once; a finish unit then removes what the task keeps at the databases (law O9).
+//! Asked again after that was given up, it is tried again.
 
 use pgconvoy_shared::ids::TaskId;
 
@@ -14,13 +15,17 @@ pub(super) fn cancel_task(cx: &mut Context<'_>, task: &TaskId) -> Result<Outcome
             course::cancel(clerk);
             Ok(answer(clerk, true))
         }
-        TaskStatus::Cancelled => Ok(answer(clerk, false)),
+        TaskStatus::Cancelled => {
+            let changed = course::finish_again(clerk);
+            Ok(answer(clerk, changed))
+        }
         TaskStatus::Done => Err(wrong_status(clerk, "cancelled")),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use pgconvoy_shared::failure::Failure;
     use pgconvoy_shared::unit::{UnitKind, WorkResult};
 
     use crate::apply::story::Story;
@@ -42,6 +47,19 @@ mod tests {
         assert!(story.view().cleaned_up);
         assert!(story.delete().is_ok());
         assert!(story.state.busy.is_empty());
+    }
+
+    #[test]
+    fn cleaning_up_that_was_given_up_is_tried_again_when_asked() {
+        let mut story = Story::copying(&[("public.orders", 3)]).with_agents(&["a"]);
+        story.cancel();
+        let finish = story.lease("a", UnitKind::Finish);
+        story.fail(&finish, Failure::definite("wrong_password", "password rejected"));
+        assert!(!story.view().cleaned_up);
+        story.cancel();
+        let finish = story.lease("a", UnitKind::Finish);
+        story.done(&finish, WorkResult::Finish);
+        assert!(story.view().cleaned_up);
     }
 
     #[test]

@@ -148,18 +148,22 @@ impl Story {
     pub(crate) fn copying(tables: &[(&str, u32)]) -> Self {
         let mut story = Self::created("shop").with_agents(&["keeper"]);
         story.start();
-        let precheck = story.lease("keeper", UnitKind::Precheck);
-        story.done(&precheck, WorkResult::Precheck(vec![]));
-        let schema = story.lease("keeper", UnitKind::SchemaPre);
-        story.done(&schema, WorkResult::SchemaPre { entries_run: 1, entries_kept: 1 });
-        let found = tables
-            .iter()
-            .map(|(name, shards)| surveyed(name, u64::from(*shards) * SHARD_BYTES))
-            .collect();
-        story.survey_finding("keeper", 1, false, found);
+        let sized: Vec<_> =
+            tables.iter().map(|(name, shards)| (*name, u64::from(*shards) * SHARD_BYTES)).collect();
+        story.prepare("keeper", &sized);
         let plan = story.lease("keeper", UnitKind::Plan);
         story.plan_into(&plan, tables);
         story
+    }
+
+    /// Does what comes before the first plan; the survey finds these tables of so many bytes.
+    pub(crate) fn prepare(&mut self, name: &str, tables: &[(&str, u64)]) {
+        let precheck = self.lease(name, UnitKind::Precheck);
+        self.done(&precheck, WorkResult::Precheck(vec![]));
+        let schema = self.lease(name, UnitKind::SchemaPre);
+        self.done(&schema, WorkResult::SchemaPre { entries_run: 1, entries_kept: 1 });
+        let found = tables.iter().map(|(name, bytes)| surveyed(name, *bytes)).collect();
+        self.survey_finding(name, 1, false, found);
     }
 
     pub(crate) fn with_agents(mut self, names: &[&str]) -> Self {

@@ -1,5 +1,6 @@
 //! A task's life as its user leads it: start, resume, cancel.
 
+use pgconvoy_shared::ids::UnitNo;
 use pgconvoy_shared::unit::UnitKind;
 
 use super::gate::{PRECHECK_WARNINGS, ensure_precheck, gate};
@@ -32,12 +33,7 @@ pub(crate) fn resume(clerk: &mut Clerk<'_>) {
     for kind in KINDS {
         again.extend(clerk.task.index.kind(kind).back_off.iter().map(|(_, no)| *no));
     }
-    for no in again {
-        clerk.edit_unit(no, |unit| {
-            unit.state = UnitState::Ready;
-            unit.trouble = None;
-        });
-    }
+    again.into_iter().for_each(|no| try_again(clerk, no));
     if clerk.record().stage == Stage::Precheck {
         if cause.is_some_and(|cause| cause.code == PRECHECK_WARNINGS) {
             gate(clerk);
@@ -57,6 +53,21 @@ pub(crate) fn resume(clerk: &mut Clerk<'_>) {
     }
     snapshot::keep_readable(clerk);
     stages::advance(clerk);
+}
+
+fn try_again(clerk: &mut Clerk<'_>, no: UnitNo) {
+    clerk.edit_unit(no, |unit| {
+        unit.state = UnitState::Ready;
+        unit.trouble = None;
+    });
+}
+
+/// Cleaning up a cancelled task begins again if it was given up; false = it was not.
+pub(crate) fn finish_again(clerk: &mut Clerk<'_>) -> bool {
+    let failed: Vec<_> = clerk.task.index.failed.iter().copied().collect();
+    let changed = !failed.is_empty();
+    failed.into_iter().for_each(|no| try_again(clerk, no));
+    changed
 }
 
 /// The task ends. One pass over its units: they are dropped but for those that run, which are revoked.

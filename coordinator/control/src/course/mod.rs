@@ -35,7 +35,7 @@ use crate::state::{EventKind, Tally, TaskStatus, UnitState};
 
 pub(crate) use gate::{acknowledge, ensure_precheck};
 pub(crate) use lease_end::{failed, lease_lost, released, revoke_all, table_changed};
-pub(crate) use life::{cancel, resume, start};
+pub(crate) use life::{cancel, finish_again, resume, start};
 pub(crate) use snapshot::{exports_gone, snapshot_lost};
 
 /// Takes a result in. An error means that it does not fit the unit: the agent's own bug, treated as a failure of the unit.

@@ -8,6 +8,8 @@
 mod explain;
 mod limits;
 mod places;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 

@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use pgconvoy_control::command::{Acknowledge, CreateTask, RegisterAgent};
 use pgconvoy_shared::endpoint::{Endpoint, SslMode};
 use pgconvoy_shared::ids::{AgentId, Incarnation, TableNo, TaskId};
+use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec};
 use pgconvoy_shared::unit::{
-    CopyFormat, Part, PlanTable, PlannedShard, SnapshotMode, SurveyedTable, TablePlan,
+    CopyDone, CopyFormat, Export, Part, PlanTable, PlannedShard, ResultPart, SharedSnapshot,
+    SnapshotMode, SurveyDone, SurveyedTable, TablePlan, Work, WorkResult,
 };
 
 pub(crate) fn agent_id(name: &str) -> AgentId {
@@ -46,12 +48,7 @@ pub(crate) fn create(no: u64, snapshot: SnapshotMode) -> CreateTask {
             destination: endpoint("new"),
             types: BTreeSet::from([MigrationType::Schema, MigrationType::Full]),
             objects: ObjectRules { include: vec![], exclude: vec!["public.audit_*".into()] },
-            copy: CopySettings {
-                jobs: 4,
-                shard_size_bytes: 256 << 20,
-                index_jobs: 2,
-                snapshot,
-            },
+            copy: CopySettings { jobs: 4, shard_size_bytes: 256 << 20, index_jobs: 2, snapshot },
             retry: RetryWindows { connection_ms: 60_000, other_ms: 20_000 },
         },
         source_password: Some(Sealed(vec![1, 2, 3])),
@@ -100,5 +97,55 @@ pub(crate) fn plan_of(table: &PlanTable) -> TablePlan {
 
 pub(crate) fn shard(table: TableNo, no: u32) -> PlannedShard {
     let bound = |n: u32| Some(vec![format!("{}-{n}", table.0).into_boxed_str()].into_boxed_slice());
-    PlannedShard { part: Part::Range { from: bound(no), to: bound(no + 1) }, bytes: 1_000, rows: 10 }
+    PlannedShard {
+        part: Part::Range { from: bound(no), to: bound(no + 1) },
+        bytes: 1_000,
+        rows: 10,
+    }
+}
+
+/// A result that fits the work, with its parts; each planned table is cut into so many shards.
+pub(crate) fn answer(work: &Work, agent: &AgentId, shards: u32) -> (Vec<ResultPart>, WorkResult) {
+    let mut parts = Vec::new();
+    let result = match work {
+        Work::Precheck => WorkResult::Precheck(vec![]),
+        Work::SchemaPre => WorkResult::SchemaPre { entries_run: 1, entries_kept: 1 },
+        Work::Survey(survey) => {
+            parts.push(ResultPart::Tables((0..3).map(|no| surveyed(no, 1_000)).collect()));
+            let shared = SharedSnapshot {
+                round: survey.round,
+                snapshot: "10:10:".into(),
+                noted_lsn: Lsn(7),
+                exports: vec![Export { agent: agent.clone(), id: "export".into() }],
+            };
+            let snapshot = (survey.mode == SnapshotMode::Task).then_some(shared);
+            let continues = survey.lost.is_some() && shards.is_multiple_of(2);
+            WorkResult::Survey(SurveyDone { system_identifier: 42, snapshot, continues })
+        }
+        Work::Plan(tables) => {
+            for table in tables {
+                parts.push(ResultPart::Plan(plan_of(table)));
+                let shards = (0..shards).map(|no| shard(table.no, no));
+                parts.push(ResultPart::Shards(shards.collect()));
+            }
+            WorkResult::Plan
+        }
+        Work::Copy(_) => WorkResult::Copy(CopyDone {
+            rows: 11,
+            bytes: 900,
+            snapshot: "10:10:".into(),
+            noted_lsn: Lsn(8),
+            found_done: false,
+        }),
+        Work::Audit(tables) => {
+            let table = tables.first().filter(|_| shards == 3);
+            WorkResult::Audit { missing: table.map(|t| (t.no, 0)).into_iter().collect() }
+        }
+        Work::Index(_) => WorkResult::Index,
+        Work::SchemaPost => WorkResult::SchemaPost { entries_run: 1 },
+        Work::Sequences => WorkResult::Sequences { count: 1 },
+        Work::Analyze(_) => WorkResult::Analyze,
+        Work::Finish => WorkResult::Finish,
+    };
+    (parts, result)
 }

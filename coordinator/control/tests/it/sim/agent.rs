@@ -3,7 +3,7 @@
 //! The lease rule is the real one: an answered heartbeat renews all leases for one lease time from when it was *sent*, by
 //! the agent's own clock, less a margin for clocks that do not go alike; before each step the deadline is looked at.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use pgconvoy_control::command::ReportBody;
 use pgconvoy_shared::epoch::Epoch;
@@ -85,7 +85,8 @@ impl Agent {
     pub(super) fn die(&mut self, next_life: u64, until: u64) {
         let lives = std::mem::take(&mut self.lives);
         let (id, slots) = (self.id.clone(), self.slots);
-        *self = Self { id, slots, lives, paused_until: until, ..Self::new(0, self.clock, next_life) };
+        *self =
+            Self { id, slots, lives, paused_until: until, ..Self::new(0, self.clock, next_life) };
     }
 
     /// It runs, and thinks that it may run its units.
@@ -130,7 +131,9 @@ impl World {
         }
         let life = this.life;
         let running = this.running();
-        let Some(session) = this.session.as_mut().filter(|session| session.welcomed) else { return };
+        let Some(session) = this.session.as_mut().filter(|session| session.welcomed) else {
+            return;
+        };
         let mut messages = Vec::new();
         if local >= session.next_heartbeat {
             session.next_heartbeat = local + HEARTBEAT_MS;
@@ -141,7 +144,10 @@ impl World {
         }
         if local >= session.next_resend {
             session.next_resend = local + RESEND_MS;
-            messages.extend(this.reports.iter().map(|report| ToLeader::Report {
+            // Of each unit the earliest: parts and their end arrive in order also where messages do not.
+            let mut units = BTreeSet::new();
+            let earliest = this.reports.iter().filter(|report| units.insert(&report.unit));
+            messages.extend(earliest.map(|report| ToLeader::Report {
                 incarnation: life,
                 seq: report.seq,
                 unit: report.unit.clone(),
@@ -190,7 +196,10 @@ impl World {
                     this.deadline = this.deadline.max(sent + LEASE_MS - MARGIN_MS);
                 }
             }
-            ToAgent::ReportAck { seq } => this.reports.retain(|report| report.seq != seq),
+            ToAgent::ReportAck { seq } => {
+                current.next_resend = local;
+                this.reports.retain(|report| report.seq != seq);
+            }
             ToAgent::Lease { unit, epoch, work } => {
                 let known = this.seen.get(&unit).is_some_and(|seen| *seen >= epoch);
                 let full = this.runs.len() >= this.slots as usize && !this.runs.contains_key(&unit);

@@ -43,12 +43,7 @@ type Snapshot = Option<(u32, u64)>;
 impl Databases {
     pub(super) fn create(&mut self, task: &TaskId, chance: &mut Chance) {
         let count = chance.between(1, 6) as u32;
-        let db = Db {
-            moment: 1,
-            tables: (0..count).collect(),
-            next_table: count,
-            ..Db::default()
-        };
+        let db = Db { moment: 1, tables: (0..count).collect(), next_table: count, ..Db::default() };
         self.by_task.insert(task.clone(), db);
     }
 
@@ -105,7 +100,9 @@ impl Databases {
             }
             for shard in 0..table.shard_count() {
                 match db.progress.get(&(no, table.generation.0, shard)) {
-                    None => return Err(format!("shard {shard} of table {no} of {task} is missing")),
+                    None => {
+                        return Err(format!("shard {shard} of table {no} of {task} is missing"));
+                    }
                     Some(moment) => moments.extend(*moment),
                 }
             }
@@ -173,7 +170,9 @@ fn refusal(code: &'static str, message: &'static str) -> Answer {
 impl Db {
     fn list(&self) -> ResultPart {
         let tables = self.tables.iter();
-        ResultPart::Tables(tables.map(|no| fixtures::surveyed(*no, u64::from(no % 4) << 25)).collect())
+        ResultPart::Tables(
+            tables.map(|no| fixtures::surveyed(*no, u64::from(no % 4) << 25)).collect(),
+        )
     }
 
     fn survey(&self, survey: &Survey) -> SurveyDone {
@@ -191,7 +190,11 @@ impl Db {
         SurveyDone { system_identifier: 42, snapshot, continues }
     }
 
-    fn plan(&mut self, tables: &[PlanTable], chance: &mut Chance) -> Result<Vec<ResultPart>, Answer> {
+    fn plan(
+        &mut self,
+        tables: &[PlanTable],
+        chance: &mut Chance,
+    ) -> Result<Vec<ResultPart>, Answer> {
         if self.finished {
             return Err(refusal("task_row_gone", "the task has ended here"));
         }
@@ -237,9 +240,9 @@ impl Db {
     }
 
     fn missing(&self, tables: &[AuditTable]) -> Vec<(TableNo, u32)> {
-        let all = tables.iter().flat_map(|table| {
-            (0..table.shards).map(|shard| (table.no, table.generation.0, shard))
-        });
+        let all = tables
+            .iter()
+            .flat_map(|table| (0..table.shards).map(|shard| (table.no, table.generation.0, shard)));
         all.filter(|key| !self.progress.contains_key(key))
             .map(|(table, _, shard)| (table, shard))
             .collect()

@@ -131,6 +131,9 @@ impl World {
         for task in &self.tasks {
             match self.oracle.state.task_status(task) {
                 Some(TaskStatus::Failed) => commands.push(resume(task.clone())),
+                Some(TaskStatus::Cancelled) if self.healing => {
+                    commands.push(Command::CancelTask { task: task.clone() });
+                }
                 Some(TaskStatus::Paused) if self.healing => commands.push(resume(task.clone())),
                 _ => {}
             }

@@ -136,7 +136,8 @@ impl World {
         let Some(leader) = &mut self.nodes[node].leader else {
             return self.send_to_agent(node, agent, session, ToAgent::Refused);
         };
-        if !matches!(message, ToLeader::Hello { .. }) && leader.sessions.get(&agent) != Some(&session)
+        if !matches!(message, ToLeader::Hello { .. })
+            && leader.sessions.get(&agent) != Some(&session)
         {
             return self.send_to_agent(node, agent, session, ToAgent::Refused);
         }

@@ -22,10 +22,21 @@ pub(super) enum ToAgent {
     /// Not the leader, or register first.
     Refused,
     Welcome,
-    HeartbeatAck { seq: u64 },
-    Lease { unit: UnitId, epoch: Epoch, work: Work },
-    Revoke { unit: UnitId, epoch: Epoch },
-    ReportAck { seq: u64 },
+    HeartbeatAck {
+        seq: u64,
+    },
+    Lease {
+        unit: UnitId,
+        epoch: Epoch,
+        work: Work,
+    },
+    Revoke {
+        unit: UnitId,
+        epoch: Epoch,
+    },
+    ReportAck {
+        seq: u64,
+    },
 }
 
 #[derive(Default)]
@@ -44,7 +55,13 @@ impl World {
         }
     }
 
-    pub(super) fn send_to_agent(&mut self, node: usize, agent: usize, session: u64, message: ToAgent) {
+    pub(super) fn send_to_agent(
+        &mut self,
+        node: usize,
+        agent: usize,
+        session: u64,
+        message: ToAgent,
+    ) {
         for ms in self.delays(agent, node) {
             let message = message.clone();
             self.after(ms, Event::ToAgent { agent, session, message });

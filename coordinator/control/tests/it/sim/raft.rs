@@ -46,9 +46,9 @@ pub(super) struct Proposal {
 impl World {
     /// The node of the latest term.
     pub(super) fn latest_leader(&self) -> Option<usize> {
-        self.nodes.iter().position(|node| {
-            node.leader.as_ref().is_some_and(|leader| leader.term == self.term)
-        })
+        self.nodes
+            .iter()
+            .position(|node| node.leader.as_ref().is_some_and(|leader| leader.term == self.term))
     }
 
     pub(super) fn elect(&mut self, node: usize) {
@@ -91,7 +91,8 @@ impl World {
         if term == self.term {
             self.in_flight.push_back(Proposal { id, node, term, bytes });
             let slow = !self.healing && self.chance.happens(30);
-            let ms = if slow { self.chance.between(100, 3_000) } else { self.chance.between(1, 20) };
+            let ms =
+                if slow { self.chance.between(100, 3_000) } else { self.chance.between(1, 20) };
             self.after(ms, Event::Commit(id));
         }
     }

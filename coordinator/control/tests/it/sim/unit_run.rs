@@ -52,7 +52,8 @@ impl World {
         }
         self.agents[agent].runs.insert(unit, Run { key, epoch });
         let long = !self.healing && self.chance.happens(60);
-        let ms = if long { self.chance.between(5_000, 20_000) } else { self.chance.between(10, 2_500) };
+        let ms =
+            if long { self.chance.between(5_000, 20_000) } else { self.chance.between(10, 2_500) };
         self.after(ms, Event::Step { agent, run: key });
     }
 

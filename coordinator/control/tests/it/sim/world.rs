@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use pgconvoy_control::invariants;
-use pgconvoy_control::state::{State, TaskStatus};
+use pgconvoy_control::state::{EventKind, State, TaskStatus};
 use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::unit::SnapshotMode;
 
@@ -58,22 +58,50 @@ impl Clock {
 pub(super) enum Event {
     LeaderTick(usize),
     AgentTick(usize),
-    ToLeader { node: usize, agent: usize, session: u64, message: ToLeader },
-    ToAgent { agent: usize, session: u64, message: ToAgent },
+    ToLeader {
+        node: usize,
+        agent: usize,
+        session: u64,
+        message: ToLeader,
+    },
+    ToAgent {
+        agent: usize,
+        session: u64,
+        message: ToAgent,
+    },
     Commit(u64),
     Apply(usize),
     /// The quorum is asked whether this node still leads.
-    Ask { node: usize, term: u64, waiting: Vec<(usize, u64, u64)> },
+    Ask {
+        node: usize,
+        term: u64,
+        waiting: Vec<(usize, u64, u64)>,
+    },
     /// It answered.
-    Confirmed { node: usize, term: u64, waiting: Vec<(usize, u64, u64)> },
-    LearnsOfNewLeader { node: usize, term: u64 },
-    Step { agent: usize, run: RunKey },
+    Confirmed {
+        node: usize,
+        term: u64,
+        waiting: Vec<(usize, u64, u64)>,
+    },
+    LearnsOfNewLeader {
+        node: usize,
+        term: u64,
+    },
+    Step {
+        agent: usize,
+        run: RunKey,
+    },
     /// The statement of a unit arrives at the databases, whatever became of its agent.
-    AtDatabases { agent: usize, run: RunKey },
+    AtDatabases {
+        agent: usize,
+        run: RunKey,
+    },
     /// Their answer arrives at the agent.
-    Answered { agent: usize, run: RunKey },
+    Answered {
+        agent: usize,
+        run: RunKey,
+    },
     Fault,
-    Wake(Process),
     OperatorLooks,
 }
 
@@ -135,7 +163,8 @@ impl World {
         world.elect(0);
         let task_count = world.chance.between(1, 3);
         for no in 0..task_count {
-            let mode = if world.chance.happens(700) { SnapshotMode::Task } else { SnapshotMode::Shard };
+            let mode =
+                if world.chance.happens(700) { SnapshotMode::Task } else { SnapshotMode::Shard };
             let create = fixtures::create(no, mode);
             world.tasks.push(create.id.clone());
             world.databases.create(&create.id, &mut world.chance);
@@ -157,6 +186,12 @@ impl World {
     /// A digest of everything that happened, in order.
     pub(super) fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// Kinds of events that tasks tell of.
+    pub(super) fn led_to(&self) -> BTreeSet<EventKind> {
+        let events = self.tasks.iter().flat_map(|task| self.oracle.state.events(task, 0));
+        events.map(|event| event.kind).collect()
     }
 
     pub(super) fn run(&mut self) -> Result<(), String> {
@@ -242,7 +277,6 @@ impl World {
             Event::AtDatabases { agent, run } => self.at_databases(agent, run),
             Event::Answered { agent, run } => self.answered(agent, run),
             Event::Fault => self.fault(),
-            Event::Wake(_) => {}
             Event::OperatorLooks => self.operator_looks(),
         }
     }
@@ -260,11 +294,9 @@ impl World {
             | Event::ToAgent { agent, .. }
             | Event::Step { agent, .. }
             | Event::Answered { agent, .. } => Some(Process::Agent(*agent)),
-            Event::Commit(_)
-            | Event::AtDatabases { .. }
-            | Event::Fault
-            | Event::Wake(_)
-            | Event::OperatorLooks => None,
+            Event::Commit(_) | Event::AtDatabases { .. } | Event::Fault | Event::OperatorLooks => {
+                None
+            }
         }
     }
 

@@ -1,13 +1,11 @@
 //! Three nodes: any of them answers, and the loss of the leader costs no lease.
 
-use std::time::Duration;
-
 use pgconvoy_proto::v1;
 use pgconvoy_runtime::tls::Security;
 use tonic::Code;
 
 use super::script::{Agent, hello, is_copy};
-use super::world::{LIMIT, Node, SOURCE_PASSWORD, Trio, request};
+use super::world::{Node, SOURCE_PASSWORD, Trio, request};
 
 #[tokio::test]
 async fn cluster_followers_hand_calls_on_and_name_the_leader_to_streams() {
@@ -58,16 +56,8 @@ async fn cluster_status_and_a_planned_change_of_the_leader() {
     assert_eq!(status.role, "follower");
     assert_eq!((status.members.len(), status.leader_id), (3, leader as u64 + 1));
     let to = status.node_id;
-    let transfer = v1::TransferLeaderRequest { node_id: to };
-    let transferred = follower.cluster().transfer_leader(transfer).await.unwrap();
-    assert_eq!(transferred.into_inner().leader_id, to);
-    tokio::time::timeout(LIMIT, async {
-        while !follower.handle.leads() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .unwrap();
+    follower.lead(to).await;
+    assert!(follower.handle.leads());
 }
 
 #[tokio::test]
@@ -80,12 +70,8 @@ async fn cluster_a_node_that_joins_can_open_what_was_sealed_before() {
     let second = Node::listening(2, Security::Plaintext).await;
     let add = v1::AddNodeRequest { node: Some(second.id_and_address(2)) };
     first.cluster().add_node(add).await.unwrap();
-    let transfer = v1::TransferLeaderRequest { node_id: 2 };
-    first.cluster().transfer_leader(transfer).await.unwrap();
-    second.handle.ready().await.unwrap();
-    let trio = Trio { nodes: vec![first, second] };
-    let leader = &trio.nodes[trio.leader().await];
-    let mut agent = Agent::connect(leader.handle.channel(), hello("a", 1)).await.unwrap();
+    second.lead(2).await;
+    let mut agent = Agent::connect(second.handle.channel(), hello("a", 1)).await.unwrap();
     assert_eq!(agent.lease().await.source_password, SOURCE_PASSWORD);
 }
 

@@ -82,6 +82,17 @@ impl Node {
         self.tasks().get_task(request).await.unwrap().into_inner().task.unwrap()
     }
 
+    /// Makes this node, which has this number, the leader. On a busy machine another one may win.
+    pub(crate) async fn lead(&self, id: u64) {
+        let deadline = Instant::now() + LIMIT;
+        while !self.handle.leads() {
+            let transfer = v1::TransferLeaderRequest { node_id: id };
+            let transferred = self.cluster().transfer_leader(transfer).await;
+            assert!(Instant::now() < deadline, "{transferred:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub(crate) async fn events(&self, task: &str) -> Vec<v1::Event> {
         let request = v1::ListEventsRequest { task: task.to_owned(), after: 0, limit: 0 };
         self.tasks().list_events(request).await.unwrap().into_inner().events

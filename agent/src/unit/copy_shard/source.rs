@@ -17,9 +17,11 @@ use crate::pg::{About, Access};
 use crate::unit::link::Link;
 use crate::unit::{UnitContext, UnitEnd, source_table};
 
-/// The WAL writer flushes every 0.2 s; a server that takes longer than this has trouble with its disk.
+/// The WAL writer flushes what was committed within 0.6 s; a server that takes longer than this has trouble with its
+/// disk.
 const FLUSH_LIMIT: Duration = Duration::from_secs(60);
 const FLUSH_PAUSE: Duration = Duration::from_millis(20);
+const FLUSH_NUDGE: Duration = Duration::from_millis(500);
 
 pub(super) async fn half(
     ctx: &UnitContext,
@@ -46,8 +48,8 @@ pub(super) async fn half(
 
     link.send(FromSource::Opened { encoding }).await?;
     let (rows, bytes) = copy_out(&mut wire, shard, &link).await?;
-    wait_until_flushed(&mut wire, noted_lsn).await?;
     wire.query("commit").await.about(&access)?;
+    wait_until_flushed(&mut wire, noted_lsn).await?;
     link.send(FromSource::End(ReadRows { rows, bytes, snapshot, noted_lsn })).await?;
     wire.close().await;
     Ok(())
@@ -127,10 +129,15 @@ async fn copy_out(
 }
 
 /// A commit that is seen but not yet on disk may be undone by a crash of the source, and its transaction id used again.
+///
+/// On an idle server the last bytes before the noted position may be of no commit, and nobody flushes them: a page's
+/// header after a switch of segments, or what a session wrote that is idle in its transaction. A message in the log,
+/// which is no transaction and takes no transaction id, makes the server flush them.
 async fn wait_until_flushed(wire: &mut Wire, noted: Lsn) -> Result<(), UnitEnd> {
-    let end = Instant::now() + FLUSH_LIMIT;
+    let begin = Instant::now();
+    let mut nudge = begin + FLUSH_NUDGE;
     while lsn(wire, "select pg_current_wal_flush_lsn()").await? < noted {
-        if Instant::now() >= end {
+        if begin.elapsed() >= FLUSH_LIMIT {
             return Err(Failure::transient(
                 "wal_not_flushed",
                 format!(
@@ -140,6 +147,15 @@ async fn wait_until_flushed(wire: &mut Wire, noted: Lsn) -> Result<(), UnitEnd> 
             .about(wire.access().to_string())
             .remedy("look at the load on the source's disk")
             .into());
+        }
+        if Instant::now() >= nudge {
+            nudge += FLUSH_NUDGE;
+            match wire.query("select pg_logical_emit_message(false, 'pgconvoy', '')").await {
+                Ok(_) => {}
+                // Refused: the server flushes when it sees fit.
+                Err(error) if error.sqlstate().is_some() => {}
+                Err(error) => return Err(wire.access().failure(&error).into()),
+            }
         }
         tokio::time::sleep(FLUSH_PAUSE).await;
     }

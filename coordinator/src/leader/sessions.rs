@@ -99,6 +99,8 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
+    use pgconvoy_proto::v1;
+    use pgconvoy_proto::v1::leader_message::Message;
     use pgconvoy_shared::ids::Incarnation;
     use tokio::sync::mpsc;
 
@@ -146,6 +148,23 @@ mod tests {
         assert!(sessions.registered().is_empty());
         session.registered();
         assert_eq!(sessions.registered().len(), 1);
+    }
+
+    #[test]
+    fn an_agent_that_does_not_take_what_it_is_told_loses_its_session() {
+        let (outbox, mut agent) = mpsc::channel(1);
+        let metrics = Arc::new(Metrics::new());
+        let id = "a".parse().unwrap();
+        let session = Session::new(id, Incarnation(1), outbox, Arc::clone(&metrics));
+        let ack = |seq| Message::HeartbeatAck(v1::HeartbeatAck { seq });
+        session.send(ack(1));
+        assert!(!session.is_closed());
+        session.send(ack(2));
+        assert!(session.is_closed());
+        assert_eq!(metrics.sessions_dropped.get(), 1);
+        assert_eq!(agent.try_recv().unwrap().unwrap().message, Some(ack(1)));
+        session.send(ack(3));
+        assert!(agent.try_recv().is_err(), "nothing is said after the end");
     }
 
     #[test]

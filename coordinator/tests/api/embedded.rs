@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use pgconvoy_coordinator::{Coordinator, CoordinatorConfig, SecretsError, StartError};
 use pgconvoy_proto::v1;
 use pgconvoy_proto::v1::work::Kind;
+use pgconvoy_runtime::shutdown::Shutdown;
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -132,6 +134,25 @@ async fn a_task_survives_a_restart_with_its_leases() {
     agent.work(&copy).await;
     let task = node.task(&task).await;
     assert_eq!(task.rows_done, ROWS);
+}
+
+#[tokio::test]
+async fn a_member_that_lost_its_key_does_not_start() {
+    let node = Node::embedded().await;
+    node.handle.stop().await;
+    fs::remove_file(node.dir.path().join("secret.key")).unwrap();
+    let config = CoordinatorConfig::embedded(node.dir.path());
+    let refused = Coordinator::start(config, Shutdown::new()).await.err().unwrap();
+    assert!(matches!(refused, StartError::Secrets(SecretsError::Missing { .. })), "{refused:?}");
+    assert!(!node.dir.path().join("secret.key").exists(), "no other key was made");
+}
+
+#[tokio::test]
+async fn a_directory_has_one_node() {
+    let node = Node::embedded().await;
+    let config = CoordinatorConfig::embedded(node.dir.path());
+    assert!(Coordinator::start(config, Shutdown::new()).await.is_err());
+    assert_eq!(node.create(request("shop")).await.len(), 21);
 }
 
 #[tokio::test]

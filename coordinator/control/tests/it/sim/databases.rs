@@ -143,7 +143,7 @@ impl Databases {
                     parts = planned;
                     WorkResult::Plan
                 }
-                Err(ended) => return Ok((ended, None)),
+                Err(ended) => return Ok((*ended, None)),
             },
             Work::Copy(shard) => match db.copy(shard)? {
                 Ok(done) => WorkResult::Copy(done),
@@ -194,15 +194,15 @@ impl Db {
         &mut self,
         tables: &[PlanTable],
         chance: &mut Chance,
-    ) -> Result<Vec<ResultPart>, Answer> {
+    ) -> Result<Vec<ResultPart>, Box<Answer>> {
         if self.finished {
-            return Err(refusal("task_row_gone", "the task has ended here"));
+            return Err(Box::new(refusal("task_row_gone", "the task has ended here")));
         }
         let mut parts = Vec::new();
         for table in tables {
             let known = self.generations.entry(table.no).or_default();
             if *known > table.generation.0 {
-                return Err(refusal("stale_generation", "planned anew since"));
+                return Err(Box::new(refusal("stale_generation", "planned anew since")));
             }
             if *known < table.generation.0 {
                 *known = table.generation.0;

@@ -18,7 +18,7 @@ mod unit_run;
 mod world;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pgconvoy_control::state::EventKind;
 
@@ -85,7 +85,7 @@ fn sim_new_seeds_for_a_while() {
     let Some(secs) = setting(BUDGET) else { return };
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let first = since_epoch.expect("the clock is past 1970").as_secs() << 20;
-    let start = Instant::now();
+    let start = std::time::Instant::now();
     let mut seeds = 0;
     while start.elapsed() < Duration::from_secs(secs) {
         must_pass(first + seeds);

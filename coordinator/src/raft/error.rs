@@ -15,7 +15,7 @@ pub enum StartError {
     #[error("opening the store ended badly")]
     Opening(#[from] Died),
     #[error("the timings contradict each other")]
-    Timings(#[source] openraft::ConfigError),
+    Timings(#[source] Box<openraft::ConfigError>),
     #[error("Raft does not start")]
     Raft(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

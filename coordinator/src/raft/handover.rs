@@ -85,15 +85,22 @@ impl Core {
 
     /// Tells all voters but the candidate that it will stand. Who does not hear it is no harm.
     async fn hold_back(&self, membership: &Membership, candidate: NodeId) {
-        let others = membership.voter_ids().filter(|&id| id != candidate.0 && id != self.identity.node().0);
-        let told = others.filter_map(|id| Some((id, membership.get_node(&id)?))).map(|(id, member)| {
-            let told = self.campaign(id, member, candidate);
-            tokio::time::timeout(self.timings.heartbeat / 2, told)
-        });
+        let others =
+            membership.voter_ids().filter(|&id| id != candidate.0 && id != self.identity.node().0);
+        let told =
+            others.filter_map(|id| Some((id, membership.get_node(&id)?))).map(|(id, member)| {
+                let told = self.campaign(id, member, candidate);
+                tokio::time::timeout(self.timings.heartbeat / 2, told)
+            });
         futures::future::join_all(told).await;
     }
 
-    async fn campaign(&self, to: NodeNo, member: &Member, candidate: NodeId) -> Result<(), CallError> {
+    async fn campaign(
+        &self,
+        to: NodeNo,
+        member: &Member,
+        candidate: NodeId,
+    ) -> Result<(), CallError> {
         let envelope = self.peers.envelope(to, member).await?;
         let message = v1::RaftCampaignRequest { envelope: Some(envelope), candidate: candidate.0 };
         let mut client = self.peers.client(&member.address)?;

@@ -58,6 +58,9 @@ fn judge(
         let leader = if quiet > election { None } else { peer(metrics, leader) };
         return Leadership { leader, ..nobody };
     }
+    // Alone it is its own quorum, however long it was held up.
+    let alone = metrics.membership_config.voter_ids().eq([metrics.id]);
+    let age = if alone { Duration::ZERO } else { age };
     let acked = metrics.millis_since_quorum_ack.map(|millis| Duration::from_millis(millis) + age);
     if metrics.state != ServerState::Leader || acked.is_none_or(|acked| acked > lease) {
         return nobody;
@@ -150,6 +153,15 @@ mod tests {
         let mut fresh = metrics(1, 1);
         fresh.millis_since_quorum_ack = None;
         assert!(!judged(&fresh, 0, 0).is_self);
+    }
+
+    #[test]
+    fn a_leader_alone_loses_its_quorum_to_nobody() {
+        let mut alone = metrics(1, 1);
+        let nodes = BTreeMap::from([(1, Member::default())]);
+        let membership = Membership::new(vec![BTreeSet::from([1])], nodes);
+        alone.membership_config = Arc::new(StoredMembership::new(None, membership));
+        assert!(judged(&alone, 9_000, 9_000).ready);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use openraft::{AnyError, OptionalSend, RaftLogId, RaftLogReader};
 
 use super::encoding::{self, BadEncoding};
 use super::install::Installs;
-use super::types::{Entry, LogId, StorageError, StorageIoError, TypeConfig, Vote};
-use crate::store::{Damage, LogStore, StoreError, WriteError};
+use super::types::{Entry, LogId, NodeNo, StorageError, StorageIoError, TypeConfig, Vote};
+use crate::store::{Damage, LogStore, Mark, StoreError, WriteError};
 
 /// What one message to another node carries at most, besides one entry: far below gRPC's 4 MiB.
 const READ_BYTES_MAX: u64 = 1024 * 1024;
@@ -18,39 +18,65 @@ const READ_BYTES_MAX: u64 = 1024 * 1024;
 /// The log of a node. Clones read.
 #[derive(Clone, Debug)]
 pub(super) struct RaftLog {
+    node: NodeNo,
     store: LogStore,
     installs: Arc<Installs>,
 }
 
 impl RaftLog {
-    pub(super) fn new(store: LogStore, installs: Arc<Installs>) -> Self {
-        Self { store, installs }
+    pub(super) fn new(node: NodeNo, store: LogStore, installs: Arc<Installs>) -> Self {
+        Self { node, store, installs }
     }
 
-    fn read(&self, range: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>, StorageError> {
-        let first = range.start;
-        let stored =
-            self.store.read(range, bytes_max).map_err(|error| read_error(first, &error))?;
+    fn read(&self, range: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>, StoreError> {
         let decode = |(index, bytes): (u64, Vec<u8>)| {
-            encoding::decode_entry(&bytes).map_err(|error| {
-                read_error(index, &self.unreadable(&format!("entry {index}"), &error))
-            })
+            encoding::decode_entry(&bytes)
+                .map_err(|error| self.unreadable(&format!("entry {index}"), &error))
         };
-        stored.into_iter().map(decode).collect()
+        self.store.read(range, bytes_max)?.into_iter().map(decode).collect()
+    }
+
+    fn position(&self, key: &str, mark: Option<Mark>) -> Result<Option<LogId>, StoreError> {
+        mark.map(|mark| encoding::decode_mark(&mark))
+            .transpose()
+            .map_err(|error| self.unreadable(key, &error))
+    }
+
+    fn state(&self) -> Result<LogState<TypeConfig>, StoreError> {
+        let last_purged_log_id = self.position("purged", self.store.purged()?)?;
+        let last = match self.store.range().next_back() {
+            Some(last) => self.read(last..last + 1, u64::MAX)?.pop().map(|entry| entry.log_id),
+            None => None,
+        };
+        Ok(LogState { last_purged_log_id, last_log_id: last.or(last_purged_log_id) })
+    }
+
+    /// The stored vote; one that made this node leader is given back as its candidacy.
+    ///
+    /// openraft would start such a node as the leader that it was, with as much applied as the lazily
+    /// stored commit mark says: less than it had answered. It would serve reads that miss answered
+    /// writes. As a candidate of that term it promises the same, and leads only after an election,
+    /// whose first entry brings everything before it.
+    fn vote(&self) -> Result<Option<Vote>, StoreError> {
+        let vote = self.store.vote()?.map(|bytes| encoding::decode_vote(&bytes)).transpose();
+        let vote = vote.map_err(|error| self.unreadable("vote", &error))?;
+        Ok(vote.map(|vote| match *vote.leader_id() {
+            led if led.node_id == self.node => Vote::new(led.term, led.node_id),
+            _ => vote,
+        }))
+    }
+
+    fn committed(&self) -> Result<Option<LogId>, StoreError> {
+        self.position("committed", self.store.committed()?)
     }
 
     fn unreadable(&self, key: &str, error: &BadEncoding) -> StoreError {
         self.store.damaged(Damage::Unreadable { key: key.into(), reason: error.to_string() })
     }
-
-    fn last_log_id(&self) -> Result<Option<LogId>, StorageError> {
-        let Some(last) = self.store.range().next_back() else { return Ok(None) };
-        Ok(self.read(last..last + 1, u64::MAX)?.pop().map(|entry| entry.log_id))
-    }
 }
 
-fn read_error(index: u64, error: &StoreError) -> StorageError {
-    StorageIoError::read_log_at_index(index, AnyError::new(error)).into()
+fn read_error(error: StoreError) -> StorageError {
+    StorageIoError::read_logs(AnyError::new(&error)).into()
 }
 
 fn write_error(error: &WriteError) -> StorageError {
@@ -76,7 +102,7 @@ impl RaftLogReader<TypeConfig> for RaftLog {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.read(bounds(&range), u64::MAX)
+        self.read(bounds(&range), u64::MAX).map_err(read_error)
     }
 
     async fn limited_get_log_entries(
@@ -84,7 +110,7 @@ impl RaftLogReader<TypeConfig> for RaftLog {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.read(start..end, READ_BYTES_MAX)
+        self.read(start..end, READ_BYTES_MAX).map_err(read_error)
     }
 }
 
@@ -92,13 +118,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
-        let purged = self.store.purged().map_err(|error| read_error(0, &error))?;
-        let last_purged_log_id = purged
-            .map(|mark| encoding::decode_mark(&mark))
-            .transpose()
-            .map_err(|error| read_error(0, &self.unreadable("purged", &error)))?;
-        let last_log_id = self.last_log_id()?.or(last_purged_log_id);
-        Ok(LogState { last_purged_log_id, last_log_id })
+        self.state().map_err(read_error)
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -111,11 +131,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        let error = |error: &StoreError| StorageIoError::read_vote(AnyError::new(error)).into();
-        let vote = self.store.vote().map_err(|cause| error(&cause))?;
-        vote.map(|bytes| encoding::decode_vote(&bytes))
-            .transpose()
-            .map_err(|cause| error(&self.unreadable("vote", &cause)))
+        self.vote().map_err(|error| StorageIoError::read_vote(AnyError::new(&error)).into())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
@@ -126,11 +142,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
-        let committed = self.store.committed().map_err(|error| read_error(0, &error))?;
-        committed
-            .map(|mark| encoding::decode_mark(&mark))
-            .transpose()
-            .map_err(|error| read_error(0, &self.unreadable("committed", &error)))
+        self.committed().map_err(read_error)
     }
 
     /// Returns only when the entries are on disk: openraft 0.9 waits for that before it goes on

@@ -95,8 +95,8 @@ impl Applier {
         self.snapshot_bytes.store(snapshot.size_bytes(), Ordering::Relaxed);
     }
 
-    /// 1. The bytes are checked whole; 2. the machine takes them over; 3. the file is kept. A crash
-    /// before 3 leaves the old state, on disk and in the log.
+    /// First the bytes are checked whole, then the machine takes them over, then the file is kept. A
+    /// crash before that leaves the old state, on disk and in the log.
     async fn install(&mut self, snapshot: SnapshotFile) -> Result<(), InstallError> {
         let (machine, snapshots) = (Arc::clone(&self.machine), self.snapshots.clone());
         let work = move || {

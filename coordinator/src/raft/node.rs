@@ -123,7 +123,8 @@ impl RaftNode {
         machine: Arc<dyn Machine>,
         connector: Connector,
     ) -> Result<Self, StartError> {
-        let raft_config = config.timings.openraft().validate().map_err(StartError::Timings)?;
+        let raft_config = config.timings.openraft().validate();
+        let raft_config = raft_config.map_err(|error| StartError::Timings(Box::new(error)))?;
         let dir = config.data_dir.clone();
         let loading = tasks::blocking("open the store", move || load(&dir, options, machine));
         let Loaded { store, opened, snapshots, applier, installs } = loading.await??;
@@ -136,7 +137,7 @@ impl RaftNode {
             config.node.0,
             Arc::new(raft_config),
             Network::new(Arc::clone(&peers), config.timings.heartbeat),
-            RaftLog::new(store, Arc::clone(&installs)),
+            RaftLog::new(config.node.0, store, Arc::clone(&installs)),
             applier,
         )
         .await

@@ -48,7 +48,7 @@ fn open(dir: &TempDir) -> (RaftLog, Applier) {
     let machine = Arc::new(Last::default());
     let applier =
         Applier::open(machine, snapshots, newest.as_ref(), Arc::clone(&installs)).expect("opens");
-    (RaftLog::new(store, installs), applier)
+    (RaftLog::new(0, store, installs), applier)
 }
 
 impl StoreBuilder<TypeConfig, RaftLog, Applier, TempDir> for OnDisk {
@@ -83,7 +83,7 @@ async fn each_append_and_each_vote_is_acknowledged_after_a_sync_of_its_own() {
     let counted = Arc::clone(&syncs);
     let options = OpenOptions::new(NodeId(1)).durability(|_| Box::new(Counted(counted)));
     let (store, _) = LogStore::open(dir.path(), options).expect("opens");
-    let mut log = RaftLog::new(store, Arc::new(Installs::new()));
+    let mut log = RaftLog::new(1, store, Arc::new(Installs::new()));
     let count = || *syncs.lock().expect("not poisoned");
 
     let mut seen = count();

@@ -16,6 +16,7 @@ use super::error::{Damage, StoreError, WriteError};
 use super::header::{DATA_VERSION, Header, StoreId};
 use super::index::LogIndex;
 use super::keys::Key;
+use super::scan::{Marks, scan, unreadable};
 use super::value::{self, Assembler};
 use super::writer::{self, Writer};
 
@@ -25,8 +26,8 @@ pub const ENTRY_BYTES_MAX: usize = 256 * 1024 + 1024;
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// A page of 17 values of 8 KiB stays below a quarter of this: see the module `store`.
 const SEGMENT_BYTES: usize = 1024 * 1024;
-/// Bounds the memory that one batch of removals takes.
-const REMOVALS_MAX: usize = 4096;
+/// Bounds the memory that one batch of removals takes: with 4096 it was 200 MiB, and sled kept it.
+const REMOVALS_MAX: usize = 256;
 /// sled's own threads may hold its file lock for a moment after the last handle is gone.
 const SLED_LINGERS: Duration = Duration::from_secs(3);
 
@@ -42,16 +43,18 @@ impl Mark {
         [&self.index.to_le_bytes(), self.bytes.as_slice()].concat()
     }
 
-    fn decode(value: &[u8]) -> Option<Self> {
+    pub(super) fn decode(value: &[u8]) -> Option<Self> {
         let (index, bytes) = value.split_first_chunk()?;
         Some(Self { index: u64::from_le_bytes(*index), bytes: bytes.to_vec() })
     }
 }
 
+type MakeDurability = Box<dyn FnOnce(File) -> Box<dyn Durability> + Send>;
+
 /// How to open a store.
 pub struct OpenOptions {
     node: NodeId,
-    durability: Option<Box<dyn FnOnce(File) -> Box<dyn Durability> + Send>>,
+    durability: Option<MakeDurability>,
 }
 
 impl OpenOptions {
@@ -182,7 +185,7 @@ impl LogStore {
                 _closed: told,
             }),
         };
-        let Found { vote, committed, purged } = found.rest;
+        let Marks { vote, committed, purged } = found.marks;
         Ok((store, Opened { header, vote, committed, purged, closed: Closed(closed) }))
     }
 
@@ -319,6 +322,12 @@ impl LogStore {
         self.index().bytes_after(index)
     }
 
+    /// The longest beginning of `wanted` with at most `bytes_max`, but at least one entry.
+    #[must_use]
+    pub fn cut(&self, wanted: Range<u64>, bytes_max: u64) -> Range<u64> {
+        self.index().cut(wanted, bytes_max)
+    }
+
     /// The last entry that may be purged when, of those up to `upto`, `keep_bytes` are to stay.
     #[must_use]
     pub fn purgeable(&self, upto: u64, keep_bytes: u64) -> Option<u64> {
@@ -389,10 +398,6 @@ fn entries_end(end: u64) -> Vec<u8> {
     if end == u64::MAX { Key::entries_end() } else { Key::entries_from(end) }
 }
 
-fn unreadable(key: Key, reason: impl ToString) -> Damage {
-    Damage::Unreadable { key: key.to_string(), reason: reason.to_string() }
-}
-
 fn open_sled(dir: &Path, log_dir: &Path) -> Result<sled::Db, StoreError> {
     let config = sled::Config::new()
         .path(log_dir)
@@ -422,90 +427,4 @@ fn open_sled(dir: &Path, log_dir: &Path) -> Result<sled::Db, StoreError> {
             Err(_panic) => return Err(damaged("it panicked while opening".into())),
         }
     }
-}
-
-#[derive(Default)]
-struct Scan {
-    header: Option<Header>,
-    rest: Found,
-    index: LogIndex,
-    /// Keys of entries before the purged mark.
-    leftovers: Vec<Vec<u8>>,
-}
-
-#[derive(Default)]
-struct Found {
-    vote: Option<Vec<u8>>,
-    committed: Option<Mark>,
-    purged: Option<Mark>,
-}
-
-enum ScanError {
-    Damage(Damage),
-    Sled(sled::Error),
-}
-
-impl From<Damage> for ScanError {
-    fn from(damage: Damage) -> Self {
-        Self::Damage(damage)
-    }
-}
-
-impl ScanError {
-    fn at(self, dir: &Path) -> StoreError {
-        match self {
-            Self::Damage(damage) => StoreError::Damaged { dir: dir.to_owned(), damage },
-            Self::Sled(source) => StoreError::Sled { action: "read the log", source },
-        }
-    }
-}
-
-/// Reads and checks every value. Marks and header sort around the entries, so they are looked at last.
-fn scan(db: &sled::Db) -> Result<Scan, ScanError> {
-    let mut scan = Scan::default();
-    let mut sizes = Vec::new();
-    let mut assembler = Assembler::default();
-    for item in db.iter() {
-        let (key, stored) = item.map_err(ScanError::Sled)?;
-        let Some((key, bytes)) = assembler.push(&key, &stored)? else { continue };
-        let mark = || Mark::decode(&bytes).ok_or_else(|| unreadable(key, "too short"));
-        match key {
-            Key::Header => {
-                let header =
-                    postcard::from_bytes(&bytes).map_err(|error| unreadable(key, error))?;
-                scan.header = Some(header);
-            }
-            Key::Committed => scan.rest.committed = Some(mark()?),
-            Key::Purged => scan.rest.purged = Some(mark()?),
-            Key::Vote => scan.rest.vote = Some(bytes),
-            Key::Entry(index) => sizes.push((index, bytes.len())),
-        }
-    }
-    assembler.finish()?;
-
-    let purged = scan.rest.purged.as_ref().map(|mark| mark.index);
-    let mut expected = purged.map_or(0, |index| index + 1);
-    for (index, bytes) in sizes {
-        let bytes = u32::try_from(bytes).expect("a value has at most 65535 parts of 8 KiB");
-        if purged.is_some_and(|purged| index <= purged) {
-            let parts = 0..value::part_count(bytes);
-            scan.leftovers.extend(parts.map(|part| Key::Entry(index).part(part)));
-            continue;
-        }
-        if index != expected {
-            return Err(Damage::Hole { expected, found: index }.into());
-        }
-        scan.index.push(index, bytes);
-        expected += 1;
-    }
-    let last = scan.index.last().or(purged);
-    if let Some(committed) = scan.rest.committed.as_ref().map(|mark| mark.index)
-        && last.is_none_or(|last| last < committed)
-    {
-        return Err(Damage::Short { last, committed }.into());
-    }
-    if scan.header.is_none() && (last.is_some() || scan.rest.vote.is_some()) {
-        return Err(Damage::NoHeader.into());
-    }
-    Ok(scan)
 }

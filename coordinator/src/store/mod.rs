@@ -32,6 +32,7 @@ mod header;
 mod index;
 mod keys;
 mod log;
+mod scan;
 pub mod snapshots;
 mod value;
 mod writer;

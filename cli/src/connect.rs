@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pgconvoy_runtime::telemetry::chain;
 use pgconvoy_runtime::tls::{Dialer, Security, TlsFiles};
+use tonic::transport::Channel;
 
 use crate::client::Cluster;
 use crate::embedded::{Embedded, is_data_dir, socket_of};
@@ -90,23 +91,25 @@ pub(crate) struct Reach {
     data_dir: Option<PathBuf>,
 }
 
-/// A way to coordinators, and what has to be ended after its use.
-pub(crate) struct Connection {
-    pub(crate) cluster: Cluster,
-    embedded: Option<Embedded>,
-}
-
 impl Reach {
-    pub(crate) async fn open(self) -> Result<Connection, Problem> {
-        match self.data_dir {
-            None => Ok(Connection { cluster: self.coordinators.cluster()?, embedded: None }),
-            Some(dir) => open_dir(&dir).await,
+    /// Opens the way, asks, and ends whatever was started for it.
+    pub(crate) async fn with<R>(
+        self,
+        ask: impl AsyncFnOnce(&Cluster) -> Result<R, Problem>,
+    ) -> Result<R, Problem> {
+        let Some(dir) = self.data_dir else { return ask(&self.coordinators.cluster()?).await };
+        if let Some(channel) = running(&dir).await? {
+            return ask(&Cluster::Channel(channel)).await;
         }
+        let embedded = Embedded::start(&dir).await?;
+        let answer = ask(&embedded.cluster()).await;
+        embedded.stop().await;
+        answer
     }
 }
 
-/// The running migration of this directory, else a coordinator of our own on it, without agents.
-async fn open_dir(dir: &Path) -> Result<Connection, Problem> {
+/// The migration that runs on this directory; none where a coordinator of our own, without agents, has to read it.
+async fn running(dir: &Path) -> Result<Option<Channel>, Problem> {
     if !is_data_dir(dir) {
         return Err(Problem::usage(
             "no_data_dir",
@@ -114,18 +117,5 @@ async fn open_dir(dir: &Path) -> Result<Connection, Problem> {
             "name the directory that was given to `migrate --data-dir` (its default is .pgconvoy)",
         ));
     }
-    if let Some(channel) = socket_of(dir).await? {
-        return Ok(Connection { cluster: Cluster::Channel(channel), embedded: None });
-    }
-    let embedded = Embedded::start(dir).await?;
-    Ok(Connection { cluster: embedded.cluster(), embedded: Some(embedded) })
-}
-
-impl Connection {
-    /// Ends what was started for it.
-    pub(crate) async fn close(self) {
-        if let Some(embedded) = self.embedded {
-            embedded.stop().await;
-        }
-    }
+    socket_of(dir).await
 }

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use pgconvoy_proto::v1;
 use serde_json::json;
 
+use crate::client::AgentClient;
 use crate::connect::Reach;
 use crate::exit::Exit;
 use crate::output::{self, Format};
@@ -54,13 +55,14 @@ impl Agents {
 }
 
 async fn list(reach: Reach, format: Format) -> Result<Exit, Problem> {
-    let connection = reach.open().await?;
-    let answer = connection
-        .cluster
-        .agents(async |mut client| client.list_agents(v1::ListAgentsRequest {}).await)
-        .await;
-    connection.close().await;
-    let agents: Vec<AgentView> = answer?.agents.into_iter().map(AgentView::from).collect();
+    let answer = reach
+        .with(async |cluster| {
+            cluster
+                .agents(async |mut client| client.list_agents(v1::ListAgentsRequest {}).await)
+                .await
+        })
+        .await?;
+    let agents: Vec<AgentView> = answer.agents.into_iter().map(AgentView::from).collect();
     output::data(format, &agents, |agents| agents_table(agents))?;
     Ok(Exit::Done)
 }
@@ -71,22 +73,17 @@ async fn set_draining(
     reach: Reach,
     format: Format,
 ) -> Result<Exit, Problem> {
-    let connection = reach.open().await?;
-    let changed = connection
-        .cluster
-        .agents(async |mut client| {
-            let agent_id = id.clone();
-            if draining {
-                let answer = client.drain_agent(v1::DrainAgentRequest { agent_id }).await?;
-                Ok(answer.map(|answer| answer.changed))
-            } else {
-                let answer = client.undrain_agent(v1::UndrainAgentRequest { agent_id }).await?;
-                Ok(answer.map(|answer| answer.changed))
-            }
-        })
-        .await;
-    connection.close().await;
-    let changed = changed?;
+    let ask = async |mut client: AgentClient| {
+        let agent_id = id.clone();
+        if draining {
+            let answer = client.drain_agent(v1::DrainAgentRequest { agent_id }).await?;
+            Ok(answer.map(|answer| answer.changed))
+        } else {
+            let answer = client.undrain_agent(v1::UndrainAgentRequest { agent_id }).await?;
+            Ok(answer.map(|answer| answer.changed))
+        }
+    };
+    let changed = reach.with(async |cluster| cluster.agents(ask).await).await?;
     let value = json!({ "agent_id": id, "draining": draining, "changed": changed });
     output::data(format, &value, |_| {
         let state = if draining { "draining" } else { "takes work" };

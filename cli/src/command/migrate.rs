@@ -4,7 +4,6 @@
 //! no further than its precheck has changed nothing at the databases, so it is made anew with what is said now (a
 //! corrected password, say). SIGINT and SIGTERM pause the task before the process ends.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -13,13 +12,14 @@ use pgconvoy_runtime::shutdown::Shutdown;
 use pgconvoy_shared::spec::TaskSpec;
 use tokio::time::timeout;
 
+use super::job::{Job, start};
 use crate::client::{Cluster, Watch};
-use crate::embedded::{Embedded, socket_of};
+use crate::embedded::Embedded;
 use crate::exit::Exit;
 use crate::output::progress::Progress;
 use crate::output::{self, Format, note};
 use crate::problem::{Problem, in_lines};
-use crate::submission::{Acknowledge, SpecFlags, Wanted, new_request_id};
+use crate::submission::{Acknowledge, Wanted, new_request_id};
 use crate::view::precheck::PrecheckView;
 use crate::view::task::TaskView;
 
@@ -40,74 +40,21 @@ Interrupt it with Ctrl-C: it pauses, and the same command goes on from its check
 Meanwhile, from another shell: pgconvoy task show NAME --data-dir .pgconvoy")]
 pub(super) struct Migrate {
     #[command(flatten)]
-    spec: SpecFlags,
-    #[command(flatten)]
-    acknowledge: Acknowledge,
-    /// Where the migration keeps its state
-    #[arg(long, value_name = "DIR", default_value = ".pgconvoy")]
-    data_dir: PathBuf,
-    /// Agents in this process
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    agents: u32,
-    #[command(flatten)]
-    not_built: NotBuilt,
-}
-
-/// Flags whose meaning is documented and not built: taken in, so that they can be refused by name.
-#[derive(Debug, Clone, Args)]
-pub(super) struct NotBuilt {
-    #[arg(long, hide = true, value_name = "GOAL")]
-    until: Option<String>,
-    #[arg(long, hide = true)]
-    verify: bool,
-    #[arg(long, hide = true)]
-    writers_stopped: bool,
-    #[arg(long, hide = true)]
-    fence: bool,
-}
-
-impl NotBuilt {
-    pub(super) fn refuse(&self) -> Result<(), Problem> {
-        for (given, what) in [
-            (self.until.is_some(), "--until, following the source's changes,"),
-            (self.verify, "--verify, comparing both ends,"),
-            (self.writers_stopped, "--writers-stopped, a cutover,"),
-            (self.fence, "--fence, a cutover,"),
-        ] {
-            if given {
-                return Err(Problem::not_yet(what));
-            }
-        }
-        Ok(())
-    }
+    job: Job,
 }
 
 impl Migrate {
     pub(super) async fn run(self, format: Format, shutdown: &Shutdown) -> Result<Exit, Problem> {
-        self.not_built.refuse()?;
-        let wanted = self.spec.wanted()?;
-        let mut embedded = start(&self.data_dir).await?;
-        let jobs = &wanted.submission.spec.copy;
-        let slots = jobs.jobs.saturating_add(jobs.index_jobs).saturating_add(SLOTS_BESIDE_JOBS);
-        let ended = match embedded.add_agents(self.agents, slots).await {
-            Ok(()) => drive(&embedded, wanted, self.acknowledge, format, shutdown).await,
-            Err(problem) => Err(problem),
-        };
+        let Job { spec, acknowledge, data_dir, agents, not_built } = self.job;
+        not_built.refuse()?;
+        let wanted = spec.wanted()?;
+        let copy = &wanted.submission.spec.copy;
+        let slots = copy.jobs.saturating_add(copy.index_jobs).saturating_add(SLOTS_BESIDE_JOBS);
+        let embedded = start(&data_dir, agents, slots).await?;
+        let ended = drive(&embedded, wanted, acknowledge, format, shutdown).await;
         embedded.stop().await;
         ended
     }
-}
-
-/// The embedded coordinator on a directory that nobody else works on.
-pub(super) async fn start(data_dir: &Path) -> Result<Embedded, Problem> {
-    if socket_of(data_dir).await?.is_some() {
-        return Err(Problem::usage(
-            "data_dir_in_use",
-            format!("another pgconvoy runs on the data directory `{}`", data_dir.display()),
-            "watch it with `pgconvoy task list --data-dir …`, or give another --data-dir",
-        ));
-    }
-    Embedded::start(data_dir).await
 }
 
 async fn drive(
@@ -213,7 +160,7 @@ fn must_be_the_same(found: &v1::Task, wanted: &Wanted) -> Result<(), Problem> {
         return Ok(());
     }
     let message = format!(
-        "the data directory holds another task, {}: {} differ",
+        "the data directory holds another task, {}; what differs: {}",
         found.id,
         different.join(", ")
     );

@@ -6,6 +6,7 @@ mod certs;
 mod cluster;
 mod coordinator;
 mod errors;
+mod job;
 mod migrate;
 mod precheck;
 mod task;
@@ -140,7 +141,10 @@ impl Cli {
             Command::Precheck(command) => command.run(format, &shutdown).await,
             Command::Coordinator(command) => command.run(&shutdown).await,
             Command::Agent(command) => command.run(&shutdown).await,
-            Command::Task(command) => unless(&shutdown, command.run(format)).await,
+            Command::Task(command) => {
+                // Boxed: the largest of all futures, and the only one.
+                unless(&shutdown, Box::pin(command.run(format))).await
+            }
             Command::Agents(command) => unless(&shutdown, command.run(format)).await,
             Command::Cluster(command) => unless(&shutdown, command.run(format)).await,
             Command::Certs(command) => command.run(format),

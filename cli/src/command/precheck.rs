@@ -1,20 +1,21 @@
 //! `pgconvoy precheck`: only the precheck, embedded. Changes nothing at either database, and leaves nothing here.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use pgconvoy_proto::v1;
 use pgconvoy_runtime::shutdown::Shutdown;
 use pgconvoy_shared::failure::Failure;
 
-use super::migrate::{NotBuilt, exit_of, start};
+use super::job::{Job, start};
+use super::migrate::exit_of;
 use crate::client::{Cluster, Watch};
 use crate::embedded::Embedded;
 use crate::exit::Exit;
 use crate::output::{self, Format, note};
 use crate::problem::Problem;
-use crate::submission::{Acknowledge, SpecFlags, Wanted, new_request_id};
+use crate::submission::{Acknowledge, Wanted, new_request_id};
 use crate::view::precheck::PrecheckView;
 
 /// Two connections look at two databases.
@@ -30,36 +31,22 @@ Examples:
 Exits with 3 if there is an error, or a database cannot be reached or used.")]
 pub(super) struct Precheck {
     #[command(flatten)]
-    spec: SpecFlags,
-    #[command(flatten)]
-    acknowledge: Acknowledge,
-    /// Where the migration keeps its state; the precheck works in a folder below, and removes it
-    #[arg(long, value_name = "DIR", default_value = ".pgconvoy")]
-    data_dir: PathBuf,
-    /// Agents in this process
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    agents: u32,
-    #[command(flatten)]
-    not_built: NotBuilt,
+    job: Job,
 }
 
 impl Precheck {
     pub(super) async fn run(self, format: Format, shutdown: &Shutdown) -> Result<Exit, Problem> {
-        self.not_built.refuse()?;
-        let wanted = self.spec.wanted()?;
-        let folder = self.data_dir.join("precheck");
-        let mut embedded = start(&folder).await?;
-        let ended = match embedded.add_agents(self.agents, SLOTS).await {
-            Ok(()) => {
-                tokio::select! {
-                    ended = look(&embedded, wanted, self.acknowledge, format) => ended,
-                    () = shutdown.begun() => Ok(Exit::Interrupted),
-                }
-            }
-            Err(problem) => Err(problem),
+        let Job { spec, acknowledge, data_dir, agents, not_built } = self.job;
+        not_built.refuse()?;
+        let wanted = spec.wanted()?;
+        let folder = data_dir.join("precheck");
+        let embedded = start(&folder, agents, SLOTS).await?;
+        let ended = tokio::select! {
+            ended = look(&embedded, wanted, acknowledge, format) => ended,
+            () = shutdown.begun() => Ok(Exit::Interrupted),
         };
         embedded.stop().await;
-        let removed = remove(&folder, &self.data_dir);
+        let removed = remove(&folder, &data_dir);
         let exit = ended?;
         removed?;
         Ok(exit)

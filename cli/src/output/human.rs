@@ -24,12 +24,17 @@ pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (nth, digit) in digits.chars().enumerate() {
-        if nth > 0 && (digits.len() - nth) % 3 == 0 {
+        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
     }
     text
+}
+
+/// `1 table`, `2 tables`.
+pub(crate) fn counted(number: u64, what: &str) -> String {
+    format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// `1h 02m`, `3m 07s`, `12s`, `0.4s`.
@@ -57,10 +62,9 @@ pub(crate) fn rfc3339(ms: u64) -> Option<String> {
     if ms == 0 {
         return None;
     }
-    i64::try_from(ms)
-        .ok()
-        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
-        .map(|t| t.to_string())
+    let time = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok())?;
+    // Always three digits, so that times stand under each other.
+    Some(format!("{time:.3}"))
 }
 
 #[cfg(test)]
@@ -86,6 +90,6 @@ mod tests {
     #[test]
     fn times_are_rfc_3339_and_0_is_none() {
         assert_eq!(rfc3339(0), None);
-        assert_eq!(rfc3339(1_700_000_000_500).as_deref(), Some("2023-11-14T22:13:20.5Z"));
+        assert_eq!(rfc3339(1_700_000_000_500).as_deref(), Some("2023-11-14T22:13:20.500Z"));
     }
 }

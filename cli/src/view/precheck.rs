@@ -4,7 +4,7 @@ use pgconvoy_proto::v1;
 use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use serde::Serialize;
 
-use crate::output::table;
+use crate::output::{human, table};
 
 /// Objects named in one paragraph; a database with a thousand such tables still fits on a screen.
 const OBJECTS_SHOWN: usize = 10;
@@ -60,7 +60,7 @@ impl PrecheckView {
         let mut paragraphs: Vec<String> = groups.map(|group| self.paragraph(group)).collect();
         let count = |severity, what: &str| {
             let count = self.items.iter().filter(|item| item.severity == severity).count();
-            format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+            human::counted(count as u64, what)
         };
         paragraphs.push(format!(
             "{}, {}, {}",

@@ -260,10 +260,10 @@ impl TaskView {
     /// What is said when an embedded migration has ended well: figures by phase.
     pub(crate) fn summary(&self) -> String {
         let mut lines = vec![format!(
-            "{}: {} tables, {} rows, {}",
+            "{}: {}, {}, {}",
             self.name,
-            human::count(self.tables_total.into()),
-            human::count(self.rows_done),
+            human::counted(self.tables_total.into(), "table"),
+            human::counted(self.rows_done, "row"),
             human::bytes(self.bytes_done)
         )];
         for time in &self.phase_times {

@@ -110,10 +110,7 @@ async fn change(
     format: Format,
     ask: impl AsyncFn(TaskClient) -> Result<Response<v1::TaskStateResponse>, Status>,
 ) -> Result<Exit, Problem> {
-    let connection = which.reach.open().await?;
-    let answer = connection.cluster.tasks(ask).await;
-    connection.close().await;
-    let answer = answer?;
+    let answer = which.reach.with(async |cluster| cluster.tasks(ask).await).await?;
     let status = status_word(answer.status());
     let value = json!({ "task_id": answer.task_id, "status": status, "changed": answer.changed });
     output::data(format, &value, |_| {
@@ -125,12 +122,10 @@ async fn change(
 impl Delete {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
         let Which { task, reach } = self.which;
-        let connection = reach.open().await?;
-        let request = || v1::DeleteTaskRequest { task: task.clone() };
-        let answer =
-            connection.cluster.tasks(async |mut client| client.delete_task(request()).await).await;
-        connection.close().await;
-        let changed = answer?.changed;
+        let ask = async |mut client: TaskClient| {
+            client.delete_task(v1::DeleteTaskRequest { task: task.clone() }).await
+        };
+        let changed = reach.with(async |cluster| cluster.tasks(ask).await).await?.changed;
         let value = json!({ "task": task, "changed": changed });
         output::data(format, &value, |_| {
             format!("{task}: {}", if changed { "deleted" } else { "there is no such task" })

@@ -6,6 +6,7 @@ use clap::Args;
 use pgconvoy_proto::v1;
 use serde_json::json;
 
+use crate::client::TaskClient;
 use crate::connect::Reach;
 use crate::exit::Exit;
 use crate::output::{self, Format};
@@ -42,13 +43,9 @@ impl Create {
         let request_id = self.request_id.unwrap_or_else(|| new_request_id("create"));
         let request = wanted.request(request_id, self.acknowledge)?;
         let request = v1::CreateTaskRequest { start: self.start, ..request };
-        let connection = self.reach.open().await?;
-        let answer = connection
-            .cluster
-            .tasks(async |mut client| client.create_task(request.clone()).await)
-            .await;
-        connection.close().await;
-        let v1::CreateTaskResponse { task_id, repeated } = answer?;
+        let ask = async |mut client: TaskClient| client.create_task(request.clone()).await;
+        let v1::CreateTaskResponse { task_id, repeated } =
+            self.reach.with(async |cluster| cluster.tasks(ask).await).await?;
         let value = json!({ "task_id": task_id, "repeated": repeated });
         output::data(format, &value, |_| task_id.clone())?;
         Ok(Exit::Done)

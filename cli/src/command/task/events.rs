@@ -7,7 +7,7 @@ use pgconvoy_proto::v1;
 use tokio::time::sleep;
 
 use super::Which;
-use crate::client::Cluster;
+use crate::client::{Cluster, TaskClient};
 use crate::exit::Exit;
 use crate::output::{self, Format};
 use crate::problem::Problem;
@@ -48,15 +48,11 @@ pub(super) struct Explain {
 impl Events {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
         let Which { task, reach } = self.which;
-        let connection = reach.open().await?;
-        let cluster = &connection.cluster;
-        let ended = if self.follow {
-            follow(cluster, &task, self.after, format).await
-        } else {
-            once(cluster, &task, self.after, self.limit, format).await
-        };
-        connection.close().await;
-        ended.map(|()| Exit::Done)
+        let shown = reach.with(async |cluster| match self.follow {
+            true => follow(cluster, &task, self.after, format).await,
+            false => once(cluster, &task, self.after, self.limit, format).await,
+        });
+        shown.await.map(|()| Exit::Done)
     }
 }
 
@@ -108,13 +104,12 @@ async fn follow(
 impl Explain {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
         let Which { task, reach } = self.which;
-        let connection = reach.open().await?;
-        let request = || v1::ExplainTaskRequest { task: task.clone() };
-        let answer =
-            connection.cluster.tasks(async |mut client| client.explain_task(request()).await).await;
-        connection.close().await;
+        let ask = async |mut client: TaskClient| {
+            client.explain_task(v1::ExplainTaskRequest { task: task.clone() }).await
+        };
+        let answer = reach.with(async |cluster| cluster.tasks(ask).await).await?;
         let explanations: Vec<ExplanationView> =
-            answer?.explanations.into_iter().map(ExplanationView::from).collect();
+            answer.explanations.into_iter().map(ExplanationView::from).collect();
         output::data(format, &explanations, |explanations| explanations_table(explanations))?;
         Ok(Exit::Done)
     }

@@ -29,18 +29,14 @@ pub(super) struct Precheck {
 impl Precheck {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
         let Which { task, reach } = self.which;
-        let connection = reach.open().await?;
-        let cluster = &connection.cluster;
-        let ended = if self.last {
-            report(cluster, &task, format).await
-        } else {
-            match run_again(cluster, &task).await {
-                Ok(()) => report(cluster, &task, format).await,
-                Err(problem) => Err(problem),
-            }
-        };
-        connection.close().await;
-        ended
+        reach
+            .with(async |cluster| {
+                if !self.last {
+                    run_again(cluster, &task).await?;
+                }
+                report(cluster, &task, format).await
+            })
+            .await
     }
 }
 

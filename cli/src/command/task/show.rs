@@ -4,6 +4,7 @@ use clap::Args;
 use pgconvoy_proto::v1;
 
 use super::Which;
+use crate::client::TaskClient;
 use crate::connect::Reach;
 use crate::exit::Exit;
 use crate::output::{self, Format};
@@ -33,13 +34,9 @@ pub(super) struct Show {
 
 impl List {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
-        let connection = self.reach.open().await?;
-        let answer = connection
-            .cluster
-            .tasks(async |mut client| client.list_tasks(v1::ListTasksRequest {}).await)
-            .await;
-        connection.close().await;
-        let tasks: Vec<TaskView> = answer?.tasks.into_iter().map(TaskView::from).collect();
+        let ask = async |mut client: TaskClient| client.list_tasks(v1::ListTasksRequest {}).await;
+        let answer = self.reach.with(async |cluster| cluster.tasks(ask).await).await?;
+        let tasks: Vec<TaskView> = answer.tasks.into_iter().map(TaskView::from).collect();
         output::data(format, &tasks, |tasks| tasks_table(tasks))?;
         Ok(Exit::Done)
     }
@@ -47,10 +44,9 @@ impl List {
 
 impl Show {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
-        let connection = self.which.reach.open().await?;
-        let task = connection.cluster.task(&self.which.task, self.tables).await;
-        connection.close().await;
-        output::data(format, &TaskView::from(task?), TaskView::to_text)?;
+        let Which { task, reach } = self.which;
+        let task = reach.with(async |cluster| cluster.task(&task, self.tables).await).await?;
+        output::data(format, &TaskView::from(task), TaskView::to_text)?;
         Ok(Exit::Done)
     }
 }

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::Which;
-use crate::client;
-use crate::command::migrate::conclude;
+use crate::client::{self, Cluster};
+use crate::command::migrate::{conclude, exit_of};
 use crate::exit::Exit;
 use crate::output::progress::Progress;
 use crate::output::{self, Format};
@@ -24,28 +24,26 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
-        let connection = self.which.reach.open().await?;
-        let mut progress = Progress::new();
-        let watched = connection
-            .cluster
-            .watch(&self.which.task, 1, |task| {
-                match format {
-                    Format::Table => progress.update(task),
-                    Format::Json => output::json(&TaskView::from(task.clone()))?,
-                }
-                Ok(client::Watch::Further)
-            })
-            .await;
-        progress.finish();
-        let ended = match watched {
-            Ok(last) => connection.cluster.task(&last.id, 1).await.and_then(|task| match format {
-                Format::Table => conclude(task, format),
-                // The last line told it.
-                Format::Json => Ok(crate::command::migrate::exit_of(&task)),
-            }),
-            Err(problem) => Err(problem),
-        };
-        connection.close().await;
-        ended
+        let Which { task, reach } = self.which;
+        reach.with(async |cluster| watch(cluster, &task, format).await).await
+    }
+}
+
+async fn watch(cluster: &Cluster, task: &str, format: Format) -> Result<Exit, Problem> {
+    let mut progress = Progress::new();
+    let last = cluster
+        .watch(task, 1, |task| {
+            match format {
+                Format::Table => progress.update(task),
+                Format::Json => output::json(&TaskView::from(task.clone()))?,
+            }
+            Ok(client::Watch::Further)
+        })
+        .await?;
+    progress.finish();
+    match format {
+        Format::Table => conclude(cluster.task(&last.id, 1).await?, format),
+        // The last line told it.
+        Format::Json => Ok(exit_of(&last)),
     }
 }

@@ -73,7 +73,7 @@ fn json_has_stable_keys() {
     assert_eq!(json["status"], "running");
     assert_eq!(json["phase"], "copy");
     assert_eq!(json["cause"], json!(null));
-    assert_eq!(json["created_at"], "2023-11-14T22:13:20Z");
+    assert_eq!(json["created_at"], "2023-11-14T22:13:20.000Z");
     assert_eq!(json["started_at"], json!(null));
     assert_eq!(
         json["tables"][0],
@@ -88,7 +88,7 @@ fn json_has_stable_keys() {
     assert_eq!(
         json["phase_times"][0],
         json!({
-            "phase": "copy", "began_at": "2023-11-14T22:13:20Z", "ended_at": "2023-11-14T22:13:22Z",
+            "phase": "copy", "began_at": "2023-11-14T22:13:20.000Z", "ended_at": "2023-11-14T22:13:22.000Z",
         })
     );
 }
@@ -105,7 +105,7 @@ to:       ann@new:5432/shop
 rows:     1,500 of 3,000
 bytes:    1.0 MiB of 2.0 MiB
 tables:   1 of 2
-created:  2023-11-14T22:13:20Z
+created:  2023-11-14T22:13:20.000Z
 
 TABLE          STATUS             ROWS               BYTES  SHARDS  CAUSE
 public.orders  copying  1,500 of 3,000  1.0 MiB of 2.0 MiB     1/2
@@ -120,7 +120,7 @@ fn a_list_and_a_summary_read_well() {
     let done = TaskView::from(task());
     let expected = "\
 ID                     NAME  STATUS   PHASE  DONE   ROWS    BYTES  CREATED
-0123456789abcdefghjkm  shop  running  copy    50%  1,500  1.0 MiB  2023-11-14T22:13:20Z";
-    assert_eq!(tasks_table(&[done.clone()]), expected);
+0123456789abcdefghjkm  shop  running  copy    50%  1,500  1.0 MiB  2023-11-14T22:13:20.000Z";
+    assert_eq!(tasks_table(std::slice::from_ref(&done)), expected);
     assert_eq!(done.summary(), "shop: 2 tables, 1,500 rows, 1.0 MiB\n  copy      2.0s, 512 KiB/s");
 }

@@ -1,0 +1,79 @@
+//! What `migrate` and `precheck` have in common: the flags, and what runs them in this process.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::embedded::{Embedded, socket_of};
+use crate::problem::Problem;
+use crate::submission::{Acknowledge, SpecFlags};
+
+/// The job, and where and by whom it is done.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Job {
+    #[command(flatten)]
+    pub(super) spec: SpecFlags,
+    #[command(flatten)]
+    pub(super) acknowledge: Acknowledge,
+    /// Where the migration keeps its state; a precheck works in a folder below, and removes it
+    #[arg(long, value_name = "DIR", default_value = ".pgconvoy")]
+    pub(super) data_dir: PathBuf,
+    /// Agents in this process
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=64)
+    )]
+    pub(super) agents: u32,
+    #[command(flatten)]
+    pub(super) not_built: NotBuilt,
+}
+
+/// Flags whose meaning is documented and not built: taken in, so that they can be refused by name.
+#[derive(Debug, Clone, Args)]
+pub(super) struct NotBuilt {
+    #[arg(long, hide = true, value_name = "GOAL")]
+    until: Option<String>,
+    #[arg(long, hide = true)]
+    verify: bool,
+    #[arg(long, hide = true)]
+    writers_stopped: bool,
+    #[arg(long, hide = true)]
+    fence: bool,
+}
+
+impl NotBuilt {
+    pub(super) fn refuse(&self) -> Result<(), Problem> {
+        for (given, what) in [
+            (self.until.is_some(), "--until, following the source's changes,"),
+            (self.verify, "--verify, comparing both ends,"),
+            (self.writers_stopped, "--writers-stopped, a cutover,"),
+            (self.fence, "--fence, a cutover,"),
+        ] {
+            if given {
+                return Err(Problem::not_yet(what));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Coordinator and agents on a directory that nobody else works on.
+pub(super) async fn start(data_dir: &Path, agents: u32, slots: u32) -> Result<Embedded, Problem> {
+    if socket_of(data_dir).await?.is_some() {
+        return Err(Problem::usage(
+            "data_dir_in_use",
+            format!("another pgconvoy runs on the data directory `{}`", data_dir.display()),
+            "watch it with `pgconvoy task list --data-dir …`, or give another --data-dir",
+        ));
+    }
+    let mut embedded = Embedded::start(data_dir).await?;
+    match embedded.add_agents(agents, slots).await {
+        Ok(()) => Ok(embedded),
+        Err(problem) => {
+            embedded.stop().await;
+            Err(problem)
+        }
+    }
+}

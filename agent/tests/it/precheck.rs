@@ -112,7 +112,8 @@ async fn what_the_source_holds_that_needs_care() -> anyhow::Result<()> {
              create view over_other as select * from other;
              create function watch() returns event_trigger language plpgsql as 'begin end';
              create event trigger watcher on ddl_command_end execute function watch();
-             create function plus(int, int) returns int language internal as 'int4pl';
+             create function handler() returns language_handler language c as '$libdir/plpgsql', 'plpgsql_call_handler';
+             create type numbers as range (subtype = numeric);
              create role somebody; create role reader;
              alter table other owner to somebody;
              alter table keyless enable row level security;
@@ -136,7 +137,7 @@ async fn what_the_source_holds_that_needs_care() -> anyhow::Result<()> {
         Severity::Warning,
         &[
             "foreign_table_rows_left_out source public.afar",
-            "function_needs_library source public.plus",
+            "function_needs_library source public.handler",
             "keyless_table source public.keyless",
             "large_objects_left_out source",
             "object_left_out source view public.over_other, which needs public.other",

@@ -24,6 +24,9 @@ const MAKERS: &[&str] = &[
     "FailureClass::Other,",
     "SpecProblem::new(",
     "Problem::usage(",
+    "Finding::error(",
+    "Finding::warning(",
+    "Finding::info(",
     "code: ",
 ];
 

@@ -79,7 +79,7 @@ pub(super) async fn of_source(
              from pg_proc p
              join pg_namespace n on n.oid = p.pronamespace
              join pg_language l on l.oid = p.prolang
-             where l.lanname in ('c', 'internal') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+             where l.lanname = 'c' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
                and not exists (select from pg_depend e where e.classid = 'pg_proc'::regclass
                                and e.objid = p.oid and e.deptype = 'e')
              order by 1, 2",

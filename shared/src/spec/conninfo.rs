@@ -123,6 +123,11 @@ impl Conninfo {
         Ok(read)
     }
 
+    /// The database, where it is named.
+    pub(super) fn database(&self) -> Option<&str> {
+        self.database.as_deref()
+    }
+
     /// The endpoint, where nothing is missing that we will not guess.
     pub fn endpoint(self, site: Option<String>) -> Result<Endpoint> {
         let missing = |what: &str| {

@@ -106,6 +106,14 @@ impl Draft {
         self.types = Some(types);
     }
 
+    /// Names the task after its source database, where nobody named it.
+    pub fn name_after_source(&mut self) {
+        let database = self.source.conninfo.as_ref().and_then(Conninfo::database);
+        if let (None, Some(database)) = (&self.name, database) {
+            self.name = Some(task_name(database));
+        }
+    }
+
     /// Notes something that the caller found wrong.
     pub fn problem(&mut self, problem: SpecProblem) {
         self.problems.push(problem);
@@ -223,6 +231,15 @@ impl MigrationType {
     pub fn usual() -> BTreeSet<Self> {
         BTreeSet::from([Self::Schema, Self::Full])
     }
+}
+
+/// A name of a task that resembles the text.
+fn task_name(text: &str) -> String {
+    let fine = |char: char| char.is_ascii_alphanumeric() || "-_.".contains(char);
+    let name: String = text.chars().map(|char| if fine(char) { char } else { '-' }).collect();
+    let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let name = if begins { name } else { format!("task{name}") };
+    name.chars().take(limits::NAME_MAX).collect()
 }
 
 fn migration_type(word: &str) -> Result<MigrationType, SpecProblem> {

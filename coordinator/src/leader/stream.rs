@@ -119,7 +119,10 @@ async fn register(
     match leader.node.proposer.propose(command).await? {
         Ok(Outcome::Registered { released, .. }) => {
             let agent = &session.agent;
-            info!("agent {agent} registered; {released} units of an earlier life are free");
+            match released {
+                0 => info!("agent {agent} registered"),
+                freed => info!("agent {agent} registered anew; {freed} units it held are free"),
+            }
         }
         Ok(_) => return Err(ApiError::internal("a registration has another command's outcome")),
         Err(rejected) => return Err(rejected.into()),

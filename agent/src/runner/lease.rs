@@ -88,11 +88,6 @@ impl LeaseClock {
         self.current.borrow().within(OVER)
     }
 
-    /// Whether there is time to begin something.
-    pub(crate) fn fresh(&self) -> bool {
-        self.current.borrow().within(ENDING)
-    }
-
     /// Returns when units have to be told to stop.
     pub(crate) async fn ending(&self) {
         self.runs_down_to(ENDING).await;
@@ -130,6 +125,11 @@ mod tests {
 
     const LEASE: Duration = Duration::from_secs(8);
 
+    /// Whether there is time to begin something.
+    fn fresh(lease: &LeaseClock) -> bool {
+        lease.current.borrow().within(ENDING)
+    }
+
     #[test]
     fn a_lease_counts_from_when_the_answered_heartbeat_was_sent() {
         let lease = LeaseClock::new();
@@ -137,11 +137,11 @@ mod tests {
         lease.renew(ago(7_100), LEASE);
         assert!(!lease.holds(), "the answer came too late to be of use");
         lease.renew(ago(6_500), LEASE);
-        assert!(lease.holds() && !lease.fresh(), "there is time to end, not to begin");
+        assert!(lease.holds() && !fresh(&lease), "there is time to end, not to begin");
         lease.renew(ago(1_000), LEASE);
-        assert!(lease.fresh());
+        assert!(fresh(&lease));
         lease.renew(ago(6_500), LEASE);
-        assert!(lease.fresh(), "an older answer that comes later takes nothing away");
+        assert!(fresh(&lease), "an older answer that comes later takes nothing away");
     }
 
     #[tokio::test]
@@ -149,7 +149,7 @@ mod tests {
         let lease = LeaseClock::new();
         lease.renew(Uptime::now(), Duration::from_millis(80));
         lease.ending().await;
-        assert!(!lease.fresh());
+        assert!(!fresh(&lease));
         lease.over().await;
         assert!(!lease.holds());
     }

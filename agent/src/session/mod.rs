@@ -19,7 +19,9 @@ mod attend;
 mod route;
 mod wire;
 
+use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,7 @@ use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use pgconvoy_proto::v1;
+use pgconvoy_runtime::telemetry::chain;
 use pgconvoy_shared::ids::{AgentId, Incarnation};
 
 use crate::config::Coordinators;
@@ -60,7 +63,9 @@ pub(crate) struct Sessions {
     runner: Runner,
     route: Route,
     /// Grows by one with each heartbeat of this incarnation.
-    heartbeats: Arc<std::sync::atomic::AtomicU64>,
+    heartbeats: Arc<AtomicU64>,
+    /// Once a break is told, the tries to mend it are noise.
+    told: bool,
 }
 
 /// Why a session is over.
@@ -86,6 +91,33 @@ impl Broken {
             Self::Refused(_) | Self::Silent(_) | Self::Closed | Self::Nonsense(_) => None,
         }
     }
+
+    /// Whether somebody has to do something about it: the coordinators are there and do not want this agent.
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Refused(status) => matches!(
+                status.code(),
+                Code::PermissionDenied
+                    | Code::Unauthenticated
+                    | Code::InvalidArgument
+                    | Code::FailedPrecondition
+                    | Code::Unimplemented
+            ),
+            Self::Nonsense(_) => true,
+            Self::Silent(_) | Self::Closed => false,
+        }
+    }
+
+    /// With its causes: tonic tells "transport error" and keeps the rest behind it.
+    fn why(&self) -> String {
+        match self {
+            Self::Refused(status) => match status.source() {
+                Some(source) => format!("{self}: {}", chain(source)),
+                None => self.to_string(),
+            },
+            Self::Silent(_) | Self::Closed | Self::Nonsense(_) => self.to_string(),
+        }
+    }
 }
 
 impl Sessions {
@@ -96,7 +128,7 @@ impl Sessions {
         coordinators: &Coordinators,
     ) -> Result<Self, AgentError> {
         let route = Route::new(coordinators)?;
-        Ok(Self { introduction, runner, route, heartbeats: Arc::default() })
+        Ok(Self { introduction, runner, route, heartbeats: Arc::default(), told: false })
     }
 
     /// Opens one session after the other, until the runner is drained and the leader knows all there is to know. Once
@@ -115,7 +147,6 @@ impl Sessions {
     }
 
     async fn keep_open(&mut self) {
-        let mut told = false;
         loop {
             let pause = match self.route.next() {
                 Err(error) => self.route.unusable(&error),
@@ -123,17 +154,8 @@ impl Sessions {
                     Ok(Over::Left) => return,
                     Ok(Over::Drains) => continue,
                     Err(broken) => {
-                        let pause = self.route.failed(broken.leader());
-                        // Once a break is told, the tries to mend it are noise.
-                        if std::mem::replace(&mut told, true) {
-                            debug!("no session with {name}: {broken}");
-                        } else {
-                            info!("no session with {name}: {broken}; tries again");
-                        }
-                        if self.runner.lease().fresh() {
-                            told = false;
-                        }
-                        pause
+                        self.tell(&broken, &name);
+                        self.route.failed(broken.leader())
                     }
                 },
             };
@@ -145,6 +167,15 @@ impl Sessions {
                 () = tokio::time::sleep(pause) => {}
                 () = left => return,
             }
+        }
+    }
+
+    fn tell(&mut self, broken: &Broken, name: &str) {
+        let why = broken.why();
+        match (std::mem::replace(&mut self.told, true), broken.is_lasting()) {
+            (true, _) => debug!("no session with {name}: {why}"),
+            (false, true) => warn!("no session with {name}: {why}; tries again"),
+            (false, false) => info!("no session with {name}: {why}; tries again"),
         }
     }
 
@@ -168,6 +199,7 @@ impl Sessions {
         let (session, welcome) = attend::Session::open(channel, hello).await?;
         info!(term = welcome.term, "session with {name}");
         self.route.arrived();
+        self.told = false;
         session.attend(&welcome, &self.runner, &self.heartbeats).await
     }
 }

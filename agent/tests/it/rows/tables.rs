@@ -99,7 +99,11 @@ async fn odd_tables_arrive_as_they_are() {
 #[tokio::test]
 async fn ranges_go_by_any_key_that_the_server_can_order() {
     let schema = r#"
-        create collation turned (provider = icu, locale = 'en-u-kf-upper');
+        do $$ begin
+            create collation turned (provider = icu, locale = 'en-u-kf-upper');
+        exception when feature_not_supported then
+            create collation turned (locale = 'C');
+        end $$;
         create type mood as enum ('z', 'y', 'a', 'b');
         create table by_int (id int primary key, t text);
         create table by_text (k text collate turned primary key, t text);
@@ -145,12 +149,18 @@ async fn blocks_cut_any_table_under_one_moment() {
          insert into k select * from t; delete from k where id % 3 = 0; update k set t = t || 'y' where id % 5 = 0";
     let rows = Rows::new(SnapshotMode::Task, 256 * KIB, schema, inserts).await;
     let planned = rows.migrate().await;
-    for table in ["public.t", "public.k"] {
-        let (_, shards) = of(&planned, table);
-        assert!(
-            shards.len() > 4 && shards.iter().all(|shard| is_blocks(&shard.part)),
-            "{shards:#?}"
-        );
+    let (keyless, keyed) = (&of(&planned, "public.t").1, &of(&planned, "public.k").1);
+    if rows.world.source.major().number() < 14 {
+        // It would read the whole table for each range of blocks.
+        assert_eq!(keyless.len(), 1);
+        assert!(keyed.len() > 4 && keyed.iter().all(|shard| is_range(&shard.part)), "{keyed:#?}");
+    } else {
+        for shards in [keyless, keyed] {
+            assert!(
+                shards.len() > 4 && shards.iter().all(|shard| is_blocks(&shard.part)),
+                "{shards:#?}"
+            );
+        }
     }
     rows.compare().await;
 }

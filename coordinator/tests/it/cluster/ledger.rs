@@ -21,8 +21,8 @@ impl Write1 {
     }
 }
 
-/// For each key how often it was written, and its last value.
-pub(crate) type State = BTreeMap<u64, (u64, Vec<u8>)>;
+/// For each key how often it was written, and its last value. A copy shares the values.
+pub(crate) type State = BTreeMap<u64, (u64, Arc<Vec<u8>>)>;
 
 /// Answers each write with how often its key was written.
 #[derive(Default)]
@@ -47,7 +47,7 @@ impl Machine for Ledger {
         let mut state = self.lock();
         let slot = Arc::make_mut(&mut state).entry(key).or_default();
         slot.0 += 1;
-        slot.1 = value;
+        slot.1 = Arc::new(value);
         slot.0.to_be_bytes().to_vec()
     }
 

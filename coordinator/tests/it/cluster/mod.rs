@@ -215,7 +215,7 @@ impl Cluster {
         let state = self.agreed().await;
         for key in keys {
             let (_, value) = state.get(&key).unwrap_or_else(|| panic!("write {key} is lost"));
-            assert_eq!(value, &key.to_be_bytes().to_vec());
+            assert_eq!(value.as_slice(), key.to_be_bytes());
         }
     }
 }

@@ -208,7 +208,7 @@ async fn what_is_at_the_destination_already() -> anyhow::Result<()> {
     );
     let differs = items.iter().find(|item| item.code == "structure_differs").expect("it is told");
     assert_eq!(differs.required, "columns v text");
-    assert_eq!(differs.observed, "has w text; must be given w");
+    assert_eq!(differs.observed, "has w text; must be given w text");
     Ok(())
 }
 

@@ -33,12 +33,14 @@ pub(super) struct DestinationFacts {
 #[derive(Debug)]
 struct ExistingTable {
     columns: Vec<String>,
-    /// Columns that a row without them cannot do without.
+    /// Columns that a row without them cannot do without, told as `columns` are.
     demanding: Vec<String>,
     empty: bool,
     writable: bool,
     /// Row triggers that fire for rows that are copied.
     triggers: Vec<String>,
+    /// Foreign keys that look for the parent of each row that is copied.
+    references: Vec<String>,
 }
 
 /// Relations, types and functions that take part.
@@ -121,13 +123,18 @@ async fn existing(
         .query(
             &format!(
                 "select n.nspname::text, c.relname::text, {COLUMNS},
-                        array(select a.attname::text from pg_attribute a
+                        array(select a.attname || ' ' || format_type(a.atttypid, a.atttypmod) from pg_attribute a
                               where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
                                 and a.attnotnull and not a.atthasdef and a.attidentity = ''),
                         has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'insert'),
                         array(select t.tgname::text from pg_trigger t
                               where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
-                                and t.tgtype & 4 = 4)
+                                and t.tgtype & 4 = 4),
+                        array(select f.conname::text from pg_constraint f
+                              where f.conrelid = c.oid and f.contype = 'f'
+                                and exists (select from pg_trigger t
+                                            where t.tgconstraint = f.oid and t.tgrelid = c.oid
+                                              and t.tgenabled <> 'D'))
                  from unnest($1::text[]) as asked (name)
                  join pg_class c on c.oid = to_regclass(asked.name)
                  join pg_namespace n on n.oid = c.relnamespace
@@ -143,6 +150,7 @@ async fn existing(
             demanding: row.get(3),
             writable: row.get(4),
             triggers: row.get(5),
+            references: row.get(6),
             empty: is_empty(session, &name).await?,
         };
         found.insert(name, table);
@@ -200,10 +208,8 @@ fn judge_table(table: &SourceTable, existing: &ExistingTable, report: &mut Repor
     let set = |columns: &[String]| columns.iter().cloned().collect::<BTreeSet<_>>();
     let (ours, theirs) = (set(&table.columns), set(&existing.columns));
     let missing: Vec<_> = ours.difference(&theirs).cloned().collect();
-    let ours_by_name: BTreeSet<&str> =
-        table.columns.iter().filter_map(|column| column.split(' ').next()).collect();
-    let demanding = existing.demanding.iter().filter(|name| !ours_by_name.contains(name.as_str()));
-    let demanding: Vec<_> = demanding.cloned().collect();
+    let demanding: Vec<_> =
+        existing.demanding.iter().filter(|column| !ours.contains(*column)).cloned().collect();
     if !missing.is_empty() || !demanding.is_empty() {
         let more = theirs.difference(&ours).cloned().collect::<Vec<_>>();
         report.add(
@@ -245,6 +251,22 @@ fn judge_table(table: &SourceTable, existing: &ExistingTable, report: &mut Repor
                 ))
                 .required("no trigger that is enabled")
                 .remedy("ALTER TABLE … DISABLE TRIGGER USER until the migration is done"),
+        );
+    }
+    // Tables are copied side by side, in no order that parents and children would agree with.
+    if !existing.references.is_empty() && !table.partitioned {
+        report.add(
+            Finding::error("destination_foreign_key", side)
+                .object(&table.name)
+                .observed(format!(
+                    "refuses rows whose parents are not there yet: {}",
+                    existing.references.join(", ")
+                ))
+                .required("no foreign key while rows are copied")
+                .remedy(
+                    "drop it until the migration is done, or add `schema` to the task's types, \
+                     which makes foreign keys after the rows",
+                ),
         );
     }
 }

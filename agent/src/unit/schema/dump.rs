@@ -5,12 +5,18 @@
 //! 3. pg_dump writes the schema under the same snapshot, so both show one moment.
 
 use std::collections::HashMap;
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use bytes::{Bytes, BytesMut};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use pgconvoy_shared::endpoint::{Endpoint, Side, SslMode};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::ObjectRules;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
@@ -95,9 +101,10 @@ pub(super) async fn source_half(
     for table in closed_tables(&session, &ctx.spec.objects).await.about(&access)? {
         command.arg(format!("--exclude-table={}", table.quoted()));
     }
-    connection(&mut command, ctx);
+    let password = connection(&mut command, ctx)?;
     let archive = run("pg_dump", command, |chunk| link.send(Dumped::Archive(chunk)));
     archive.await?;
+    drop(password);
     session.batch_execute("commit").await.about(&access)?;
     session.close().await;
     link.send(Dumped::End).await
@@ -183,9 +190,9 @@ async fn populated_views(
     Ok(rows.iter().map(name_of).collect())
 }
 
-/// Tells a client program where to connect, by its environment: arguments are seen by everybody on the machine, the
-/// environment only by this user.
-fn connection(command: &mut Command, ctx: &UnitContext) {
+/// Tells a client program where to connect, by its environment. The password is not in it, for environments are shown
+/// by too many tools: the program reads it from the file that is returned, which has to live as long as it runs.
+fn connection(command: &mut Command, ctx: &UnitContext) -> Result<Option<File>, UnitEnd> {
     let endpoint: &Endpoint = &ctx.spec.source;
     let sslmode = match endpoint.sslmode {
         SslMode::Disable => "disable",
@@ -222,9 +229,25 @@ fn connection(command: &mut Command, ctx: &UnitContext) {
             command.env(name, file);
         }
     }
-    if let Some(password) = &ctx.passwords.source {
-        command.env("PGPASSWORD", password.expose());
-    }
+    let Some(password) = &ctx.passwords.source else { return Ok(None) };
+    let file = password_file(password).map_err(|error| {
+        let message = format!("cannot make a file in memory for the password: {error}");
+        UnitEnd::Failed(Failure::other("temporary_file", message))
+    })?;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    command.env("PGPASSFILE", path);
+    Ok(Some(file))
+}
+
+/// A password file as libpq wants it, in memory: on no disk, closed to others, and gone with this process however that
+/// ends.
+fn password_file(password: &Secret) -> std::io::Result<File> {
+    let file = File::from(memfd_create(c"pgpass", MFdFlags::MFD_CLOEXEC)?);
+    // libpq ignores a file that others may read.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    let escaped = password.expose().replace('\\', "\\\\").replace(':', "\\:");
+    (&file).write_all(format!("*:*:*:*:{escaped}\n").as_bytes())?;
+    Ok(file)
 }
 
 /// Runs a client program to its end and hands on what it writes, in pieces.

@@ -194,8 +194,11 @@ fn judge(status: &Status) -> Verdict {
             }
         }
         Some(failure) => Verdict::Final(Problem::new(exit_of(status.code()), failure)),
-        // Without our details it was made on the way, most likely by a connection that could not be had or broke.
-        None if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) => {
+        // Without our details it was made on the way, most likely by a connection that could not be had or broke. One with
+        // a source was made in this process: plain text where TLS is spoken, for one, is an `Internal`.
+        None if std::error::Error::source(status).is_some()
+            || matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) =>
+        {
             let message = format!("no coordinator could be reached: {}", causes(status));
             let failure = Failure::transient("no_coordinator", message).remedy(
                 "see whether one runs and whether --coordinators (PGCONVOY_COORDINATORS), --data-dir and the --tls \

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use pgconvoy_proto::v1::{InitClusterRequest, Node};
 use pgconvoy_runtime::tls::{Dialer, Role, Security};
 
@@ -180,10 +181,21 @@ impl Convoy {
 /// Ports that nobody has at the moment.
 struct Ports(Vec<TcpListener>);
 
+/// Below those that the kernel gives to whoever asks for any: a port of ours is let go of before its process takes it,
+/// and on a busy machine somebody's outgoing connection would have it by then.
+const PORTS: Range<u16> = 10_000..30_000;
+
 impl Ports {
     fn take(count: u64) -> anyhow::Result<Ports> {
-        let listeners = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        Ok(Ports(listeners.collect::<Result<_, _>>()?))
+        let mut listeners = Vec::new();
+        for _ in 0..100 * count {
+            let port = rand::random_range(PORTS);
+            listeners.extend(TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+            if u64::try_from(listeners.len())? == count {
+                return Ok(Ports(listeners));
+            }
+        }
+        bail!("no {count} free ports were found in {PORTS:?}")
     }
 
     /// Lets go of them, two for each process.

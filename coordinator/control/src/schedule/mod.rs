@@ -96,10 +96,13 @@ const GRANTS_MAX: usize = 512;
 /// Decides what to propose now. Lost agents are [`Liveness::condemn`]'s, which is asked at each tick.
 #[must_use]
 pub fn plan(state: &State, observed: &Observed<'_>, now: Timestamp) -> Plan {
-    let mut places = Places::of(state, observed);
     let mut held_back = Vec::new();
     let mut queues: VecDeque<Queue<'_>> =
         state.busy.iter().filter_map(|id| Queue::of(id, state.tasks.get(id)?, now)).collect();
+    if queues.is_empty() {
+        return Plan { commands: Vec::new(), held_back };
+    }
+    let mut places = Places::of(state, observed);
     let mut grants = Vec::new();
     while let Some(mut queue) = queues.pop_front() {
         if grants.len() == GRANTS_MAX {

@@ -184,3 +184,13 @@ fn put<T: Ord>(set: &mut BTreeSet<T>, value: T, add: bool) {
         set.remove(&value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_found_by_their_number() {
+        assert!(KINDS.iter().enumerate().all(|(at, kind)| *kind as usize == at));
+    }
+}

@@ -1,4 +1,7 @@
 //! The integration tests: one program, because linking costs more than running.
 
+mod cluster;
 mod harness;
+mod migrate;
 mod quickstart;
+mod world;

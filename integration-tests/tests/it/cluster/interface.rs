@@ -1,0 +1,108 @@
+//! The interfaces that automation relies on: reflection, health, metrics, forwarding, exit codes of nobody there.
+
+use std::net::SocketAddr;
+
+use pgconvoy_integration_tests::process::Program;
+use pgconvoy_integration_tests::wait;
+use pgconvoy_proto::v1::{GetTaskRequest, ListTasksRequest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::world::{Fleet, Gate, Pair, SOON, told};
+
+/// Status and body of a page.
+async fn page(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
+    let words = |error: std::io::Error| error.to_string();
+    let mut stream = TcpStream::connect(address).await.map_err(words)?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(words)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.map_err(words)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no head")?;
+    let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());
+    Ok((status.ok_or(head)?, body.to_owned()))
+}
+
+#[tokio::test]
+async fn cluster_every_node_answers_for_the_leader_and_tells_its_health() {
+    let pair = Pair::new(Gate::SCHEMA).await;
+    let fleet = Fleet::of_three(&["anna"]).await;
+    let id = fleet.begin(&pair.task_file("shop", "")).await.id;
+    let leader = fleet.convoy.leader().await.unwrap();
+    for node in fleet.convoy.coordinators() {
+        // A follower passes on what only the leader can answer, as recent as the leader has it.
+        let mut tasks = fleet.convoy.tasks_at(node).unwrap();
+        let request = GetTaskRequest { task: "shop".to_owned(), tables_max: 1 };
+        let task = tasks.get_task(request).await.unwrap().into_inner().task.unwrap();
+        assert_eq!(task.id, id);
+        assert_eq!(
+            tasks.list_tasks(ListTasksRequest {}).await.unwrap().into_inner().tasks.len(),
+            1
+        );
+        let none = GetTaskRequest { task: "nobody".to_owned(), tables_max: 1 };
+        assert_eq!(tasks.get_task(none).await.unwrap_err().code(), tonic::Code::NotFound);
+
+        for path in ["/healthz", "/readyz"] {
+            wait::until(SOON, path, async || match page(node.http(), path).await {
+                Ok((200, _)) => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+            .await
+            .unwrap();
+        }
+        let (status, metrics) = page(node.http(), "/metrics").await.unwrap();
+        assert_eq!(status, 200);
+        assert!(
+            metrics.contains("pgconvoy_") && metrics.trim_end().ends_with("# EOF"),
+            "{metrics}"
+        );
+        assert_eq!(page(node.http(), "/").await.unwrap().0, 200);
+        assert_eq!(page(node.http(), "/no-such-page").await.unwrap().0, 404);
+    }
+    // With two of three gone the third one cannot know: it lives, and is not ready.
+    let third = fleet.convoy.coordinators().iter().find(|node| node.id() != leader).unwrap();
+    for node in fleet.convoy.coordinators().iter().filter(|node| node.id() != third.id()) {
+        node.process().kill().unwrap();
+    }
+    wait::until(SOON, "the node alone to be not ready", async || {
+        match page(third.http(), "/readyz").await {
+            Ok((503, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(page(third.http(), "/healthz").await.unwrap().0, 200);
+    let finished = fleet.run(&["task", "list"]).await;
+    assert_eq!(finished.code(), Some(5), "{}", told(&finished));
+}
+
+#[tokio::test]
+async fn cluster_nobody_gets_in_without_a_certificate_of_the_right_role() {
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let address = fleet.convoy.coordinator(1).address();
+    let plain = Program::pgconvoy().unwrap().args(["task", "list", "--coordinators", &address]);
+    let finished = plain.run(SOON).await.unwrap();
+    assert_eq!(finished.code(), Some(5), "{}", told(&finished));
+    // A certificate of another authority.
+    let folder = fleet.convoy.folder().join("strangers");
+    let certs =
+        |arguments: &[&str]| Program::pgconvoy().unwrap().arg("certs").args(arguments).run(SOON);
+    let stranger = folder.to_str().unwrap();
+    certs(&["init", stranger]).await.unwrap().success().unwrap();
+    let issue = ["issue", stranger, "--role", "client", "--name", "eve", "--host", "127.0.0.1"];
+    certs(&issue).await.unwrap().success().unwrap();
+    let file = |name: &str| folder.join(name);
+    let finished = Program::pgconvoy()
+        .unwrap()
+        .args(["task", "list", "--coordinators", &address, "--tls-ca"])
+        .arg(fleet.convoy.folder().join("tls/ca.crt"))
+        .arg("--tls-cert")
+        .arg(file("eve.crt"))
+        .arg("--tls-key")
+        .arg(file("eve.key"))
+        .run(SOON)
+        .await
+        .unwrap();
+    assert_eq!(finished.code(), Some(5), "{}", told(&finished));
+}

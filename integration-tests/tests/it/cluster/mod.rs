@@ -1,0 +1,9 @@
+//! A cluster of three nodes with mutual TLS and its agents move a database while things are killed, stopped and cut off.
+
+mod agents;
+mod interface;
+mod life;
+mod members;
+mod nodes;
+mod secrets;
+mod snapshot;

@@ -1,0 +1,79 @@
+//! Coordinators die and are cut off; what they agreed on stays.
+
+use std::time::{Duration, Instant};
+
+use pgconvoy_integration_tests::net::Weather;
+use pgconvoy_integration_tests::wait;
+
+use crate::world::{Fleet, Gate, LIMIT, Pair};
+
+#[tokio::test]
+async fn cluster_all_coordinators_killed_and_started_again_go_on() {
+    let pair = Pair::new(Gate::SCHEMA).await;
+    let fleet = Fleet::of_three(&["anna", "bert"]).await;
+    let gate = Gate::shut(&pair.destination).await;
+    let job = fleet.begin(&pair.task_file("shop", Gate::COPY)).await;
+    gate.waiting(4, LIMIT).await;
+    let rows = job.task().await.rows_done;
+
+    for node in fleet.convoy.coordinators() {
+        node.process().kill().unwrap();
+    }
+    for node in fleet.convoy.coordinators() {
+        node.process().start_again().unwrap();
+    }
+    fleet.convoy.leader().await.unwrap();
+    assert!(job.task().await.rows_done >= rows, "what was acknowledged is not forgotten");
+    gate.open().await;
+    job.done(&pair).await;
+}
+
+#[tokio::test]
+async fn cluster_a_follower_cut_off_and_healed_costs_no_lease() {
+    let pair = Pair::new(Gate::SCHEMA).await;
+    let fleet = Fleet::of_three(&["anna", "bert"]).await;
+    let gate = Gate::shut(&pair.destination).await;
+    let job = fleet.begin(&pair.task_file("shop", Gate::COPY)).await;
+    gate.waiting(4, LIMIT).await;
+    let leases = |task: &pgconvoy_proto::v1::Task| {
+        let copies = task.running.iter().filter(|unit| unit.kind == "copy");
+        copies.map(|unit| (unit.unit, unit.epoch, unit.agent.clone())).collect::<Vec<_>>()
+    };
+    let before = leases(&job.task().await);
+
+    let leader = fleet.convoy.leader().await.unwrap();
+    let follower = fleet.convoy.coordinators().iter().find(|node| node.id() != leader).unwrap();
+    follower.link().set(Weather::BlackHole);
+    // Longer than a lease: an election and all leases would have had their time to go wrong.
+    let cut = Instant::now();
+    wait::until(LIMIT, "12 s without that follower", async || {
+        let now = job.task().await;
+        assert_eq!(leases(&now), before);
+        if cut.elapsed() > Duration::from_secs(12) {
+            Ok(())
+        } else {
+            Err(format!("{:?}", cut.elapsed()))
+        }
+    })
+    .await
+    .unwrap();
+    follower.link().set(Weather::Clear);
+    let healed = Instant::now();
+    wait::until(Duration::from_secs(5), "the follower to be heard again", async || {
+        let leader = fleet.convoy.leader().await.map_err(|error| format!("{error:#}"))?;
+        let index = usize::try_from(leader - 1).unwrap();
+        let statuses = fleet.convoy.statuses().await;
+        let status = statuses[index].clone()?;
+        let member = status.members.iter().find(|member| member.id == follower.id()).unwrap();
+        match member.matched_index {
+            Some(matched) if matched >= status.last_log_index => Ok(()),
+            other => Err(format!("{other:?} of {}", status.last_log_index)),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(leases(&job.task().await), before, "healed after {:?}", healed.elapsed());
+    gate.open().await;
+    job.done(&pair).await;
+    assert!(job.events("unit_moved").await.is_empty() && job.events("agent_lost").await.is_empty());
+}

@@ -1,0 +1,6 @@
+//! `pgconvoy migrate`, the whole job with nothing else to start: what it moves, how it goes on, what it refuses.
+
+mod interrupted;
+mod moves;
+mod refuses;
+mod versions;

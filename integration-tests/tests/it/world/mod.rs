@@ -1,0 +1,32 @@
+//! What most tests need: two servers, a shard that stops half-way, a source with an invariant, a task in a cluster.
+
+mod gate;
+mod job;
+mod ledger;
+mod pair;
+
+use std::time::Duration;
+
+use pgconvoy_integration_tests::postgres::Major;
+
+pub(crate) use gate::Gate;
+pub(crate) use job::{Fleet, Job, events};
+pub(crate) use ledger::Ledger;
+pub(crate) use pair::{DATABASE, Pair, shown, told};
+
+/// For a migration of a small database on a loaded machine, a lease time and an election included.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+/// For a command that only asks or only refuses.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// A major beside the usual one; `None` where it was not fetched, unless `PGCONVOY_ALL_MAJORS` says that it was.
+pub(crate) fn major(number: u32) -> Option<Major> {
+    match Major::numbered(number) {
+        Ok(major) => Some(major),
+        Err(error) if std::env::var_os("PGCONVOY_ALL_MAJORS").is_some() => panic!("{error:#}"),
+        Err(error) => {
+            eprintln!("not tested: {error:#}");
+            None
+        }
+    }
+}

@@ -5,8 +5,16 @@ use std::net::SocketAddr;
 use pgconvoy_integration_tests::process::Program;
 use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::v1::{GetTaskRequest, ListTasksRequest};
+use pgconvoy_runtime::tls::{Dialer, Security, TlsFiles};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::world::{Fleet, Gate, Pair, SOON, told};
 
@@ -105,4 +113,38 @@ async fn cluster_nobody_gets_in_without_a_certificate_of_the_right_role() {
         .await
         .unwrap();
     assert_eq!(finished.code(), Some(5), "{}", told(&finished));
+}
+
+#[tokio::test]
+async fn cluster_a_generic_client_finds_the_services_and_their_health() {
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let tls = fleet.convoy.folder().join("tls");
+    let [ca, cert, key] = ["ca.crt", "test.crt", "test.key"].map(|name| tls.join(name));
+    let dialer = Dialer::new(&Security::Mutual(TlsFiles { ca, cert, key })).unwrap();
+    let channel = dialer.channel(&fleet.convoy.coordinator(1).address()).unwrap();
+
+    let mut reflection = ServerReflectionClient::new(channel.clone());
+    let mut ask = async |message| {
+        let request =
+            ServerReflectionRequest { host: String::new(), message_request: Some(message) };
+        let asked = futures::stream::iter([request]);
+        let mut answers = reflection.server_reflection_info(asked).await.unwrap().into_inner();
+        answers.message().await.unwrap().unwrap().message_response.unwrap()
+    };
+    let MessageResponse::ListServicesResponse(listed) =
+        ask(MessageRequest::ListServices(String::new())).await
+    else {
+        panic!("services were asked for")
+    };
+    let names: Vec<String> = listed.service.into_iter().map(|service| service.name).collect();
+    for service in ["TaskService", "AgentService", "ClusterService"] {
+        let name = format!("pgconvoy.v1.{service}");
+        assert!(names.contains(&name), "{name} in {names:?}");
+        let described = ask(MessageRequest::FileContainingSymbol(name)).await;
+        assert!(matches!(described, MessageResponse::FileDescriptorResponse(_)), "{described:?}");
+    }
+
+    let request = HealthCheckRequest { service: String::new() };
+    let health = HealthClient::new(channel).check(request).await.unwrap().into_inner();
+    assert_eq!(health.status(), ServingStatus::Serving);
 }

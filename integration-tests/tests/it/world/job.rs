@@ -84,6 +84,15 @@ impl Job<'_> {
         self.until("the task to be done", |task| task.status() == TaskStatus::Done).await
     }
 
+    /// Waits until all shards of a table are done.
+    pub(crate) async fn copied(&self, table: &str) {
+        let copied = |task: &Task| {
+            let mut tables = task.tables.iter();
+            tables.any(|t| t.name == table && t.shards > 0 && t.shards_done == t.shards)
+        };
+        self.until(&format!("{table} to be copied"), copied).await;
+    }
+
     /// Agents that run a copy now.
     pub(crate) async fn holders(&self) -> BTreeSet<String> {
         let running = self.task().await.running;

@@ -3,7 +3,8 @@
 //! Three nets, because each has holes: what was registered as a secret is masked wherever it
 //! stands; the password of a URL (`://user:password@`) and the value of a `password=` or
 //! `"password":` are masked by their place, whether somebody registered them or not. Too much is
-//! masked rather than too little.
+//! masked rather than too little; but stable codes and names must stay readable under the password
+//! `wrong`, too, so a short secret is masked only where it is a word of its own.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -15,26 +16,47 @@ const MASK: &str = "***";
 /// Shorter secrets would mask half of every line; the two nets by place still hold them.
 const SECRET_BYTES_MIN: usize = 4;
 
+/// A secret of so many bytes is part of no other word by chance.
+const UNMISTAKABLE_BYTES: usize = 8;
+
+/// Words behind which a password stands.
+const KEYS: [&str; 3] = ["password", "passwd", "pwd"];
+
+/// The scheme of every URL, and the usual role and database.
+const EVERYWHERE: &str = "postgres";
+
 /// All forms of all registered secrets, the longest first, so that one that contains another is
 /// masked whole.
-static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
+static SECRETS: RwLock<Vec<Form>> = RwLock::new(Vec::new());
+
+/// How a secret may stand in a text.
+#[derive(Debug, PartialEq, Eq)]
+struct Form {
+    text: String,
+    /// Not where it is part of a longer word.
+    alone: bool,
+}
 
 /// Masks `secret` from now on in all that is logged, also where it is percent-encoded or quoted.
+///
+/// Not what is too short, nor the words that stand in every other line: to mask them there would
+/// say what the password is. The nets by place hold them.
 pub fn register_secret(secret: &str) {
-    if secret.len() < SECRET_BYTES_MIN {
+    if secret.len() < SECRET_BYTES_MIN || KEYS.contains(&secret) || secret == EVERYWHERE {
         return;
     }
+    let alone = secret.len() < UNMISTAKABLE_BYTES;
     let quoted = secret.escape_debug().to_string();
     // Quoted once more: a Debug text inside a JSON log line.
     let forms =
         [secret.to_owned(), percent_encoded(secret), quoted.escape_debug().to_string(), quoted];
     let mut secrets = SECRETS.write().unwrap_or_else(PoisonError::into_inner);
-    for form in forms {
+    for form in forms.map(|text| Form { text, alone }) {
         if !secrets.contains(&form) {
             secrets.push(form);
         }
     }
-    secrets.sort_by_key(|form| std::cmp::Reverse(form.len()));
+    secrets.sort_by_key(|form| std::cmp::Reverse(form.text.len()));
 }
 
 /// `text` without what looks like, or is known to be, a password.
@@ -46,12 +68,43 @@ pub fn redact(text: &str) -> Cow<'_, str> {
 
 fn mask_registered(mut text: Cow<'_, str>) -> Cow<'_, str> {
     // A panic elsewhere must not end the redaction: the list is whole after every push.
-    for secret in SECRETS.read().unwrap_or_else(PoisonError::into_inner).iter() {
-        if text.contains(secret.as_str()) {
-            text = Cow::Owned(text.replace(secret.as_str(), MASK));
+    for Form { text: secret, alone } in
+        SECRETS.read().unwrap_or_else(PoisonError::into_inner).iter()
+    {
+        if !text.contains(secret.as_str()) {
+            continue;
         }
+        let mut masked = String::with_capacity(text.len());
+        let mut copied = 0;
+        for (start, _) in text.match_indices(secret.as_str()) {
+            let end = start + secret.len();
+            if *alone && is_part_of_a_word(&text, start..end) {
+                continue;
+            }
+            masked.push_str(&text[copied..start]);
+            masked.push_str(MASK);
+            copied = end;
+        }
+        masked.push_str(&text[copied..]);
+        text = Cow::Owned(masked);
     }
     text
+}
+
+fn is_part_of_a_word(text: &str, place: Range<usize>) -> bool {
+    let of_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let inside = &text[place.clone()];
+    let before = &text[..place.start];
+    let joined_before = of_word(before.chars().next_back()) && of_word(inside.chars().next());
+    let joined_after =
+        of_word(inside.chars().next_back()) && of_word(text[place.end..].chars().next());
+    joined_before && !ends_with_escape(before) || joined_after
+}
+
+/// Whether it ends with a colour or a quoted blank (`\n`), whose last letter is part of no word.
+fn ends_with_escape(text: &str) -> bool {
+    let colour = text.rfind("\x1b[").is_some_and(|at| skip_colours(text, at) == text.len());
+    colour || ["\\n", "\\r", "\\t"].iter().any(|blank| text.ends_with(blank))
 }
 
 /// Where the next password stands in a text, seen from its start.
@@ -94,7 +147,6 @@ fn url_password(text: &str) -> Option<Range<usize>> {
 /// The value of `password=`, `passwd=` or `pwd=`, bare or quoted; and after a colon if key or
 /// value is quoted, for prose may say "password: " too.
 fn keyed_password(text: &str) -> Option<Range<usize>> {
-    const KEYS: [&str; 3] = ["password", "passwd", "pwd"];
     // Of the same length as the text: only ASCII letters change.
     let lower = text.to_ascii_lowercase();
     let mut ends: Vec<usize> = KEYS
@@ -256,6 +308,32 @@ mod tests {
     fn what_is_too_short_to_be_a_secret_is_not_registered() {
         register_secret("the");
         check("the rest", "the rest");
+    }
+
+    #[test]
+    fn a_short_secret_is_masked_as_a_word_of_its_own() {
+        register_secret("wr0ng");
+        check("wr0ng_password wr0ngly un_wr0ng", "wr0ng_password wr0ngly un_wr0ng");
+        check("\"wr0ng\",wr0ng: (wr0ng) wr0ng", "\"***\",***: (***) ***");
+        check("\x1b[3mwhy\x1b[0m\x1b[2m=\x1b[0mwr0ng", "\x1b[3mwhy\x1b[0m\x1b[2m=\x1b[0m***");
+        check(r#""it is\nwr0ng\tor""#, r#""it is\n***\tor""#);
+        check("a://u:wr0ng@h password=wr0ng", "a://u:***@h password=***");
+        register_secret("#pw!x");
+        check("a#pw!x b#pw!xy", "a*** b#pw!xy");
+    }
+
+    #[test]
+    fn a_long_secret_is_masked_inside_words_too() {
+        register_secret("l0ngs3cret");
+        check("xl0ngs3cret_y", "x***_y");
+    }
+
+    #[test]
+    fn words_that_stand_everywhere_are_masked_by_their_place_alone() {
+        register_secret("password");
+        register_secret("postgres");
+        check("wrong_password: password=pw", "wrong_password: password=***");
+        check("postgres://postgres:postgres@h/d", "postgres://postgres:***@h/d");
     }
 
     proptest! {

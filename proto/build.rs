@@ -17,7 +17,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         // These carry passwords and keys; src/redacted.rs prints them without.
-        .skip_debug(["pgconvoy.v1.CreateTaskRequest", "pgconvoy.v1.InstallKeyRequest", "pgconvoy.v1.Lease"])
+        .skip_debug([
+            "pgconvoy.v1.CreateTaskRequest",
+            "pgconvoy.v1.InstallKeyRequest",
+            "pgconvoy.v1.Lease",
+        ])
         .compile_fds(descriptors)?;
     Ok(())
 }

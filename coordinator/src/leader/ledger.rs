@@ -53,7 +53,8 @@ impl Ledger {
     /// for: somebody must say `Released` in its place.
     pub(super) fn heard(&mut self, running: Vec<RunningUnit>) -> Vec<(UnitId, Epoch)> {
         for known in self.known.values_mut() {
-            known.missed += 1;
+            // One that is ending stays for as long as the log takes.
+            known.missed = known.missed.saturating_add(1);
         }
         for RunningUnit { unit, epoch, progress } in running {
             let known = self.known.entry(unit).or_insert_with(|| Known::new(epoch));
@@ -204,7 +205,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.compare(vec![wanted(1, 1)]);
         ledger.ending(&unit(1), Epoch(1));
-        for _ in 0..=MISSED_MAX {
+        for _ in 0..=u8::MAX {
             ledger.heard(vec![]);
         }
         assert_eq!(ledger.compare(vec![wanted(1, 1)]), []);

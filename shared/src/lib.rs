@@ -3,7 +3,7 @@
 //! Architecture Invariant: this crate is pure. No clock, no randomness, no I/O, no async: times, ids and chance come in
 //! as arguments, so whatever is built on it can run in a simulation.
 //!
-//! Reading order: [`ids`], [`lsn`], [`epoch`], [`name`], [`unit`], [`failure`], [`spec`].
+//! Reading order: [`ids`], [`lsn`], [`epoch`], [`name`], [`mod@unit`], [`failure`], [`spec`].
 
 pub mod codes;
 pub mod endpoint;

@@ -15,7 +15,7 @@ use crate::problem::Problem;
     after_help = "Examples:\n  pgconvoy errors destination_not_empty\n  pgconvoy errors"
 )]
 pub(super) struct Errors {
-    /// The code, as it stands in [brackets] after an error
+    /// The code, as it stands in `[brackets]` after an error
     code: Option<String>,
 }
 

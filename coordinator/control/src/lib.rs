@@ -1,6 +1,6 @@
 //! The control plane as pure functions: what the coordinator cluster agrees on, and what its leader does next.
 //!
-//! [`apply`] changes the [`state::State`] by one command of the log; [`schedule::plan`] compares it with what the leader
+//! [`apply()`] changes the [`state::State`] by one command of the log; [`schedule::plan`] compares it with what the leader
 //! observes and answers with the next commands. Everything else is around these two.
 //!
 //! Reading order: [`state`] (units first), [`command`], [`outcome`], one file of `apply` with its tests, `course` (what

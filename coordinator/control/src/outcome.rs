@@ -6,7 +6,7 @@ use pgconvoy_shared::ids::{AgentId, Incarnation, TaskId, UnitId};
 use crate::rejected::Rejected;
 use crate::state::TaskStatus;
 
-/// What [`crate::apply`] answers.
+/// What [`crate::apply()`] answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// For whoever asked. A refusal is part of the answer: every node comes to the same.

@@ -2,7 +2,7 @@
 //!
 //! [`plan`] looks only at tasks with open units and agents with free slots: its cost is that of what it grants, not of
 //! what there is. It grants in the order of a task's course, the largest tables first, turn by turn among tasks, within
-//! the limits of task ([`limits`]) and agent ([`places`]). For each kind that is not granted whole it notes why; [`explain`]
+//! the limits of task ([`limits`]) and agent ([`places`]). For each kind that is not granted whole it notes why; [`explain()`]
 //! says that to people.
 
 mod explain;

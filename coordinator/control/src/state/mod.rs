@@ -1,7 +1,7 @@
 //! The replicated state: agents and tasks, each task with its tables, units and events.
 //!
 //! Primary data (what a snapshot holds) stands in [`record::TaskRecord`] and [`agent::Agent`]; indexes are derived, kept
-//! up to date by the [`clerk::Clerk`] and rebuilt on restore. [`State`] is changed by [`crate::apply`] alone.
+//! up to date by the [`clerk::Clerk`] and rebuilt on restore. [`State`] is changed by [`crate::apply()`] alone.
 
 pub(crate) mod agent;
 pub(crate) mod chunks;

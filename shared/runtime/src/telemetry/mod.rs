@@ -1,6 +1,6 @@
 //! What a process says about itself on stderr, and what it never says.
 //!
-//! Every line passes through [`redact`] after it was formatted, so that no field, span, error or
+//! Every line passes through [`redact()`] after it was formatted, so that no field, span, error or
 //! panic message can bring a password out, whoever logged it.
 
 mod redact;
@@ -102,7 +102,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// Stderr behind [`redact`]. The subscriber hands over one whole line a write, so a secret is
+/// Stderr behind [`redact()`]. The subscriber hands over one whole line a write, so a secret is
 /// never cut in two.
 struct RedactedStderr;
 

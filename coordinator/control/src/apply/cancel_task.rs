@@ -50,6 +50,18 @@ mod tests {
     }
 
     #[test]
+    fn cleaning_up_waits_for_the_last_unit_that_could_still_write() {
+        let mut story = Story::copying(&[("public.orders", 3)]).with_agents(&["a", "b"]);
+        let held = story.lease("a", UnitKind::Copy);
+        story.cancel();
+        let finish = story.ready_unit(UnitKind::Finish);
+        assert_eq!(story.grant("b", &finish), Err(Rejected::NotReady { unit: finish.clone() }));
+        story.lose("a");
+        let _ = held;
+        assert!(story.grant("b", &finish).is_ok());
+    }
+
+    #[test]
     fn cleaning_up_that_was_given_up_is_tried_again_when_asked() {
         let mut story = Story::copying(&[("public.orders", 3)]).with_agents(&["a"]);
         story.cancel();

@@ -4,6 +4,7 @@
 //! are the scheduler's alone: to overstep them for a moment harms nobody.
 
 use pgconvoy_shared::epoch::Epoch;
+use pgconvoy_shared::unit::UnitKind;
 
 use super::Context;
 use crate::command::Grant;
@@ -56,6 +57,12 @@ fn lease(clerk: &mut Clerk<'_>, grant: &Grant) -> Result<Epoch, Rejected> {
             return Err(Rejected::NotReady { unit: id.clone() });
         }
     }
+    // What removes the task's traces comes after the last unit that could leave one (law O9).
+    if unit.subject.kind() == UnitKind::Finish && !clerk.task.ends_alone() {
+        return Err(Rejected::NotReady { unit: id.clone() });
+    }
+    let record = clerk.record();
+    let unit = record.unit(id.no).ok_or_else(|| Rejected::UnknownUnit { unit: id.clone() })?;
     let epoch = unit.epoch.next();
     let lost_by = unit.trouble.as_ref().and_then(|trouble| trouble.lost_by.clone());
     if let Some(lost_by) = lost_by {

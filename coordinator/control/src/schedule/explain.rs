@@ -106,6 +106,11 @@ fn held_back(
             "no agent exports the task's snapshot any more; the survey takes the next one"
                 .to_owned(),
         ),
+        Reason::UnitsEnding => (
+            "waits_for_units",
+            "units of the task have not stopped yet; cleaning up comes after the last of them"
+                .to_owned(),
+        ),
         Reason::TaskLimit => {
             let running = task.index.kind(kind).leased;
             let setting = match kind {

@@ -18,6 +18,9 @@ pub(super) fn room(task: &Task, kind: UnitKind) -> (u32, Reason) {
         let runs = record.status == TaskStatus::Running;
         return (0, if runs { Reason::NoSnapshot } else { Reason::TaskAtRest });
     }
+    if kind == UnitKind::Finish && !task.ends_alone() {
+        return (0, Reason::UnitsEnding);
+    }
     let copy = &record.spec.copy;
     let limit = match kind {
         UnitKind::Copy => copy.jobs,

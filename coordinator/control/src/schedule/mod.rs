@@ -76,6 +76,8 @@ pub enum Reason {
     TaskAtRest,
     /// Nobody exports the task's snapshot at the moment.
     NoSnapshot,
+    /// Units that were told to stop have not answered yet; what cleans up after them comes last.
+    UnitsEnding,
     /// As many run as the task allows.
     TaskLimit,
     /// Enough shards wait to be copied: more is planned when they get fewer.

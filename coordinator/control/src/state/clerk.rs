@@ -21,6 +21,13 @@ pub(crate) struct Task {
     pub(crate) index: TaskIndex,
 }
 
+impl Task {
+    /// No unit is leased: nobody can leave anything at the databases any more.
+    pub(crate) fn ends_alone(&self) -> bool {
+        self.index.leased.is_empty()
+    }
+}
+
 /// Works on one task for the length of one command.
 pub(crate) struct Clerk<'a> {
     pub(crate) task: &'a mut Task,

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use pgconvoy_integration_tests::net::Weather;
 use pgconvoy_integration_tests::postgres::{Options, Postgres};
 use pgconvoy_integration_tests::{shop, wait};
-use pgconvoy_proto::v1::TaskStatus;
+use pgconvoy_proto::v1::{Phase, Task, TaskStatus};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -162,6 +162,8 @@ async fn soak_a_shop_arrives_whatever_happens() {
     pair.source.sql(DATABASE, Ledger::SCHEMA).await.unwrap();
     let fleet = Fleet::of_three(&AGENTS).await;
     let job = fleet.begin(&pair.task_file("shop", "copy: { jobs: 6, shard_size: 1MiB }")).await;
+    // An end that cannot be reached then is an answer, not a fault to wait out.
+    job.until("the precheck to be over", |task| task.phase() > Phase::Precheck).await;
     let begin = Instant::now();
     while begin.elapsed() < limit {
         let fault = Fault::any(&mut random);
@@ -177,7 +179,7 @@ async fn soak_a_shop_arrives_whatever_happens() {
     eprintln!("{:6.1} s  peace", begin.elapsed().as_secs_f64());
     // A pause may have outlived its resume.
     fleet.run(&["task", "resume", &job.id]).await;
-    let done = |task: &pgconvoy_proto::v1::Task| task.status() == TaskStatus::Done;
+    let done = |task: &Task| task.status() == TaskStatus::Done;
     fleet.convoy.task_until(&job.id, PEACE, "the task to be done", done).await.unwrap();
     eprintln!("{:6.1} s  done", begin.elapsed().as_secs_f64());
     pair.same().await;

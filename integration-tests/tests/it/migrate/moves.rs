@@ -183,3 +183,90 @@ async fn both_servers_may_want_certificates() {
     let plain = pair.between("precheck").run(LIMIT).await.unwrap();
     assert_eq!(plain.code(), Some(3), "{}", told(&plain));
 }
+
+#[tokio::test]
+async fn a_role_without_privileges_and_with_an_odd_name_and_password_moves_what_is_its_own() {
+    const ROLE: &str = "Odd Role: \\ 'x' \"y\" @é";
+    const PASSWORD: &str = "p:a\\s@s/w%o'r\"d #?é";
+    let pair = Pair::new("").await;
+    for server in [&pair.source, &pair.destination] {
+        let role = ROLE.replace('"', "\"\"");
+        let password = PASSWORD.replace('\'', "''");
+        let script = format!(
+            "create role \"{role}\" login password '{password}'; grant create on schema public to \"{role}\";
+             alter database {DATABASE} owner to \"{role}\";"
+        );
+        server.sql(DATABASE, &script).await.unwrap();
+    }
+    let own = format!("set role \"{}\"; {}", ROLE.replace('"', "\"\""), OWNED);
+    pair.source.sql(DATABASE, &own).await.unwrap();
+
+    let command = pair
+        .command("migrate")
+        .args(["--yes", "--source", &pair.source.url_of(ROLE, PASSWORD, DATABASE)])
+        .args(["--destination", &pair.destination.url_of(ROLE, PASSWORD, DATABASE)]);
+    let finished = command.run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    assert_eq!(pair.same().await.rows, 3000);
+}
+
+const OWNED: &str = "
+    create schema mine;
+    create table mine.parent (id serial primary key, t text);
+    create table mine.child (id int primary key, parent int references mine.parent (id));
+    create view mine.both as select * from mine.parent join mine.child using (id);
+    create materialized view mine.counted as select count(*) from mine.parent;
+    insert into mine.parent (t) select 'x' || i from generate_series(1, 1000) i;
+    insert into mine.child select i, i from generate_series(1, 1000) i;
+    refresh materialized view mine.counted;
+    create table public.t (id int primary key, b bytea);
+    insert into public.t select i, decode(md5(i::text), 'hex') from generate_series(1, 999) i;";
+
+#[tokio::test]
+async fn defaults_of_databases_that_would_get_in_the_way_do_not() {
+    let pair = Pair::new(
+        "create table t (id int primary key, at timestamptz, d date, i interval, f float8, r real, b bytea, m money, x xml, t text);
+         insert into t select n, timestamptz '2024-02-29 12:00:00.123456Z' + n * interval '1 h', date '2024-01-13' + n,
+                n * interval '-1 mon 2 days 03:04:05.6', n / 7.0, n / 7.0, decode(md5(n::text), 'hex'), n, '<a/>', E'a\\\\b''c'
+           from generate_series(1, 2000) n;
+         create table moved (id int primary key); insert into moved select generate_series(1, 50);
+         create function f() returns text language sql as $$ select E'\\\\ ''' $$;
+         create materialized view slow as select count(*) from t, (select pg_sleep(0.3)) s;",
+    )
+    .await;
+    for (server, style) in [(&pair.source, "German"), (&pair.destination, "SQL, DMY")] {
+        for setting in [
+            "statement_timeout = '200ms'",
+            "lock_timeout = '50ms'",
+            "idle_in_transaction_session_timeout = '100ms'",
+            &format!("datestyle = '{style}'"),
+            "intervalstyle = 'sql_standard'",
+            "timezone = 'Asia/Kathmandu'",
+            "extra_float_digits = -15",
+            "bytea_output = 'escape'",
+            "xmloption = 'document'",
+            "default_transaction_isolation = 'serializable'",
+            "default_transaction_deferrable = on",
+            "standard_conforming_strings = off",
+            "search_path = 'nowhere'",
+            "check_function_bodies = off",
+            "client_min_messages = 'debug1'",
+            "synchronous_commit = off",
+            "default_tablespace = ''",
+            "default_table_access_method = 'heap'",
+        ] {
+            server
+                .sql("postgres", &format!("alter database {DATABASE} set {setting}"))
+                .await
+                .unwrap();
+        }
+    }
+    let read_only = format!("alter database {DATABASE} set default_transaction_read_only = on");
+    pair.source.sql("postgres", &read_only).await.unwrap();
+    pair.migrated().await;
+    let reset = format!("alter database {DATABASE} reset all");
+    for server in [&pair.source, &pair.destination] {
+        server.sql("postgres", &reset).await.unwrap();
+    }
+    pair.same().await;
+}

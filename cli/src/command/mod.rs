@@ -161,7 +161,8 @@ impl Cli {
 
     fn log_to_stderr(&self) -> Result<(), Problem> {
         let default = match self.command {
-            Command::Coordinator(_) | Command::Agent(_) => "info",
+            // openraft tells of every peer that does not answer, several times a second; what stops a node we tell ourselves.
+            Command::Coordinator(_) | Command::Agent(_) => "info,openraft=off",
             _ => "error",
         };
         let filter = self.log.clone().or_else(|| std::env::var("RUST_LOG").ok());

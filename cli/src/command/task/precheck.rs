@@ -1,7 +1,10 @@
 //! `pgconvoy task precheck`.
 
+use std::time::Duration;
+
 use clap::Args;
 use pgconvoy_proto::v1;
+use tokio::time::sleep;
 
 use super::Which;
 use crate::client::{self, Cluster};
@@ -9,6 +12,8 @@ use crate::command::precheck::report;
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::problem::Problem;
+
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Run a task's precheck again, and show its report; the rest of the task is not started
 #[derive(Debug, Args)]
@@ -43,11 +48,22 @@ impl Precheck {
 /// Asks for a precheck and waits for its report.
 async fn run_again(cluster: &Cluster, task: &str) -> Result<(), Problem> {
     let before = cluster.task(task, 1).await?.precheck_ended_ms;
+    let is_newer = |task: &v1::Task| task.precheck_ended_ms > before;
     let request = || v1::PrecheckTaskRequest { task: task.to_owned() };
-    cluster.tasks(async |mut client| client.precheck_task(request()).await).await?;
-    let newer = |task: &v1::Task| {
-        let there = task.precheck_ended_ms > before;
-        Ok(if there { client::Watch::Enough } else { client::Watch::Further })
-    };
-    cluster.watch(task, 1, newer).await.map(|_| ())
+    loop {
+        cluster.tasks(async |mut client| client.precheck_task(request()).await).await?;
+        let look = |task: &v1::Task| {
+            Ok(if is_newer(task) { client::Watch::Enough } else { client::Watch::Further })
+        };
+        let seen = cluster.watch(task, 1, look).await?;
+        // A failed task can be prechecked, but has ended for whoever watches it: it is looked at now and then. To ask
+        // again changes nothing while the precheck runs, and begins one if it went with the task's failure.
+        if is_newer(&seen) || seen.status() != v1::TaskStatus::Failed {
+            return Ok(());
+        }
+        sleep(LOOK_EVERY).await;
+        if is_newer(&cluster.task(task, 1).await?) {
+            return Ok(());
+        }
+    }
 }

@@ -352,6 +352,10 @@ pub struct SurveyDone {
     pub snapshot: Option<SharedSnapshot>,
     /// The new snapshot shows the same moment as the lost one: what is copied stays.
     pub continues: bool,
+    /// How many tables the task's rules name that are not of the schema it made: they are not among those surveyed.
+    pub left_out: u32,
+    /// The first of them.
+    pub left_out_names: Vec<QualifiedName>,
 }
 
 /// A shard's completion, as it stands in `shard_progress`.

@@ -12,8 +12,11 @@
 //!    rewritten on either side of the snapshot, so snapshot and list are taken anew.
 //!
 //! Whoever reads a table later compares its filenode with the one noted in step 1.
+//!
+//! A source that lives makes tables all the time. Where the task moves the schema too, a table that was made after that was
+//! read does not exist at the destination; it is left out and told, so that the rest can go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
@@ -35,8 +38,32 @@ const TABLES_PER_PART: usize = 500;
 /// A schema that changes this often within a minute is being migrated itself.
 const ATTEMPTS: u32 = 10;
 
+/// Names told of tables that are left out.
+const LEFT_OUT_NAMES: usize = 20;
+
 /// Per table the numbers of the index statements that wait for its rows.
 type IndexEntries = BTreeMap<QualifiedName, Vec<u32>>;
+
+/// What the destination half says.
+#[derive(Debug)]
+struct AtDestination {
+    index_entries: IndexEntries,
+    /// The tables that came with the schema; none = the task does not move it.
+    made: Option<BTreeSet<QualifiedName>>,
+}
+
+impl AtDestination {
+    /// Whether the schema that the task moves is without this table.
+    fn lacks(&self, table: &QualifiedName) -> bool {
+        self.made.as_ref().is_some_and(|made| !made.contains(&as_archived(table)))
+    }
+}
+
+/// A name as an archive's table of contents has it: on one line.
+fn as_archived(name: &QualifiedName) -> QualifiedName {
+    let one_line = |text: &str| text.replace(['\n', '\r'], " ");
+    QualifiedName::new(one_line(&name.schema), one_line(&name.name))
+}
 
 /// Surveys the task's tables.
 pub(crate) async fn run(ctx: &UnitContext, order: Survey) -> Result<WorkResult, UnitEnd> {
@@ -46,14 +73,48 @@ pub(crate) async fn run(ctx: &UnitContext, order: Survey) -> Result<WorkResult, 
     Ok(WorkResult::Survey(done))
 }
 
-async fn destination_half(ctx: &UnitContext, link: Link<IndexEntries, ()>) -> Result<(), UnitEnd> {
+async fn destination_half(ctx: &UnitContext, link: Link<AtDestination, ()>) -> Result<(), UnitEnd> {
     let access = ctx.access(Side::Destination);
     let mut session = access.session().await.about(&access)?;
     end_old_sessions(&mut session).await?;
-    if !ctx.spec.types.contains(&MigrationType::Schema) {
+    let made = if ctx.spec.types.contains(&MigrationType::Schema) {
+        Some(tables_made(ctx, &session).await.about(&access)?)
+    } else {
         // Otherwise the schema's unit has made it, and it must not come back once the task has ended.
         destination::ensure(&mut session, &ctx.task).await?;
-    }
+        None
+    };
+    let index_entries = index_entries(ctx, &session).await?;
+    link.send(AtDestination { index_entries, made }).await?;
+    session.close().await;
+    Ok(())
+}
+
+/// The tables of the archive, and those of extensions, which no archive lists.
+async fn tables_made(
+    ctx: &UnitContext,
+    session: &Session,
+) -> Result<BTreeSet<QualifiedName>, PgError> {
+    let rows = session
+        .query(
+            "select schema_name, object_name from pgconvoy.schema_entry where task = $1 and kind = 'TABLE'
+             union all
+             select n.nspname::text, c.relname::text
+             from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+             where c.relkind = 'r' and exists (
+                 select from pg_catalog.pg_depend d
+                 where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')",
+            &[&ctx.task.as_str()],
+        )
+        .await?;
+    let name = |row: &tokio_postgres::Row| {
+        as_archived(&QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
+    };
+    Ok(rows.iter().map(name).collect())
+}
+
+async fn index_entries(ctx: &UnitContext, session: &Session) -> Result<IndexEntries, UnitEnd> {
+    let access = session.access();
     let rows = session
         .query(
             "select table_schema, table_name, no from pgconvoy.schema_entry \
@@ -61,25 +122,23 @@ async fn destination_half(ctx: &UnitContext, link: Link<IndexEntries, ()>) -> Re
             &[&ctx.task.as_str()],
         )
         .await
-        .about(&access)?;
+        .about(access)?;
     let mut entries = IndexEntries::new();
     for row in rows {
         let table = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
         let no: i64 = row.get(2);
         let no = u32::try_from(no)
             .map_err(|_| PgError::protocol(format!("schema_entry has number {no}")))
-            .about(&access)?;
+            .about(access)?;
         entries.entry(table).or_default().push(no);
     }
-    link.send(entries).await?;
-    session.close().await;
-    Ok(())
+    Ok(entries)
 }
 
 async fn source_half(
     ctx: &UnitContext,
     order: &Survey,
-    mut link: Link<(), IndexEntries>,
+    mut link: Link<(), AtDestination>,
 ) -> Result<SurveyDone, UnitEnd> {
     let access = ctx.access(Side::Source);
     let mut session = access.session().await.about(&access)?;
@@ -98,11 +157,20 @@ async fn source_half(
     let system_identifier: i64 = identifier.get(0);
     session.close().await;
 
-    let mut index_entries = link.expect().await?;
+    let mut there = link.expect().await?;
     let noted = order.mode == SnapshotMode::Task;
     let mut part = Vec::new();
+    let mut left_out = 0;
+    let mut left_out_names = Vec::new();
     for (name, table) in tables {
-        let index_entries = index_entries.remove(&name).unwrap_or_default();
+        if there.lacks(&name) {
+            left_out += 1;
+            if left_out_names.len() < LEFT_OUT_NAMES {
+                left_out_names.push(name);
+            }
+            continue;
+        }
+        let index_entries = there.index_entries.remove(&name).unwrap_or_default();
         let filenode = table.filenode.filter(|_| noted);
         part.push(SurveyedTable {
             name,
@@ -135,7 +203,8 @@ async fn source_half(
         _ => false,
     };
     // System identifiers use all 64 bits; PostgreSQL has no unsigned type to show them in.
-    Ok(SurveyDone { system_identifier: system_identifier.cast_unsigned(), snapshot, continues })
+    let system_identifier = system_identifier.cast_unsigned();
+    Ok(SurveyDone { system_identifier, snapshot, continues, left_out, left_out_names })
 }
 
 /// Two snapshots show the same if no transaction id was assigned between them, and none was in progress then.

@@ -166,6 +166,8 @@ fn survey_done(round: u32) -> WorkResult {
         system_identifier: 42,
         snapshot: Some(snapshot),
         continues: false,
+        left_out: 0,
+        left_out_names: vec![],
     })
 }
 

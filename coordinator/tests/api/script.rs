@@ -192,7 +192,7 @@ pub(crate) fn script(work: &Kind) -> Vec<Body> {
                 filenode: None,
                 index_entries: vec![1],
             };
-            let survey = v1::SurveyDone { system_identifier: 7, snapshot: None, continues: false };
+            let survey = v1::SurveyDone { system_identifier: 7, ..v1::SurveyDone::default() };
             vec![
                 part(0, Part::Tables(v1::SurveyedTables { tables: vec![table] })),
                 done(1, Of::Survey(survey)),

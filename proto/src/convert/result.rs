@@ -66,6 +66,8 @@ impl From<SurveyDone> for v1::SurveyDone {
             system_identifier: done.system_identifier,
             snapshot: done.snapshot.map(Into::into),
             continues: done.continues,
+            left_out: done.left_out,
+            left_out_names: wire_list(done.left_out_names),
         }
     }
 }
@@ -77,6 +79,8 @@ impl TryFrom<v1::SurveyDone> for SurveyDone {
             system_identifier: wire.system_identifier,
             snapshot: optional(wire.snapshot, "snapshot")?,
             continues: wire.continues,
+            left_out: wire.left_out,
+            left_out_names: list(wire.left_out_names, "left_out_names")?,
         })
     }
 }

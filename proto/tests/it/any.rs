@@ -210,9 +210,16 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
 }
 
 fn work_result() -> impl Strategy<Value = WorkResult> {
-    let survey = (any::<u64>(), option::of(shared_snapshot()), any::<bool>()).prop_map(
-        |(system_identifier, snapshot, continues)| {
-            WorkResult::Survey(SurveyDone { system_identifier, snapshot, continues })
+    let left_out = (any::<u32>(), vec(name(), 0..3));
+    let survey = (any::<u64>(), option::of(shared_snapshot()), any::<bool>(), left_out).prop_map(
+        |(system_identifier, snapshot, continues, (left_out, left_out_names))| {
+            WorkResult::Survey(SurveyDone {
+                system_identifier,
+                snapshot,
+                continues,
+                left_out,
+                left_out_names,
+            })
         },
     );
     let copy = (any::<u64>(), any::<u64>(), text(), any::<u64>(), any::<bool>()).prop_map(

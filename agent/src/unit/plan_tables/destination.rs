@@ -6,6 +6,7 @@ use pgconvoy_flow::formats;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::spec::MigrationType;
 
 use super::{AtDestination, FromSource};
 use crate::pg::destination::generation;
@@ -28,7 +29,7 @@ pub(super) async fn half(
         .get(0);
     while let Some(from) = link.next().await {
         let write_to = write_to(&from, &encoding);
-        let types = column_types(&session, &write_to).await?;
+        let types = column_types(ctx, &session, &write_to).await?;
         let types = from.columns.iter().map(|column| {
             let there = types.get(&column.name).copied().ok_or_else(|| {
                 Failure::definite(
@@ -39,7 +40,10 @@ pub(super) async fn half(
                     ),
                 )
                 .about(write_to.to_string())
-                .remedy("make the table's columns equal on both sides")
+                .remedy(
+                    "add the column to the destination's table, then resume the task; a schema that the task moves \
+                     is as the source had it when the schema was read",
+                )
             })?;
             Ok((column.type_oid, there))
         });
@@ -70,6 +74,7 @@ fn write_to(from: &FromSource, encoding: &str) -> QualifiedName {
 
 /// Type of each column that can be written.
 async fn column_types(
+    ctx: &UnitContext,
     session: &Session,
     table: &QualifiedName,
 ) -> Result<BTreeMap<String, u32>, Failure> {
@@ -88,7 +93,12 @@ async fn column_types(
             "there is no such table at the destination",
         )
         .about(table.to_string())
-        .remedy("create it, ask for `schema` too, or leave it out of the task"));
+        .remedy(if ctx.spec.types.contains(&MigrationType::Schema) {
+            "it came with the schema and was dropped or renamed since: make it as the source has it, then resume the task"
+        } else {
+            "make it there, then resume the task; or cancel the task and create one that leaves the table out, or asks \
+             for `schema` too"
+        }));
     }
     // A table without columns gives one row of nulls.
     Ok(rows.iter().filter_map(|row| Some((row.get::<_, Option<String>>(0)?, row.get(1)))).collect())

@@ -1,6 +1,7 @@
 //! Rows: survey, planning, copying and audit, judged by plain SQL.
 
 mod fences;
+mod later;
 mod moment;
 mod tables;
 

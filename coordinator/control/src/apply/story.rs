@@ -381,6 +381,18 @@ impl Story {
         continues: bool,
         found: Vec<SurveyedTable>,
     ) {
+        self.survey_leaving_out(name, round, continues, found, &[]);
+    }
+
+    /// The survey finds also tables that are not of the schema the task made.
+    pub(crate) fn survey_leaving_out(
+        &mut self,
+        name: &str,
+        round: u32,
+        continues: bool,
+        found: Vec<SurveyedTable>,
+        left_out: &[&str],
+    ) {
         let held = self.lease(name, UnitKind::Survey);
         let snapshot = SharedSnapshot {
             round,
@@ -388,7 +400,13 @@ impl Story {
             noted_lsn: Lsn(8),
             exports: vec![Export { agent: agent_id(name), id: format!("export-of-{name}") }],
         };
-        let done = SurveyDone { system_identifier: 42, snapshot: Some(snapshot), continues };
+        let done = SurveyDone {
+            system_identifier: 42,
+            snapshot: Some(snapshot),
+            continues,
+            left_out: crate::state::count(left_out.len()),
+            left_out_names: left_out.iter().map(|name| surveyed(name, 0).name).collect(),
+        };
         let ended = Ended::Done(WorkResult::Survey(done));
         assert_eq!(self.end_with(&held, vec![ResultPart::Tables(found)], ended), Reception::Taken);
     }

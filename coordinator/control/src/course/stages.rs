@@ -92,11 +92,12 @@ pub(super) fn enter(clerk: &mut Clerk<'_>, stage: Stage) {
     }
 }
 
-/// The statements of a large table run side by side, those of small ones in groups.
+/// The statements of a large table run side by side, those of small ones in groups. Those of a table that is gone at the
+/// source too: it stands at the destination, and foreign keys that come later may need them.
 fn make_index_units(clerk: &mut Clerk<'_>) {
     let tables = clerk
         .record()
-        .live_tables()
+        .all_tables()
         .filter(|(_, table)| !table.surveyed.index_entries.is_empty())
         .map(sized)
         .collect();

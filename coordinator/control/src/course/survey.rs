@@ -1,4 +1,7 @@
 //! The survey: which tables there are, and in `copy.snapshot: task` the moment that all shards show.
+//!
+//! A source that lives makes and drops tables between two surveys, and between the schema's dump and the first one. The
+//! task goes on with those it can move, and tells of the others: made since (the survey leaves them out), or gone since.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +14,10 @@ use pgconvoy_shared::unit::{ResultPart, SharedSnapshot, SurveyDone, SurveyedTabl
 use super::{bad_result, plan, settle};
 use crate::state::clerk::Clerk;
 use crate::state::unit::Subject;
-use crate::state::{EventKind, Stage, Table};
+use crate::state::{EventKind, Stage, Table, count};
+
+/// Names in one event.
+const NAMES_TOLD: usize = 20;
 
 /// Makes the unit of the next survey.
 pub(super) fn begin(clerk: &mut Clerk<'_>) {
@@ -48,21 +54,54 @@ pub(super) fn surveyed(
     record.snapshot.shared = shared;
     record.snapshot.unusable = false;
     settle(clerk, no);
-    if first {
-        take_tables(clerk, tables);
-    } else if continues {
+    if continues && !first {
         let message =
             format!("snapshot {round} shows the same moment as the lost one: the copy goes on");
         clerk.tell(EventKind::SnapshotContinues, message);
-    } else {
+        return Ok(());
+    }
+    if !first {
         let message = format!(
             "the source has changed since the lost snapshot: all rows are copied anew under snapshot {round}. \
              With `copy.snapshot: shard` each shard has its own moment, and none can be lost"
         );
         clerk.tell(EventKind::RowsStartAnew, message);
-        take_tables(clerk, tables);
     }
+    tell_left_out(clerk, found);
+    take_tables(clerk, tables);
     Ok(())
+}
+
+fn tell_left_out(clerk: &mut Clerk<'_>, found: &SurveyDone) {
+    if found.left_out == 0 {
+        return;
+    }
+    let message = format!(
+        "not part of this task, though `objects` names them: {}. They are not in the schema it made: made after that was \
+         read, or of what `objects` leaves out. Move them with another task",
+        names(&found.left_out_names, found.left_out)
+    );
+    clerk.tell(EventKind::TablesNotMigrated, message);
+}
+
+fn tell_gone(clerk: &mut Clerk<'_>, gone: &[QualifiedName]) {
+    if gone.is_empty() {
+        return;
+    }
+    let message = format!(
+        "dropped or renamed at the source: {}. The destination keeps these tables with what was copied of them, which may \
+         be a part of their rows: empty them there, and drop them once the task is done",
+        names(gone, count(gone.len()))
+    );
+    clerk.tell(EventKind::TablesGone, message);
+}
+
+/// Some of so many names, for a message.
+fn names(some: &[QualifiedName], all: u32) -> String {
+    let told: Vec<_> = some.iter().take(NAMES_TOLD).map(QualifiedName::to_string).collect();
+    let more = all.saturating_sub(count(told.len()));
+    let told = told.join(", ");
+    if more == 0 { told } else { format!("{told} and {more} more") }
 }
 
 fn tables(parts: &[Arc<ResultPart>]) -> Result<Vec<SurveyedTable>, Box<Failure>> {
@@ -95,16 +134,15 @@ fn check_snapshot(
     }
 }
 
-/// The tables are as this survey says, and all are planned (anew).
+/// The tables are as this survey says, and all are planned (anew). One that was gone and is found again keeps its number:
+/// by that the destination knows that rows of it are there already.
 fn take_tables(clerk: &mut Clerk<'_>, surveyed: Vec<SurveyedTable>) {
-    let known: Vec<TableNo> = clerk.record().live_tables().map(|(no, _)| no).collect();
-    for no in &known {
+    let mut by_name: BTreeMap<QualifiedName, TableNo> =
+        clerk.record().all_tables().map(|(no, table)| (table.surveyed.name.clone(), no)).collect();
+    let live: Vec<TableNo> = clerk.record().live_tables().map(|(no, _)| no).collect();
+    for no in &live {
         plan::discard(clerk, *no);
     }
-    let mut by_name: BTreeMap<QualifiedName, TableNo> = known
-        .into_iter()
-        .filter_map(|no| Some((clerk.record().table(no)?.surveyed.name.clone(), no)))
-        .collect();
     let mut to_plan = Vec::with_capacity(surveyed.len());
     for table in surveyed {
         let bytes = table.bytes;
@@ -120,11 +158,69 @@ fn take_tables(clerk: &mut Clerk<'_>, surveyed: Vec<SurveyedTable>) {
         };
         to_plan.push((bytes, no));
     }
-    for gone in by_name.into_values() {
-        clerk.edit_table(gone, |table| {
+    by_name.retain(|_, no| live.binary_search(no).is_ok());
+    for no in by_name.values() {
+        clerk.edit_table(*no, |table| {
             table.unplan();
             table.gone = true;
         });
     }
+    tell_gone(clerk, &by_name.into_keys().collect::<Vec<_>>());
     plan::make_units(clerk, to_plan);
+}
+
+#[cfg(test)]
+mod tests {
+    use pgconvoy_shared::epoch::Generation;
+    use pgconvoy_shared::unit::{UnitKind, Work};
+
+    use super::*;
+    use crate::apply::story::{Story, surveyed};
+    use crate::state::TaskStatus;
+
+    #[test]
+    fn tables_made_or_dropped_since_are_told_and_the_task_ends_without_them() {
+        let mut story =
+            Story::copying(&[("public.orders", 2), ("public.old", 1)]).with_agents(&["a"]);
+        story.lose("keeper");
+        let found = vec![surveyed("public.orders", 2_000)];
+        story.survey_leaving_out("a", 2, false, found, &["public.orders_monday"]);
+        assert!(story.event(EventKind::TablesNotMigrated).contains(": public.orders_monday. "));
+        assert!(story.event(EventKind::TablesGone).contains(": public.old. "));
+
+        let plan = story.lease("a", UnitKind::Plan);
+        story.plan_into(&plan, &[("public.orders", 2)]);
+        for kind in [UnitKind::Copy, UnitKind::Audit, UnitKind::Index, UnitKind::SchemaPost] {
+            assert!(story.finish_all("a", kind) > 0, "{kind:?}");
+        }
+        story.finish_all("a", UnitKind::Sequences);
+        story.finish_all("a", UnitKind::Analyze);
+        story.finish_all("a", UnitKind::Finish);
+        assert_eq!(story.status(), TaskStatus::Done);
+    }
+
+    #[test]
+    fn a_table_that_is_found_again_goes_on_under_its_number_so_that_no_row_is_doubled() {
+        let mut story =
+            Story::copying(&[("public.t", 1), ("public.u", 1)]).with_agents(&["a", "b"]);
+        let held = story.lease("a", UnitKind::Copy);
+        story.copied(&held, 10);
+        story.lose("keeper");
+        story.survey_leaving_out("a", 2, false, vec![surveyed("public.u", 1_000)], &[]);
+        story.lose("a");
+        let found = vec![surveyed("public.t", 1_000), surveyed("public.u", 1_000)];
+        story.survey_leaving_out("b", 3, false, found, &[]);
+        let plan = story.lease("b", UnitKind::Plan);
+        let Work::Plan(tables) = story.work(&plan) else { panic!("a plan") };
+        let again = tables.iter().find(|table| &*table.name.name == "t").expect("planned again");
+        assert_eq!((again.no, again.generation), (TableNo(0), Generation(2)));
+    }
+
+    #[test]
+    fn a_message_holds_a_bounded_number_of_names() {
+        let all: Vec<_> = (0..30).map(|n| QualifiedName::new("s", format!("t{n}"))).collect();
+        assert_eq!(names(&all[..2], 2), "s.t0, s.t1");
+        assert!(names(&all, 30).ends_with("s.t19 and 10 more"));
+        assert!(names(&all[..5], 400).ends_with("s.t4 and 395 more"));
+    }
 }

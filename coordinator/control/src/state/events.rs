@@ -90,6 +90,10 @@ event_kinds! {
     TaskFailed = "task_failed",
     /// The task is done.
     TaskDone = "task_done",
+    /// Tables of the source that are not of the schema the task made: their rows are not copied.
+    TablesNotMigrated = "tables_not_migrated",
+    /// Tables that a later survey found no more: the destination keeps what was copied of them.
+    TablesGone = "tables_gone",
 }
 
 /// The latest events of a task.

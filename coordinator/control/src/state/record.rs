@@ -190,8 +190,12 @@ impl TaskRecord {
     }
 
     /// Tables that take part, in the order of their numbers.
+    pub(crate) fn all_tables(&self) -> impl Iterator<Item = (TableNo, &Table)> {
+        (0u32..).map(TableNo).zip(self.tables.iter())
+    }
+
     pub(crate) fn live_tables(&self) -> impl Iterator<Item = (TableNo, &Table)> {
-        (0u32..).map(TableNo).zip(self.tables.iter()).filter(|(_, table)| !table.gone)
+        self.all_tables().filter(|(_, table)| !table.gone)
     }
 
     pub(crate) fn moves_schema(&self) -> bool {

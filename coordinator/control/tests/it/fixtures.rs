@@ -120,7 +120,13 @@ pub(crate) fn answer(work: &Work, agent: &AgentId, shards: u32) -> (Vec<ResultPa
             };
             let snapshot = (survey.mode == SnapshotMode::Task).then_some(shared);
             let continues = survey.lost.is_some() && shards.is_multiple_of(2);
-            WorkResult::Survey(SurveyDone { system_identifier: 42, snapshot, continues })
+            WorkResult::Survey(SurveyDone {
+                system_identifier: 42,
+                snapshot,
+                continues,
+                left_out: 0,
+                left_out_names: vec![],
+            })
         }
         Work::Plan(tables) => {
             for table in tables {

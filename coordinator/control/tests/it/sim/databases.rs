@@ -187,7 +187,13 @@ impl Db {
             exports: vec![export],
         };
         let snapshot = (survey.mode == SnapshotMode::Task).then_some(shared);
-        SurveyDone { system_identifier: 42, snapshot, continues }
+        SurveyDone {
+            system_identifier: 42,
+            snapshot,
+            continues,
+            left_out: 0,
+            left_out_names: vec![],
+        }
     }
 
     fn plan(

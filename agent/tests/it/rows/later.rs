@@ -1,0 +1,77 @@
+//! Tables and columns that the source got after its schema was read.
+
+use pgconvoy_shared::failure::FailureClass;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::spec::MigrationType;
+use pgconvoy_shared::unit::{Ended, SnapshotMode, Work, WorkResult};
+
+use super::Rows;
+use crate::world::DATABASE;
+
+/// A name of two lines, a partition tree; the source gets them after the server began.
+const SCHEMA: &str = "create table t (id int primary key); insert into t values (1);
+    create table \"two\nlines\" (id int); insert into \"two\nlines\" values (2);
+    create table p (id int) partition by range (id);
+    create table p_monday partition of p for values from (0) to (10); insert into p values (3)";
+
+/// The schema is moved by the task.
+async fn rows(mode: SnapshotMode) -> Rows {
+    let mut rows = Rows::new(mode, 1 << 20, "select", SCHEMA).await;
+    rows.world.spec.types = [MigrationType::Schema, MigrationType::Full].into();
+    let moved = rows.world.done(4, Work::SchemaPre).await;
+    assert!(matches!(moved, WorkResult::SchemaPre { .. }), "{moved:#?}");
+    rows
+}
+
+#[tokio::test]
+async fn a_table_made_after_the_schema_was_read_is_left_out_and_told() {
+    for mode in [SnapshotMode::Task, SnapshotMode::Shard] {
+        let rows = rows(mode).await;
+        let later = "create table p_tuesday partition of p for values from (10) to (20); \
+                     insert into p values (11); create table later (id int)";
+        rows.world.source.sql(DATABASE, later).await.unwrap();
+        let (done, tables) = rows.survey().await;
+        let named = |name| QualifiedName::new("public", name);
+        let found: Vec<_> = tables.iter().map(|table| table.name.clone()).collect();
+        assert_eq!(found, [named("p_monday"), named("t"), named("two\nlines")]);
+        assert_eq!(done.left_out_names, [named("later"), named("p_tuesday")]);
+        assert_eq!(done.left_out, 2);
+        // The rest goes on.
+        rows.migrate().await;
+        assert_eq!(rows.at_destination("select string_agg(id::text, ' ') from p").await, "3");
+    }
+}
+
+#[tokio::test]
+async fn a_column_added_after_the_schema_was_read_can_be_mended_at_the_destination() {
+    let rows = rows(SnapshotMode::Shard).await;
+    let add = "alter table t add more int default 7";
+    rows.world.source.sql(DATABASE, add).await.unwrap();
+    let (_, tables) = rows.survey().await;
+    let (ended, _) = rows.end_of(2, Work::Plan(Rows::to_plan(&tables))).await;
+    let Ended::Failed(failure) = ended else { panic!("{ended:#?}") };
+    assert_eq!(
+        (failure.code.as_str(), failure.class),
+        ("undefined_column", FailureClass::Definite)
+    );
+    assert!(failure.remedy.contains("add the column"), "{}", failure.remedy);
+    rows.world.destination.sql(DATABASE, add).await.unwrap();
+    rows.migrate().await;
+    assert_eq!(rows.at_destination("select more::text from t").await, "7");
+}
+
+#[tokio::test]
+async fn tables_that_come_with_an_extension_are_of_the_schema() {
+    // Any extension will do: that the table is a member is what counts.
+    let rows = rows(SnapshotMode::Shard).await;
+    for server in [&rows.world.source, &rows.world.destination] {
+        server.sql(DATABASE, "create table settings (name text)").await.unwrap();
+        server.sql(DATABASE, "alter extension plpgsql add table settings").await.unwrap();
+    }
+    let config = "update pg_extension set extconfig = array['settings'::regclass::oid], extcondition = '{\"\"}' \
+                  where extname = 'plpgsql'";
+    rows.world.source.sql(DATABASE, config).await.unwrap();
+    let (done, tables) = rows.survey().await;
+    assert_eq!(done.left_out, 0);
+    assert!(tables.iter().any(|table| &*table.name.name == "settings"), "{tables:#?}");
+}

@@ -97,15 +97,32 @@ impl Reach {
         self,
         ask: impl AsyncFnOnce(&Cluster) -> Result<R, Problem>,
     ) -> Result<R, Problem> {
-        let Some(dir) = self.data_dir else { return ask(&self.coordinators.cluster()?).await };
+        self.with_idle(async |cluster, _| ask(cluster).await).await
+    }
+
+    /// The same for what may need an agent: `ask` is told when nothing runs on the data directory.
+    pub(crate) async fn with_idle<R>(
+        self,
+        ask: impl AsyncFnOnce(&Cluster, Option<Idle<'_>>) -> Result<R, Problem>,
+    ) -> Result<R, Problem> {
+        let Some(dir) = self.data_dir else {
+            return ask(&self.coordinators.cluster()?, None).await;
+        };
         if let Some(channel) = running(&dir).await? {
-            return ask(&Cluster::Channel(channel)).await;
+            return ask(&Cluster::Channel(channel), None).await;
         }
-        let embedded = Embedded::start(&dir).await?;
-        let answer = ask(&embedded.cluster()).await;
+        let mut embedded = Embedded::start(&dir).await?;
+        let cluster = embedded.cluster();
+        let answer = ask(&cluster, Some(Idle { embedded: &mut embedded, dir: &dir })).await;
         embedded.stop().await;
         answer
     }
+}
+
+/// A data directory that nothing runs on but the coordinator, without agents, that was started to read it.
+pub(crate) struct Idle<'a> {
+    pub(crate) embedded: &'a mut Embedded,
+    pub(crate) dir: &'a Path,
 }
 
 /// The migration that runs on this directory; none where a coordinator of our own, without agents, has to read it.

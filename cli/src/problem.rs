@@ -51,6 +51,11 @@ impl Problem {
         }
     }
 
+    /// Whether it is the failure with this code.
+    pub(crate) fn has_code(&self, code: &str) -> bool {
+        matches!(self, Self::Failure { failure, .. } if failure.code == code)
+    }
+
     /// What goes to stderr; nothing where all was said.
     pub(crate) fn describe(&self, format: Format) -> Option<String> {
         let text = match (self, format) {

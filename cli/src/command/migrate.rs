@@ -2,8 +2,10 @@
 //!
 //! The data directory holds one task. The command creates it, or goes on with it when it is run again; a task that got
 //! no further than its precheck has changed nothing at the databases, so it is made anew with what is said now (a
-//! corrected password, say). SIGINT and SIGTERM pause the task before the process ends.
+//! corrected password, say). SIGINT and SIGTERM pause the task before the process ends. A task that was cancelled,
+//! while this runs or before, is cleaned up before the process ends, for its agents end with it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +14,7 @@ use pgconvoy_runtime::shutdown::Shutdown;
 use pgconvoy_shared::spec::TaskSpec;
 use tokio::time::timeout;
 
+use super::cleaning;
 use super::job::{Job, start};
 use crate::client::{Cluster, Watch};
 use crate::embedded::Embedded;
@@ -51,7 +54,8 @@ impl Migrate {
         let copy = &wanted.submission.spec.copy;
         let slots = copy.jobs.saturating_add(copy.index_jobs).saturating_add(SLOTS_BESIDE_JOBS);
         let embedded = start(&data_dir, agents, slots).await?;
-        let ended = drive(&embedded, wanted, acknowledge, format, shutdown).await;
+        let drive = drive(&embedded, wanted, acknowledge, &data_dir, format, shutdown);
+        let ended = drive.await;
         embedded.stop().await;
         ended
     }
@@ -61,28 +65,48 @@ async fn drive(
     embedded: &Embedded,
     wanted: Wanted,
     acknowledge: Acknowledge,
+    data_dir: &Path,
     format: Format,
     shutdown: &Shutdown,
 ) -> Result<Exit, Problem> {
     let cluster = embedded.cluster();
-    let task = settle(&cluster, wanted, acknowledge).await?;
-    let mut show = Show::new();
-    let watched = tokio::select! {
-        watched = cluster.watch(&task, 1, |task| {
-            show.update(task);
-            Ok(Watch::Further)
-        }) => Some(watched),
+    let task = settle(&cluster, wanted, acknowledge, data_dir).await?;
+    let ended = tokio::select! {
+        ended = to_the_end(&cluster, &task, data_dir) => ended?,
         problem = embedded.failed() => return Err(problem),
-        () = shutdown.begun() => None,
+        () = shutdown.begun() => return pause(&cluster, &task).await,
     };
-    show.progress.finish();
-    match watched {
-        Some(watched) => {
-            watched?;
-            conclude(cluster.task(&task, 0).await?, format)
-        }
-        None => pause(&cluster, &task).await,
+    let begin_anew = begin_anew(&ended, data_dir);
+    let was_cancelled = ended.status() == v1::TaskStatus::Cancelled;
+    let exit = conclude(ended, format)?;
+    if was_cancelled {
+        note(&format!("what it moved stays at the destination, and nothing else; {begin_anew}"));
     }
+    Ok(exit)
+}
+
+/// Shows how the task goes on until nothing more happens; the task as it is then.
+async fn to_the_end(cluster: &Cluster, task: &str, data_dir: &Path) -> Result<v1::Task, Problem> {
+    let mut show = Show::new();
+    let watched = cluster.watch(task, 1, |task| {
+        show.update(task);
+        Ok(Watch::Further)
+    });
+    let last = watched.await?;
+    show.progress.finish();
+    if cleaning::is_due(&last) {
+        cleaning::wait(cluster, task, data_dir).await?;
+    }
+    cluster.task(task, 0).await
+}
+
+/// What is left to do with a task that was cancelled.
+fn begin_anew(task: &v1::Task, data_dir: &Path) -> String {
+    format!(
+        "give another --data-dir, or forget it with `pgconvoy task delete {} --data-dir {}`",
+        task.name,
+        data_dir.display()
+    )
 }
 
 /// Creates the task, or goes on with the one that is there; its id.
@@ -90,6 +114,7 @@ async fn settle(
     cluster: &Cluster,
     wanted: Wanted,
     acknowledge: Acknowledge,
+    data_dir: &Path,
 ) -> Result<String, Problem> {
     let listed =
         cluster.tasks(async |mut client| client.list_tasks(v1::ListTasksRequest {}).await).await?;
@@ -125,11 +150,16 @@ async fn settle(
         }
         v1::TaskStatus::Running => note(&format!("going on with task {id} ({})", found.name)),
         v1::TaskStatus::Done => note(&format!("task {id} ({}) is done already", found.name)),
+        v1::TaskStatus::Cancelled if cleaning::is_due(&found) => {
+            // An earlier attempt at it may have been given up; this begins another.
+            let request = || v1::CancelTaskRequest { task: id.clone() };
+            cluster.tasks(async |mut client| client.cancel_task(request()).await).await?;
+        }
         v1::TaskStatus::Cancelled | v1::TaskStatus::Unspecified => {
             return Err(Problem::usage(
                 "task_cancelled",
                 format!("the task of this data directory, {id}, was cancelled"),
-                "give another --data-dir, or forget it with `pgconvoy task delete`",
+                begin_anew(&found, data_dir),
             ));
         }
     }

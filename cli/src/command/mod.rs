@@ -3,6 +3,7 @@
 mod agent;
 mod agents;
 mod certs;
+mod cleaning;
 mod cluster;
 mod coordinator;
 mod errors;

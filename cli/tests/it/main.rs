@@ -1,5 +1,6 @@
 //! The binary as its users and their scripts meet it.
 
+mod cancelled;
 mod embedded;
 mod errors;
 mod help;

@@ -1,5 +1,5 @@
 //! `pgconvoy task start`, `pause`, `resume`, `cancel` and `delete`: each says what it made of the task, and does nothing
-//! the second time.
+//! the second time. Where nothing runs on a data directory, `cancel` and `delete` have the task cleaned up themselves.
 
 use clap::Args;
 use pgconvoy_proto::v1;
@@ -8,6 +8,7 @@ use tonic::{Response, Status};
 
 use super::Which;
 use crate::client::TaskClient;
+use crate::command::cleaning;
 use crate::exit::Exit;
 use crate::output::{self, Format};
 use crate::problem::Problem;
@@ -99,9 +100,22 @@ impl Resume {
 
 impl Cancel {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
-        let request = v1::CancelTaskRequest { task: self.which.task.clone() };
-        let ask = async |mut client: TaskClient| client.cancel_task(request.clone()).await;
-        change(self.which, format, ask).await
+        let Which { task, reach } = self.which;
+        let ask = async |mut client: TaskClient| {
+            client.cancel_task(v1::CancelTaskRequest { task: task.clone() }).await
+        };
+        let cancel = reach.with_idle(async |cluster, idle| {
+            let answer = cluster.tasks(ask).await?;
+            // Only now, or the agent would go on with a task that was about to be cancelled.
+            let cleaned_up = match idle {
+                Some(idle) => cleaning::with_an_agent(cluster, &answer.task_id, idle).await,
+                None => Ok(()),
+            };
+            Ok((answer, cleaned_up))
+        });
+        let (answer, cleaned_up) = cancel.await?;
+        show(&answer, format)?;
+        cleaned_up.map(|()| Exit::Done)
     }
 }
 
@@ -111,12 +125,16 @@ async fn change(
     ask: impl AsyncFn(TaskClient) -> Result<Response<v1::TaskStateResponse>, Status>,
 ) -> Result<Exit, Problem> {
     let answer = which.reach.with(async |cluster| cluster.tasks(ask).await).await?;
+    show(&answer, format)?;
+    Ok(Exit::Done)
+}
+
+fn show(answer: &v1::TaskStateResponse, format: Format) -> Result<(), Problem> {
     let status = status_word(answer.status());
     let value = json!({ "task_id": answer.task_id, "status": status, "changed": answer.changed });
     output::data(format, &value, |_| {
         format!("{}: {status}{}", answer.task_id, if answer.changed { "" } else { " already" })
-    })?;
-    Ok(Exit::Done)
+    })
 }
 
 impl Delete {
@@ -125,7 +143,15 @@ impl Delete {
         let ask = async |mut client: TaskClient| {
             client.delete_task(v1::DeleteTaskRequest { task: task.clone() }).await
         };
-        let changed = reach.with(async |cluster| cluster.tasks(ask).await).await?.changed;
+        let delete =
+            reach.with_idle(async |cluster, idle| match (cluster.tasks(&ask).await, idle) {
+                (Err(problem), Some(idle)) if problem.has_code("still_cleaning_up") => {
+                    cleaning::with_an_agent(cluster, &task, idle).await?;
+                    cluster.tasks(&ask).await
+                }
+                (answer, _) => answer,
+            });
+        let changed = delete.await?.changed;
         let value = json!({ "task": task, "changed": changed });
         output::data(format, &value, |_| {
             format!("{task}: {}", if changed { "deleted" } else { "there is no such task" })

@@ -39,7 +39,9 @@ Examples:
   pgconvoy migrate -f shop.yaml --ignore unlogged_table,large_objects
   PGPASSFILE=~/.pgpass pgconvoy migrate -f shop.yaml --types schema
 
-Interrupt it with Ctrl-C: it pauses, and the same command goes on from its checkpoints.
+Interrupt it with Ctrl-C: it pauses, and the same command goes on from its checkpoints. In the copy
+phase copied rows are kept if nothing was written at the source meanwhile, or the task file says
+copy: { snapshot: shard }.
 Meanwhile, from another shell: pgconvoy task show NAME --data-dir .pgconvoy")]
 pub(super) struct Migrate {
     #[command(flatten)]
@@ -288,14 +290,31 @@ fn stopped_by_precheck(task: &v1::Task) -> bool {
 /// Pauses the task, so that the next run goes on from here.
 async fn pause(cluster: &Cluster, task: &str) -> Result<Exit, Problem> {
     let request = || v1::PauseTaskRequest { task: task.to_owned() };
-    let paused = cluster.tasks(async |mut client| client.pause_task(request()).await);
-    let told = match timeout(PAUSE_LIMIT, paused).await {
-        Ok(Ok(_)) => "interrupted: the task is paused and its state kept",
-        // It ended while we were about to pause it, or it cannot be reached: checkpoints are kept in any case.
-        Ok(Err(_)) | Err(_) => "interrupted: the task's state is kept",
+    let paused = async {
+        cluster.tasks(async |mut client| client.pause_task(request()).await).await?;
+        cluster.task(task, 1).await
     };
-    note(&format!("{told}; run the same command again to go on"));
+    let (told, kept) = match timeout(PAUSE_LIMIT, paused).await {
+        Ok(Ok(task)) => ("the task is paused", what_is_kept(&task)),
+        // It ended while we were about to pause it, or it cannot be reached: checkpoints are kept in any case.
+        Ok(Err(_)) | Err(_) => ("the task's state is kept", ""),
+    };
+    note(&format!("interrupted: {told}; run the same command again to go on{kept}"));
     Ok(Exit::Interrupted)
+}
+
+/// What an interrupted task has when it goes on. The session that keeps the task's snapshot ends with this process, and
+/// rows of two moments of the source must not be mixed (law S13).
+fn what_is_kept(task: &v1::Task) -> &'static str {
+    let one_moment =
+        task.spec.as_ref().is_some_and(|spec| spec.snapshot() != v1::SnapshotMode::Shard);
+    if task.phase() == v1::Phase::Copy && one_moment {
+        "\nkept: the schema, and the rows copied so far only if nothing is written at the source until then; after any \
+         write there all rows are copied anew, because they have to show one moment of the source (copy.snapshot: task); \
+         where that costs too much, begin with `copy: { snapshot: shard }` in the task file: it keeps finished shards"
+    } else {
+        "\nkept: all that was finished so far"
+    }
 }
 
 #[cfg(test)]
@@ -323,6 +342,22 @@ mod tests {
             (TaskStatus::Cancelled, Phase::Copy, "", Exit::Failed),
         ] {
             assert_eq!(exit_of(&task(status, phase, code)), exit, "{status:?} {phase:?} {code}");
+        }
+    }
+
+    #[test]
+    fn a_pause_in_the_copy_phase_says_what_it_may_cost() {
+        use v1::{Phase, SnapshotMode, TaskStatus};
+        for (phase, snapshot, rows_are_at_risk) in [
+            (Phase::Copy, SnapshotMode::Task, true),
+            (Phase::Copy, SnapshotMode::Shard, false),
+            (Phase::Schema, SnapshotMode::Task, false),
+            (Phase::Index, SnapshotMode::Task, false),
+        ] {
+            let spec = v1::TaskSpec { snapshot: snapshot.into(), ..Default::default() };
+            let task = v1::Task { spec: Some(spec), ..task(TaskStatus::Paused, phase, "") };
+            let told = what_is_kept(&task).contains("snapshot: shard");
+            assert_eq!(told, rows_are_at_risk, "{phase:?} {snapshot:?}");
         }
     }
 }

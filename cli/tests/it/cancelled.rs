@@ -1,5 +1,5 @@
 //! An embedded migration that is cancelled or interrupted, between real servers: nothing of it is left at the databases
-//! but what it moved, whoever is there to clean up.
+//! but what it moved, whoever is there to clean up, and what an interrupt costs is said.
 
 use std::time::Duration;
 
@@ -122,9 +122,12 @@ async fn a_running_migration_that_is_cancelled_cleans_up_before_it_ends() {
 }
 
 #[tokio::test]
-async fn cancelling_an_interrupted_migration_cleans_up() {
+async fn an_interrupted_migration_says_what_it_costs_and_cancelling_it_cleans_up() {
     let gated = Gated::start().await;
     gated.interrupted().await;
+    let log = gated.migration.log();
+    assert!(log.contains("the task is paused") && log.contains("snapshot: shard"), "{log}");
+
     let password = async |word: &str| {
         let change = format!("alter role mover password '{word}'");
         gated.destination.sql(DATABASE, &change).await.unwrap();

@@ -109,9 +109,17 @@ fn server(error: &ServerError) -> Meaning {
             (Definite, "no_such_database", "correct the database's name, or create it")
         }
         "42501" => (Definite, "missing_privilege", "grant what the message names to the role"),
-        "42P01" => (Definite, "undefined_table", "create the table, or leave it out of the task"),
+        "42P01" => (
+            Definite,
+            "undefined_table",
+            "if it was renamed, rename it back and resume the task; else cancel the task and create one without the table",
+        ),
         "3F000" => (Definite, "undefined_schema", "create the schema at the destination"),
-        "42703" => (Definite, "undefined_column", "make the table's columns equal on both sides"),
+        "42703" => (
+            Definite,
+            "undefined_column",
+            "make the table's columns equal on both sides, then resume the task",
+        ),
         UNIQUE_VIOLATION => (
             Definite,
             "unique_violation",

@@ -1,5 +1,7 @@
 //! What an agent has to be told.
 
+use std::path::PathBuf;
+
 use pgconvoy_runtime::tls::Security;
 use pgconvoy_shared::ids::AgentId;
 use tonic::transport::Channel;
@@ -17,6 +19,8 @@ pub struct AgentConfig {
     pub address: String,
     /// How it reaches the leader.
     pub coordinators: Coordinators,
+    /// Where units that compare rows write every row that differs, a file of JSON lines each; none = nowhere.
+    pub differences: Option<PathBuf>,
 }
 
 /// The way to the coordinators.

@@ -3,7 +3,8 @@
 //! Reading order: `session` (what is said with the leader), `runner` (leases, slots, reports), `unit` (one module a kind
 //! of work), `pg` (connections, COPY, fencing).
 //!
-//! Architecture Invariants: an agent keeps nothing on disk; what it did stands at the destination. Rows go from source to
+//! Architecture Invariants: an agent keeps nothing on disk; what it did stands at the destination. (Where it is told to list
+//! every row that differs, it writes that list, and never reads it.) Rows go from source to
 //! destination and never to a coordinator. A password comes with a lease, lives as long as its unit, and is in no
 //! argument list, log line or report.
 
@@ -28,7 +29,7 @@ pub use config::{AgentConfig, Coordinators};
 pub use error::AgentError;
 
 use keeper::Keepers;
-use runner::{LeaseClock, Runner};
+use runner::{LeaseClock, Means, Runner};
 use session::{Introduction, Sessions};
 use tools::Tools;
 
@@ -46,7 +47,9 @@ impl Agent {
         let tools = Arc::new(Tools::find().await);
         let keepers = Arc::new(Keepers::new());
         let lease = LeaseClock::new();
-        let runner = Runner::new(config.id.clone(), config.slots, lease, keepers, tools);
+        let differences = config.differences.map(Arc::from);
+        let means = Means { keepers, tools, differences };
+        let runner = Runner::new(config.id.clone(), config.slots, lease, means);
         let introduction = Introduction {
             agent: config.id.clone(),
             incarnation: Incarnation(rand::rng().random()),

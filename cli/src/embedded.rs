@@ -1,10 +1,10 @@
-//! A coordinator and agents in this process, joined by an in-memory transport: what `migrate` and `precheck` run, and
+//! A coordinator and agents in this process, joined by an in-memory transport: what `migrate`, `precheck` and `verify` run, and
 //! what a client command starts to read the state of a migration that does not run.
 //!
 //! They are the same coordinator and the same agents as in a cluster, and speak the same protocol. They have a shutdown
 //! of their own, because an interrupted migration is first paused and only then stopped.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgconvoy_agent::{Agent, AgentConfig, AgentHandle, Coordinators};
@@ -88,8 +88,13 @@ impl Embedded {
         }
     }
 
-    /// Starts agents beside the coordinator, each with this many slots.
-    pub(crate) async fn add_agents(&mut self, count: u32, slots: u32) -> Result<(), Problem> {
+    /// Starts agents beside the coordinator, each with this many slots. `differences`: where they list every row that differs.
+    pub(crate) async fn add_agents(
+        &mut self,
+        count: u32,
+        slots: u32,
+        differences: Option<PathBuf>,
+    ) -> Result<(), Problem> {
         for number in 1..=count {
             let name = format!("embedded-{number}");
             let config = AgentConfig {
@@ -98,6 +103,7 @@ impl Embedded {
                 slots,
                 address: String::new(),
                 coordinators: Coordinators::Channel(self.coordinator.channel()),
+                differences: differences.clone(),
             };
             let agent = Agent::start(config, self.agents_shutdown.clone()).await;
             self.agents.push(agent.map_err(|error| failed("start an agent", &error))?);

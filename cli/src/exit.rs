@@ -13,6 +13,8 @@ pub(crate) enum Exit {
     Usage = 2,
     /// The precheck found errors, or warnings that nobody acknowledged; a database cannot be reached or used.
     Precheck = 3,
+    /// Verification found differences.
+    Differs = 4,
     /// No coordinator could be reached.
     NoCoordinator = 5,
     /// SIGINT or SIGTERM; state is kept.

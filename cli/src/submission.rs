@@ -13,7 +13,7 @@ use crate::output::note;
 use crate::password;
 use crate::problem::Problem;
 
-/// What `migrate` and `precheck` are told about the task.
+/// What `migrate`, `precheck` and `verify` are told about the task.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SpecFlags {
     /// Database to read from: postgres://USER@HOST:PORT/DATABASE?sslmode=…
@@ -126,6 +126,8 @@ impl Wanted {
             acknowledge: acknowledge.ignore,
             acknowledge_all: acknowledge.yes,
             precheck_only: false,
+            verify_only: false,
+            verify: None,
         })
     }
 }

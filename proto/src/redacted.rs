@@ -13,6 +13,8 @@ impl fmt::Debug for v1::CreateTaskRequest {
             .field("acknowledge", &self.acknowledge)
             .field("acknowledge_all", &self.acknowledge_all)
             .field("precheck_only", &self.precheck_only)
+            .field("verify_only", &self.verify_only)
+            .field("verify", &self.verify)
             .finish_non_exhaustive()
     }
 }
@@ -31,6 +33,7 @@ impl fmt::Debug for v1::Lease {
             .field("epoch", &self.epoch)
             .field("spec", &self.spec)
             .field("work", &self.work)
+            .field("purpose", &self.purpose)
             .finish_non_exhaustive()
     }
 }

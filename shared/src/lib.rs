@@ -18,4 +18,5 @@ pub mod secret;
 pub mod spec;
 pub mod time;
 pub mod unit;
+pub mod verify;
 pub mod yaml;

@@ -12,6 +12,7 @@ use crate::ids::{AgentId, TableNo};
 use crate::lsn::Lsn;
 use crate::name::QualifiedName;
 use crate::precheck::PrecheckItem;
+use crate::verify::{NotCompared, ObjectsCompared, RowsCompared, Sample};
 
 /// What a unit is, without its details: for counting, naming (`application_name`), priorities and events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,6 +38,14 @@ pub enum UnitKind {
     Sequences,
     /// See [`Work::Analyze`].
     Analyze,
+    /// See [`Work::VerifyPlan`].
+    VerifyPlan,
+    /// See [`Work::VerifyRows`].
+    VerifyRows,
+    /// See [`Work::VerifySchema`].
+    VerifySchema,
+    /// See [`Work::VerifySequences`].
+    VerifySequences,
     /// See [`Work::Finish`].
     Finish,
 }
@@ -56,6 +65,10 @@ impl UnitKind {
             Self::SchemaPost => "schema_post",
             Self::Sequences => "sequences",
             Self::Analyze => "analyze",
+            Self::VerifyPlan => "verify_plan",
+            Self::VerifyRows => "verify_rows",
+            Self::VerifySchema => "verify_schema",
+            Self::VerifySequences => "verify_sequences",
             Self::Finish => "finish",
         }
     }
@@ -86,6 +99,14 @@ pub enum Work {
     Sequences,
     /// `analyze` of some tables.
     Analyze(Vec<QualifiedName>),
+    /// Looks how the rows of some tables can be compared, and cuts them into shards. Changes nothing.
+    VerifyPlan(Vec<PlanTable>),
+    /// Compares one shard of both ends.
+    VerifyRows(Box<VerifyRows>),
+    /// Compares the schemas of both ends.
+    VerifySchema,
+    /// Compares the values of sequences.
+    VerifySequences,
     /// Removes what the task keeps at the databases; after it nobody can write for the task (law O9).
     Finish,
 }
@@ -105,6 +126,10 @@ impl Work {
             Self::SchemaPost => UnitKind::SchemaPost,
             Self::Sequences => UnitKind::Sequences,
             Self::Analyze(_) => UnitKind::Analyze,
+            Self::VerifyPlan(_) => UnitKind::VerifyPlan,
+            Self::VerifyRows(_) => UnitKind::VerifyRows,
+            Self::VerifySchema => UnitKind::VerifySchema,
+            Self::VerifySequences => UnitKind::VerifySequences,
             Self::Finish => UnitKind::Finish,
         }
     }
@@ -257,6 +282,16 @@ pub struct CopyShard {
     pub snapshot: Option<SharedSnapshot>,
 }
 
+/// A shard to compare.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyRows {
+    /// What is read, at both ends: [`TablePlan::name`] at the source, [`TablePlan::write_to`] at the destination, columns in
+    /// the plan's order, which begins with the key. The key is set for a whole table too: rows are known by it.
+    pub shard: CopyShard,
+    /// Which rows are compared.
+    pub sample: Sample,
+}
+
 /// A table whose completeness is looked up at the destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditTable {
@@ -339,6 +374,14 @@ pub enum WorkResult {
     },
     /// Of [`Work::Analyze`].
     Analyze,
+    /// Of [`Work::VerifyPlan`]: plans came as [`ResultPart::Plan`] and [`ResultPart::Shards`], or [`ResultPart::NotCompared`].
+    VerifyPlan,
+    /// Of [`Work::VerifyRows`].
+    VerifyRows(RowsCompared),
+    /// Of [`Work::VerifySchema`].
+    VerifySchema(ObjectsCompared),
+    /// Of [`Work::VerifySequences`].
+    VerifySequences(ObjectsCompared),
     /// Of [`Work::Finish`].
     Finish,
 }
@@ -382,6 +425,13 @@ pub enum ResultPart {
     Plan(TablePlan),
     /// Shards of the last plan, in order.
     Shards(Vec<PlannedShard>),
+    /// A table that cannot be compared.
+    NotCompared {
+        /// Which.
+        table: TableNo,
+        /// Why.
+        why: NotCompared,
+    },
 }
 
 /// A table that a survey found.

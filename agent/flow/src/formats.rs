@@ -53,9 +53,54 @@ pub fn format_for(columns: impl IntoIterator<Item = (u32, u32)>) -> CopyFormat {
     if all { CopyFormat::Binary } else { CopyFormat::Text }
 }
 
+/// Types whose values every server sorts alike, if they are no text: ranges of them hold the same rows at both ends.
+const ORDERED: [u32; 24] = [
+    16, 17, 18, 19, 20, 21, 23, 26, 650, 700, 701, 774, 790, 829, 869, 1082, 1083, 1114, 1184,
+    1266, 1560, 1562, 1700, 2950,
+];
+/// Texts: text, bpchar, varchar.
+const TEXTS: [u32; 3] = [25, 1042, 1043];
+
+/// A column as one end has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyType {
+    /// Object id of its type.
+    pub type_oid: u32,
+    /// It is sorted by its bytes: collation C.
+    pub by_bytes: bool,
+}
+
+/// Whether both ends sort a key's columns alike, given as (source, destination). Texts are, where both sort them by their
+/// bytes and those are the same, as they are in one encoding: any other collation depends on libraries of the machine.
+pub fn sorted_alike(
+    columns: impl IntoIterator<Item = (KeyType, KeyType)>,
+    same_encoding: bool,
+) -> bool {
+    columns.into_iter().all(|(here, there)| {
+        let texts = TEXTS.contains(&here.type_oid)
+            && TEXTS.contains(&there.type_oid)
+            && here.by_bytes
+            && there.by_bytes
+            && same_encoding;
+        here.type_oid == there.type_oid && ORDERED.contains(&here.type_oid) || texts
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_key_that_both_ends_sort_alike_can_cut_a_comparison() {
+        let of = |type_oid, by_bytes| KeyType { type_oid, by_bytes };
+        let integer = of(23, true);
+        assert!(sorted_alike([(integer, integer)], false));
+        assert!(!sorted_alike([(integer, of(20, true))], true), "bounds are cast to one type");
+        assert!(sorted_alike([(integer, integer), (of(25, true), of(1043, true))], true));
+        assert!(!sorted_alike([(of(25, true), of(25, true))], false), "other bytes");
+        assert!(!sorted_alike([(of(25, true), of(25, false))], true), "C against a language");
+        assert!(!sorted_alike([(of(16_400, true), of(16_400, true))], true), "an enum");
+    }
 
     #[test]
     fn binary_is_for_equal_and_stable_types() {

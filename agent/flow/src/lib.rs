@@ -2,6 +2,7 @@
 //!
 //! - [`copy`]: the framing of COPY data, followed without decoding a row.
 //! - [`shards`]: how a table is cut into shards.
+//! - [`digest`]: rows as hashes, to compare two tables without sorting them.
 //! - [`fingerprint`]: whether a table still has the columns that were planned.
 //! - [`formats`]: which types may travel in binary form.
 //! - [`sql`]: statements as text.
@@ -10,6 +11,7 @@
 //! inputs in a second.
 
 pub mod copy;
+pub mod digest;
 pub mod fingerprint;
 pub mod formats;
 pub mod shards;

@@ -46,6 +46,21 @@ pub fn copy_in(plan: &TablePlan) -> String {
     )
 }
 
+/// Reads the rows of a part for comparing them: `table` is the plan's at one of the two ends. All columns as the plan lists
+/// them, generated ones too; `only` leaves out what inherits from the table.
+#[must_use]
+pub fn copy_out_compared(
+    plan: &TablePlan,
+    part: &Part,
+    table: &QualifiedName,
+    only: bool,
+) -> String {
+    let columns = names(&plan.columns);
+    let only = if only { "only " } else { "" };
+    let predicate = predicate(&plan.key, part).map(|p| format!(" where {p}")).unwrap_or_default();
+    format!("copy (select {columns} from {only}{}{predicate}) to stdout", table.quoted())
+}
+
 fn options(format: CopyFormat) -> &'static str {
     match format {
         CopyFormat::Text => "",
@@ -163,6 +178,19 @@ mod tests {
         );
         let last = Part::Range { from: bound(&["x"]), to: None };
         assert!(copy_out(&table, &last).contains(r#"where "a" >= 'x'::text) to"#));
+    }
+
+    #[test]
+    fn rows_to_compare_are_read_by_a_query_for_generated_columns_are_no_part_of_a_table() {
+        let table = plan(&["a", "b"], &[("a", "integer")]);
+        let there = copy_out_compared(&table, &Part::Whole, &table.write_to, true);
+        assert_eq!(there, r#"copy (select "a", "b" from only "s"."root") to stdout"#);
+        let last = Part::Range { from: bound(&["7"]), to: None };
+        let here = copy_out_compared(&table, &last, &table.write_to, false);
+        assert_eq!(
+            here,
+            r#"copy (select "a", "b" from "s"."root" where "a" >= '7'::integer) to stdout"#
+        );
     }
 
     #[test]

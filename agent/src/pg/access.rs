@@ -56,6 +56,7 @@ struct Inner {
     endpoint: Endpoint,
     password: Option<Secret>,
     application_name: String,
+    read_only: bool,
 }
 
 impl fmt::Debug for Access {
@@ -80,7 +81,21 @@ impl Access {
     ) -> Self {
         let endpoint = endpoint.clone();
         let password = password.cloned();
-        Self { inner: Arc::new(Inner { side, endpoint, password, application_name }) }
+        let read_only = false;
+        Self { inner: Arc::new(Inner { side, endpoint, password, application_name, read_only }) }
+    }
+
+    /// The same for sessions that never write: the server itself sees to that.
+    pub(crate) fn read_only(self) -> Self {
+        let Inner { side, endpoint, password, application_name, .. } = &*self.inner;
+        let inner = Inner {
+            side: *side,
+            endpoint: endpoint.clone(),
+            password: password.clone(),
+            application_name: application_name.clone(),
+            read_only: true,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The same database under another name.
@@ -122,9 +137,12 @@ impl Access {
             Side::Destination => &DESTINATION_SETTINGS,
         };
         let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let read_only = self.inner.read_only;
+        let last = read_only.then(|| ("default_transaction_read_only", "on".to_owned()));
         let all: Vec<String> = asked
             .chain(fixed)
             .chain(more)
+            .chain(last)
             .map(|(name, value)| format!("-c {name}={value}"))
             .collect();
         all.join(" ")

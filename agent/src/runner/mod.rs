@@ -14,6 +14,7 @@ mod lease;
 mod reports;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -44,13 +45,23 @@ pub(crate) struct Runner {
     shared: Arc<Shared>,
 }
 
+/// What units of this agent use besides their lease.
+#[derive(Debug, Clone)]
+pub(crate) struct Means {
+    /// The sessions that keep snapshots.
+    pub(crate) keepers: Arc<Keepers>,
+    /// pg_dump and pg_restore.
+    pub(crate) tools: Arc<Tools>,
+    /// Where every row that differs is listed.
+    pub(crate) differences: Option<Arc<Path>>,
+}
+
 #[derive(Debug)]
 struct Shared {
     agent: AgentId,
     lease: LeaseClock,
     reports: Reports,
-    keepers: Arc<Keepers>,
-    tools: Arc<Tools>,
+    means: Means,
     slots: Arc<Semaphore>,
     state: Mutex<State>,
     /// Counts the units that ended, for those who wait for one to end.
@@ -72,20 +83,13 @@ struct Running {
 
 impl Runner {
     /// A runner with nothing to do.
-    pub(crate) fn new(
-        agent: AgentId,
-        slots: u32,
-        lease: LeaseClock,
-        keepers: Arc<Keepers>,
-        tools: Arc<Tools>,
-    ) -> Self {
+    pub(crate) fn new(agent: AgentId, slots: u32, lease: LeaseClock, means: Means) -> Self {
         let slots = usize::try_from(slots).expect("u32 fits usize on every platform we build for");
         let shared = Shared {
             agent,
             lease,
             reports: Reports::new(),
-            keepers,
-            tools,
+            means,
             slots: Arc::new(Semaphore::new(slots)),
             state: Mutex::default(),
             ended: watch::channel(0).0,
@@ -100,12 +104,12 @@ impl Runner {
 
     /// The sessions that keep snapshots.
     pub(crate) fn keepers(&self) -> &Keepers {
-        &self.shared.keepers
+        &self.shared.means.keepers
     }
 
     /// The client programs of this machine.
     pub(crate) fn tools(&self) -> &Tools {
-        &self.shared.tools
+        &self.shared.means.tools
     }
 
     /// Until when units may run.
@@ -232,6 +236,7 @@ impl Shared {
             unit: leased.unit.no,
             epoch: leased.epoch,
             kind: leased.work.kind(),
+            purpose: leased.purpose,
             spec: Arc::new(leased.spec),
             passwords: Passwords {
                 source: leased.source_password,
@@ -241,8 +246,7 @@ impl Shared {
             lease: self.lease.clone(),
             progress: running.progress,
             parts,
-            keepers: Arc::clone(&self.keepers),
-            tools: Arc::clone(&self.tools),
+            means: self.means.clone(),
         };
         info!("begins");
         let work = unit::run(context, leased.work).in_current_span();

@@ -6,13 +6,14 @@
 //! 2. Under the lock of schema `pgconvoy`: the task's row goes, and with it all that hangs on it; with the last task's the
 //!    schema. Any statement of the task that comes later raises, for it looks for that row, or for its function, first.
 //!
-//! At the source the sessions that keep the task's snapshot are ended. All of it may be done again.
+//! (What only compares made nothing there, and touches nothing.) At the source the sessions that keep the task's snapshot are ended. All of it may be done again.
 
 use std::time::Duration;
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::unit::WorkResult;
+use pgconvoy_shared::verify::Purpose;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -25,12 +26,14 @@ const GONE_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
-    ctx.keepers.close(&ctx.task);
+    ctx.means.keepers.close(&ctx.task);
     let access = ctx.access(Side::Destination);
     let mut session = access.session().await.about(&access)?;
     ctx.still_mine()?;
     end_sessions(ctx, &session).await?;
-    remove(ctx, &mut session).await?;
+    if ctx.purpose == Purpose::Migrate {
+        remove(ctx, &mut session).await?;
+    }
     session.close().await;
 
     // Nothing is written at the source; a keeper there ends with its agent, or with the server, in any case.

@@ -44,6 +44,11 @@ impl<S, R> Link<S, R> {
     }
 }
 
+/// The other half said something that has no place here.
+pub(crate) fn out_of_turn() -> Failure {
+    Failure::other("link_out_of_turn", "the halves of the unit do not understand each other")
+}
+
 /// The other half ended before it said what it had to. Its own failure is the cause that is told: when both halves run
 /// in one agent, this one is dropped with it.
 fn gone() -> UnitEnd {

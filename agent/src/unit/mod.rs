@@ -19,6 +19,7 @@ mod schema_pre;
 mod sequences;
 mod source_table;
 mod survey;
+mod verify;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,11 +33,10 @@ use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitNo};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{MigrationType, TaskSpec};
 use pgconvoy_shared::unit::{Ended, Progress, UnitKind, Work, WorkResult};
+use pgconvoy_shared::verify::Purpose;
 
-use crate::keeper::Keepers;
 use crate::pg::Access;
-use crate::runner::{LeaseClock, PartSender};
-use crate::tools::Tools;
+use crate::runner::{LeaseClock, Means, PartSender};
 
 /// All that a unit may use.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub(crate) struct UnitContext {
     pub(crate) epoch: Epoch,
     /// Its kind, as it stands in names.
     pub(crate) kind: UnitKind,
+    /// What the task is there for.
+    pub(crate) purpose: Purpose,
     /// What the user asked for.
     pub(crate) spec: Arc<TaskSpec>,
     /// The passwords of the two databases.
@@ -64,10 +66,8 @@ pub(crate) struct UnitContext {
     pub(crate) progress: Arc<ProgressCell>,
     /// Takes the pieces of a large result.
     pub(crate) parts: PartSender,
-    /// The agent's sessions that keep snapshots.
-    pub(crate) keepers: Arc<Keepers>,
-    /// The agent's pg_dump and pg_restore.
-    pub(crate) tools: Arc<Tools>,
+    /// What the agent has for all its units.
+    pub(crate) means: Means,
 }
 
 impl UnitContext {
@@ -77,7 +77,11 @@ impl UnitContext {
             Side::Source => (&self.spec.source, self.passwords.source.as_ref()),
             Side::Destination => (&self.spec.destination, self.passwords.destination.as_ref()),
         };
-        Access::new(side, endpoint, password, self.application_name())
+        let access = Access::new(side, endpoint, password, self.application_name());
+        match self.purpose {
+            Purpose::Migrate => access,
+            Purpose::Precheck | Purpose::Verify => access.read_only(),
+        }
     }
 
     /// Whether the schema is migrated.
@@ -170,6 +174,10 @@ pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
         Work::SchemaPost => context.until_stopped(schema_post::run(context)).await,
         Work::Sequences => context.until_stopped(sequences::run(context)).await,
         Work::Analyze(tables) => context.until_stopped(analyze::run(context, tables)).await,
+        Work::VerifyPlan(tables) => context.until_stopped(verify::plan::run(context, tables)).await,
+        Work::VerifyRows(rows) => context.until_stopped(verify::rows::run(context, *rows)).await,
+        Work::VerifySchema => context.until_stopped(verify::schema(context)).await,
+        Work::VerifySequences => context.until_stopped(verify::sequences::run(context)).await,
         Work::Finish => context.until_stopped(finish::run(context)).await,
     };
     ended(outcome)

@@ -21,10 +21,10 @@ const BATCH: usize = 200;
 
 /// Where a sequence stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Position {
-    sequence: QualifiedName,
-    last_value: i64,
-    is_called: bool,
+pub(super) struct Position {
+    pub(super) sequence: QualifiedName,
+    pub(super) last_value: i64,
+    pub(super) is_called: bool,
 }
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
@@ -34,7 +34,10 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     Ok(WorkResult::Sequences { count })
 }
 
-async fn source_half(ctx: &UnitContext, link: Link<Vec<Position>, ()>) -> Result<(), UnitEnd> {
+pub(super) async fn source_half(
+    ctx: &UnitContext,
+    link: Link<Vec<Position>, ()>,
+) -> Result<(), UnitEnd> {
     let access = ctx.access(Side::Source);
     let session = access.session().await.about(&access)?;
     // Those of extensions are the extension's business.
@@ -64,23 +67,34 @@ async fn source_half(ctx: &UnitContext, link: Link<Vec<Position>, ()>) -> Result
     });
     let wanted: Vec<QualifiedName> = wanted.collect();
     for batch in wanted.chunks(BATCH) {
-        let query: Vec<String> = batch
-            .iter()
-            .enumerate()
-            .map(|(nth, sequence)| {
-                format!("select {nth}, last_value, is_called from {}", sequence.quoted())
-            })
-            .collect();
-        let rows = session.query(&query.join(" union all "), &[]).await.about(&access)?;
-        let position = |row: &tokio_postgres::Row| Position {
-            sequence: batch[usize::try_from(row.get::<_, i32>(0)).expect("counted above")].clone(),
-            last_value: row.get(1),
-            is_called: row.get(2),
-        };
-        link.send(rows.iter().map(position).collect()).await?;
+        link.send(positions(&session, batch).await.about(&access)?).await?;
     }
     session.close().await;
     Ok(())
+}
+
+/// Where these sequences stand, which are there.
+pub(super) async fn positions(
+    session: &tokio_postgres::Client,
+    batch: &[QualifiedName],
+) -> Result<Vec<Position>, tokio_postgres::Error> {
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query: Vec<String> = batch
+        .iter()
+        .enumerate()
+        .map(|(nth, sequence)| {
+            format!("select {nth}, last_value, is_called from {}", sequence.quoted())
+        })
+        .collect();
+    let rows = session.query(&query.join(" union all "), &[]).await?;
+    let position = |row: &tokio_postgres::Row| Position {
+        sequence: batch[usize::try_from(row.get::<_, i32>(0)).expect("counted above")].clone(),
+        last_value: row.get(1),
+        is_called: row.get(2),
+    };
+    Ok(rows.iter().map(position).collect())
 }
 
 async fn destination_half(
@@ -110,7 +124,7 @@ async fn destination_half(
     Ok(count)
 }
 
-async fn present(
+pub(super) async fn present(
     session: &tokio_postgres::Client,
     positions: &[Position],
 ) -> Result<Vec<bool>, tokio_postgres::Error> {

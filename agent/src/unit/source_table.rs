@@ -1,13 +1,50 @@
-//! A table at the source, locked and looked at: what planning and copying have in common (law S4).
+//! A table at the source, locked and looked at: what planning, copying and comparing have in common (law S4).
 
 use pgconvoy_flow::{fingerprint, sql};
 use pgconvoy_shared::failure::Failure;
-use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::ids::{AgentId, TableNo};
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
+use pgconvoy_shared::unit::SharedSnapshot;
 
-use super::UnitEnd;
+use super::{UnitContext, UnitEnd};
+use crate::keeper::{NoSnapshot, is_gone, set_snapshot};
 use crate::pg::wire::Wire;
-use crate::pg::{About, PgError};
+use crate::pg::{About, Access, PgError};
+
+/// Begins a transaction that sees the task's moment, or one of its own.
+pub(super) async fn begin(
+    ctx: &UnitContext,
+    access: &Access,
+    wire: &mut Wire,
+    shared: Option<&SharedSnapshot>,
+) -> Result<(), UnitEnd> {
+    const BEGIN: &str = "begin isolation level repeatable read read only";
+    let Some(shared) = shared else {
+        return Ok(wire.query(BEGIN).await.map(drop).about(access)?);
+    };
+    // Twice: the agent's own keeper may turn out to have lost its session, and is opened anew.
+    for _ in 0..2 {
+        let export = match ctx.means.keepers.export(access, &ctx.task, shared).await {
+            Ok(export) => export,
+            Err(NoSnapshot::Gone(gone)) => return Err(lost(shared, gone)),
+            Err(NoSnapshot::Failed(failure)) => return Err(failure.into()),
+        };
+        wire.query(BEGIN).await.about(access)?;
+        match wire.query(&set_snapshot(&export)).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_gone(&error) => {
+                ctx.means.keepers.forget(&ctx.task, shared.round, &export);
+                wire.query("rollback").await.about(access)?;
+            }
+            Err(error) => return Err(access.failure(&error).into()),
+        }
+    }
+    Err(lost(shared, Vec::new()))
+}
+
+fn lost(shared: &SharedSnapshot, gone: Vec<AgentId>) -> UnitEnd {
+    UnitEnd::SnapshotLost { round: shared.round, gone }
+}
 
 /// Locks a table in the current transaction, so that neither its columns nor its file change until that ends.
 pub(super) async fn lock(wire: &mut Wire, table: &QualifiedName) -> Result<(), PgError> {

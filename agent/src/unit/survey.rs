@@ -25,6 +25,7 @@ use pgconvoy_shared::spec::MigrationType;
 use pgconvoy_shared::unit::{
     Export, ResultPart, SharedSnapshot, SnapshotMode, Survey, SurveyDone, SurveyedTable, WorkResult,
 };
+use pgconvoy_shared::verify::Purpose;
 
 use super::link::{Link, link};
 use super::{UnitContext, UnitEnd};
@@ -74,6 +75,10 @@ pub(crate) async fn run(ctx: &UnitContext, order: Survey) -> Result<WorkResult, 
 }
 
 async fn destination_half(ctx: &UnitContext, link: Link<AtDestination, ()>) -> Result<(), UnitEnd> {
+    if ctx.purpose == Purpose::Verify {
+        // Nothing of the task is there, and nothing will be; what the two ends lack is found later.
+        return link.send(AtDestination { index_entries: IndexEntries::new(), made: None }).await;
+    }
     let access = ctx.access(Side::Destination);
     let mut session = access.session().await.about(&access)?;
     end_old_sessions(&mut session).await?;
@@ -195,7 +200,7 @@ async fn source_half(
             noted_lsn: taken.noted_lsn,
             exports: vec![Export { agent: ctx.agent.clone(), id: taken.export.clone() }],
         };
-        ctx.keepers.keep(&ctx.task, order.round, taken);
+        ctx.means.keepers.keep(&ctx.task, order.round, taken);
         shared
     });
     let continues = match (&order.lost, &snapshot) {

@@ -46,6 +46,7 @@ impl Stage {
             source_password: None,
             destination_password: None,
             work: Work::Analyze(Vec::new()),
+            purpose: Default::default(),
         }
     }
 

@@ -13,6 +13,7 @@ use pgconvoy_shared::ids::{TaskId, UnitId, UnitNo};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec};
 use pgconvoy_shared::unit::{Ended, SnapshotMode, Work, WorkResult};
+use pgconvoy_shared::verify::Purpose;
 
 use crate::leader::Leader;
 
@@ -74,6 +75,7 @@ pub(crate) async fn agent(
         slots: 2,
         address: String::new(),
         coordinators,
+        differences: None,
     };
     Agent::start(config, shutdown.clone()).await.expect("an agent")
 }
@@ -119,6 +121,7 @@ impl World {
             source_password: Some(Secret::new(PASSWORD)),
             destination_password: Some(Secret::new(PASSWORD)),
             work,
+            purpose: Purpose::Migrate,
         }
     }
 

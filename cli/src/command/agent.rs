@@ -76,6 +76,7 @@ impl Agent {
                 addresses: file.pick_list(self.coordinators, "coordinators")?,
                 security,
             },
+            differences: None,
         };
         let agent = Process::start(config, shutdown.clone())
             .await

@@ -40,7 +40,7 @@ pub(super) async fn with_an_agent(
     if !is_due(&cluster.task(task, 1).await?) {
         return Ok(());
     }
-    idle.embedded.add_agents(1, SLOTS).await?;
+    idle.embedded.add_agents(1, SLOTS, None).await?;
     wait(cluster, task, idle.dir).await
 }
 

@@ -1,12 +1,15 @@
-//! What `migrate` and `precheck` have in common: the flags, and what runs them in this process.
+//! What `migrate`, `precheck` and `verify` have in common: the flags, and what runs them in this process.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use pgconvoy_shared::failure::Failure;
 
 use crate::embedded::{Embedded, socket_of};
+use crate::exit::Exit;
 use crate::problem::Problem;
-use crate::submission::{Acknowledge, SpecFlags};
+use crate::submission::{Acknowledge, SpecFlags, Wanted};
 
 /// The job, and where and by whom it is done.
 #[derive(Debug, Clone, Args)]
@@ -15,7 +18,7 @@ pub(super) struct Job {
     pub(super) spec: SpecFlags,
     #[command(flatten)]
     pub(super) acknowledge: Acknowledge,
-    /// Where the migration keeps its state; a precheck works in a folder below, and removes it
+    /// Where the migration keeps its state; precheck and verify work in a folder below, and remove it
     #[arg(long, value_name = "DIR", default_value = ".pgconvoy")]
     pub(super) data_dir: PathBuf,
     /// Agents in this process
@@ -36,8 +39,6 @@ pub(super) struct NotBuilt {
     #[arg(long, hide = true, value_name = "GOAL")]
     until: Option<String>,
     #[arg(long, hide = true)]
-    verify: bool,
-    #[arg(long, hide = true)]
     writers_stopped: bool,
     #[arg(long, hide = true)]
     fence: bool,
@@ -47,7 +48,6 @@ impl NotBuilt {
     pub(super) fn refuse(&self) -> Result<(), Problem> {
         for (given, what) in [
             (self.until.is_some(), "--until, following the source's changes,"),
-            (self.verify, "--verify, comparing both ends,"),
             (self.writers_stopped, "--writers-stopped, a cutover,"),
             (self.fence, "--fence, a cutover,"),
         ] {
@@ -59,8 +59,22 @@ impl NotBuilt {
     }
 }
 
+/// Beside copies and indexes an agent may have to plan and to look after the schema.
+const SLOTS_BESIDE_JOBS: u32 = 4;
+
+/// The slots that an agent needs to do alone what the task may do at once.
+pub(super) fn slots_for(wanted: &Wanted) -> u32 {
+    let copy = &wanted.submission.spec.copy;
+    copy.jobs.saturating_add(copy.index_jobs).saturating_add(SLOTS_BESIDE_JOBS)
+}
+
 /// Coordinator and agents on a directory that nobody else works on.
-pub(super) async fn start(data_dir: &Path, agents: u32, slots: u32) -> Result<Embedded, Problem> {
+pub(super) async fn start(
+    data_dir: &Path,
+    agents: u32,
+    slots: u32,
+    differences: Option<PathBuf>,
+) -> Result<Embedded, Problem> {
     if socket_of(data_dir).await?.is_some() {
         return Err(Problem::usage(
             "data_dir_in_use",
@@ -69,11 +83,26 @@ pub(super) async fn start(data_dir: &Path, agents: u32, slots: u32) -> Result<Em
         ));
     }
     let mut embedded = Embedded::start(data_dir).await?;
-    match embedded.add_agents(agents, slots).await {
+    match embedded.add_agents(agents, slots, differences).await {
         Ok(()) => Ok(embedded),
         Err(problem) => {
             embedded.stop().await;
             Err(problem)
         }
+    }
+}
+
+/// The folder holds a sealed password: it goes with the command. What was there before stays.
+pub(super) fn remove(folder: &Path, data_dir: &Path) -> Result<(), Problem> {
+    std::fs::remove_dir_all(folder).map_err(|error| {
+        let message = format!("cannot remove `{}`: {error}", folder.display());
+        Problem::new(Exit::Failed, Failure::other("data_dir_unusable", message))
+    })?;
+    match std::fs::remove_dir(data_dir) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+            let message = format!("cannot remove `{}`: {error}", data_dir.display());
+            Err(Problem::new(Exit::Failed, Failure::other("data_dir_unusable", message)))
+        }
+        _ => Ok(()),
     }
 }

@@ -15,7 +15,8 @@ use pgconvoy_shared::spec::TaskSpec;
 use tokio::time::timeout;
 
 use super::cleaning;
-use super::job::{Job, start};
+use super::job::{Job, slots_for, start};
+use super::verify::SampleFlag;
 use crate::client::{Cluster, Watch};
 use crate::embedded::Embedded;
 use crate::exit::Exit;
@@ -26,8 +27,6 @@ use crate::submission::{Acknowledge, Wanted, new_request_id};
 use crate::view::precheck::PrecheckView;
 use crate::view::task::TaskView;
 
-/// Beside copies and indexes an agent may have to plan and to look after the schema.
-const SLOTS_BESIDE_JOBS: u32 = 4;
 /// Pausing is one entry in the log of a node alone.
 const PAUSE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -38,6 +37,7 @@ Examples:
   pgconvoy migrate --source postgres://me@old/shop --destination postgres://me@new/shop
   pgconvoy migrate -f shop.yaml --ignore unlogged_table,large_objects
   PGPASSFILE=~/.pgpass pgconvoy migrate -f shop.yaml --types schema
+  pgconvoy migrate -f shop.yaml --verify      # exits with 4 if the two ends differ then
 
 Interrupt it with Ctrl-C: it pauses, and the same command goes on from its checkpoints. In the copy
 phase copied rows are kept if nothing was written at the source meanwhile, or the task file says
@@ -46,33 +46,47 @@ Meanwhile, from another shell: pgconvoy task show NAME --data-dir .pgconvoy")]
 pub(super) struct Migrate {
     #[command(flatten)]
     job: Job,
+    /// Compare both ends when all is moved: schema, rows, sequences
+    #[arg(long)]
+    verify: bool,
+    #[command(flatten)]
+    sample: SampleFlag,
 }
 
 impl Migrate {
     pub(super) async fn run(self, format: Format, shutdown: &Shutdown) -> Result<Exit, Problem> {
         let Job { spec, acknowledge, data_dir, agents, not_built } = self.job;
         not_built.refuse()?;
-        let wanted = spec.wanted()?;
-        let copy = &wanted.submission.spec.copy;
-        let slots = copy.jobs.saturating_add(copy.index_jobs).saturating_add(SLOTS_BESIDE_JOBS);
-        let embedded = start(&data_dir, agents, slots).await?;
-        let drive = drive(&embedded, wanted, acknowledge, &data_dir, format, shutdown);
-        let ended = drive.await;
+        if self.sample.is_given() && !self.verify {
+            let message = "--sample says which rows are compared, and nothing is";
+            return Err(Problem::usage("bad_usage", message, "add --verify"));
+        }
+        let verify = self.verify.then(|| self.sample.settings());
+        let order = Order { wanted: spec.wanted()?, acknowledge, verify };
+        let slots = slots_for(&order.wanted);
+        let embedded = start(&data_dir, agents, slots, None).await?;
+        let ended = drive(&embedded, order, &data_dir, format, shutdown).await;
         embedded.stop().await;
         ended
     }
 }
 
-async fn drive(
-    embedded: &Embedded,
+/// What is asked for.
+struct Order {
     wanted: Wanted,
     acknowledge: Acknowledge,
+    verify: Option<v1::VerifySettings>,
+}
+
+async fn drive(
+    embedded: &Embedded,
+    order: Order,
     data_dir: &Path,
     format: Format,
     shutdown: &Shutdown,
 ) -> Result<Exit, Problem> {
     let cluster = embedded.cluster();
-    let task = settle(&cluster, wanted, acknowledge, data_dir).await?;
+    let task = settle(&cluster, order, data_dir).await?;
     let ended = tokio::select! {
         ended = to_the_end(&cluster, &task, data_dir) => ended?,
         problem = embedded.failed() => return Err(problem),
@@ -112,25 +126,21 @@ fn begin_anew(task: &v1::Task, data_dir: &Path) -> String {
 }
 
 /// Creates the task, or goes on with the one that is there; its id.
-async fn settle(
-    cluster: &Cluster,
-    wanted: Wanted,
-    acknowledge: Acknowledge,
-    data_dir: &Path,
-) -> Result<String, Problem> {
+async fn settle(cluster: &Cluster, order: Order, data_dir: &Path) -> Result<String, Problem> {
     let listed =
         cluster.tasks(async |mut client| client.list_tasks(v1::ListTasksRequest {}).await).await?;
     let Some(found) = listed.tasks.into_iter().next() else {
-        return create(cluster, wanted, acknowledge).await;
+        return create(cluster, order).await;
     };
     let never_began = matches!(found.phase(), v1::Phase::Precheck | v1::Phase::Unspecified)
         && matches!(found.status(), v1::TaskStatus::Failed | v1::TaskStatus::Created);
     if never_began {
         let request = || v1::DeleteTaskRequest { task: found.id.clone() };
         cluster.tasks(async |mut client| client.delete_task(request()).await).await?;
-        return create(cluster, wanted, acknowledge).await;
+        return create(cluster, order).await;
     }
-    must_be_the_same(&found, &wanted)?;
+    must_be_the_same(&found, &order)?;
+    let acknowledge = order.acknowledge;
     let id = found.id.clone();
     match found.status() {
         v1::TaskStatus::Paused | v1::TaskStatus::Failed => {
@@ -168,13 +178,10 @@ async fn settle(
     Ok(id)
 }
 
-async fn create(
-    cluster: &Cluster,
-    wanted: Wanted,
-    acknowledge: Acknowledge,
-) -> Result<String, Problem> {
+async fn create(cluster: &Cluster, order: Order) -> Result<String, Problem> {
+    let Order { wanted, acknowledge, verify } = order;
     let request = wanted.request(new_request_id("migrate"), acknowledge)?;
-    let request = v1::CreateTaskRequest { start: true, ..request };
+    let request = v1::CreateTaskRequest { start: true, verify, ..request };
     let answer =
         cluster.tasks(async |mut client| client.create_task(request.clone()).await).await?;
     Ok(answer.task_id)
@@ -182,12 +189,17 @@ async fn create(
 
 /// A task is known by where it reads, where it writes and what it moves: with those changed, what its checkpoints say
 /// would be wrong.
-fn must_be_the_same(found: &v1::Task, wanted: &Wanted) -> Result<(), Problem> {
+fn must_be_the_same(found: &v1::Task, order: &Order) -> Result<(), Problem> {
+    let wanted = &order.wanted;
     let there = found.spec.clone().and_then(|spec| TaskSpec::try_from(spec).ok());
-    let different = match &there {
+    let mut different = match &there {
         None => vec!["a specification that this version cannot read"],
         Some(there) => differences(there, &wanted.submission.spec, wanted.jobs_by_default),
     };
+    let verified = found.verification.as_ref().and_then(|verification| verification.settings);
+    if verified != order.verify {
+        different.push("--verify or --sample");
+    }
     if different.is_empty() {
         return Ok(());
     }
@@ -254,7 +266,10 @@ pub(super) fn conclude(task: v1::Task, format: Format) -> Result<Exit, Problem> 
     let view = TaskView::from(task);
     match format {
         Format::Json => output::json(&view)?,
-        Format::Table if exit == Exit::Done => output::line(&view.summary())?,
+        Format::Table if matches!(exit, Exit::Done | Exit::Differs) => {
+            let compared = view.verification_text().map(|text| format!("\n{text}"));
+            output::line(&format!("{}{}", view.summary(), compared.unwrap_or_default()))?;
+        }
         Format::Table => {
             if stopped_at_gate {
                 note(&report.to_text());
@@ -275,10 +290,15 @@ pub(super) fn conclude(task: v1::Task, format: Format) -> Result<Exit, Problem> 
 /// What the end of a task means for the exit code.
 pub(super) fn exit_of(task: &v1::Task) -> Exit {
     match task.status() {
+        v1::TaskStatus::Done if found_differences(task) => Exit::Differs,
         v1::TaskStatus::Done => Exit::Done,
         v1::TaskStatus::Failed if stopped_by_precheck(task) => Exit::Precheck,
         _ => Exit::Failed,
     }
+}
+
+fn found_differences(task: &v1::Task) -> bool {
+    task.cause.as_ref().is_some_and(|cause| cause.code == "verification_differs")
 }
 
 fn stopped_by_precheck(task: &v1::Task) -> bool {
@@ -336,6 +356,7 @@ mod tests {
         use v1::{Phase, TaskStatus};
         for (status, phase, code, exit) in [
             (TaskStatus::Done, Phase::Done, "", Exit::Done),
+            (TaskStatus::Done, Phase::Done, "verification_differs", Exit::Differs),
             (TaskStatus::Failed, Phase::Precheck, "wrong_password", Exit::Precheck),
             (TaskStatus::Failed, Phase::Schema, "precheck_warnings", Exit::Precheck),
             (TaskStatus::Failed, Phase::Copy, "disk_full", Exit::Failed),

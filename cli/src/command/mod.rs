@@ -11,6 +11,7 @@ mod job;
 mod migrate;
 mod precheck;
 mod task;
+mod verify;
 
 use std::io::IsTerminal;
 use std::sync::LazyLock;
@@ -80,7 +81,7 @@ Examples:
 
 Exit codes: 0 done; 1 the task failed or was cancelled; 2 bad usage, specification, unknown id, or a
 state that does not allow it; 3 precheck failed (also unreachable database, wrong password, missing
-privilege); 5 no coordinator could be reached; 130 interrupted (state is kept)";
+privilege); 4 verification found differences; 5 no coordinator could be reached; 130 interrupted (state is kept)";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum LogFormat {
@@ -94,9 +95,7 @@ enum LogFormat {
 enum Command {
     Migrate(migrate::Migrate),
     Precheck(precheck::Precheck),
-    /// Compare two databases (not built yet)
-    #[command(hide = true)]
-    Verify(NotYet),
+    Verify(verify::Verify),
     Coordinator(coordinator::Coordinator),
     Agent(agent::Agent),
     Task(task::Task),
@@ -140,6 +139,7 @@ impl Cli {
         match self.command {
             Command::Migrate(command) => command.run(format, &shutdown).await,
             Command::Precheck(command) => command.run(format, &shutdown).await,
+            Command::Verify(command) => command.run(format, &shutdown).await,
             Command::Coordinator(command) => command.run(&shutdown).await,
             Command::Agent(command) => command.run(&shutdown).await,
             Command::Task(command) => {
@@ -156,7 +156,6 @@ impl Cli {
                 crate::output::line(&String::from_utf8_lossy(&script))?;
                 Ok(Exit::Done)
             }
-            Command::Verify(_) => Err(Problem::not_yet("comparing two databases")),
         }
     }
 

@@ -1,14 +1,11 @@
 //! `pgconvoy precheck`: only the precheck, embedded. Changes nothing at either database, and leaves nothing here.
 
-use std::io;
-use std::path::Path;
-
 use clap::Args;
 use pgconvoy_proto::v1;
 use pgconvoy_runtime::shutdown::Shutdown;
 use pgconvoy_shared::failure::Failure;
 
-use super::job::{Job, start};
+use super::job::{Job, remove, start};
 use super::migrate::exit_of;
 use crate::client::{Cluster, Watch};
 use crate::embedded::Embedded;
@@ -40,7 +37,7 @@ impl Precheck {
         not_built.refuse()?;
         let wanted = spec.wanted()?;
         let folder = data_dir.join("precheck");
-        let embedded = start(&folder, agents, SLOTS).await?;
+        let embedded = start(&folder, agents, SLOTS, None).await?;
         let ended = tokio::select! {
             ended = look(&embedded, wanted, acknowledge, format) => ended,
             () = shutdown.begun() => Ok(Exit::Interrupted),
@@ -50,21 +47,6 @@ impl Precheck {
         let exit = ended?;
         removed?;
         Ok(exit)
-    }
-}
-
-/// The folder holds a sealed password: it goes with the precheck. What was there before stays.
-fn remove(folder: &Path, data_dir: &Path) -> Result<(), Problem> {
-    std::fs::remove_dir_all(folder).map_err(|error| {
-        let message = format!("cannot remove `{}`: {error}", folder.display());
-        Problem::new(Exit::Failed, Failure::other("data_dir_unusable", message))
-    })?;
-    match std::fs::remove_dir(data_dir) {
-        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
-            let message = format!("cannot remove `{}`: {error}", data_dir.display());
-            Err(Problem::new(Exit::Failed, Failure::other("data_dir_unusable", message)))
-        }
-        _ => Ok(()),
     }
 }
 

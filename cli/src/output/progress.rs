@@ -98,7 +98,11 @@ fn headline(task: &v1::Task) -> String {
 
 /// Rows and bytes that are durable or under way: a large shard must not look like a stall.
 fn moved(task: &v1::Task) -> (u64, u64) {
-    let copying = task.running.iter().filter(|unit| unit.kind == "copy");
+    let moving = match task.purpose() {
+        v1::Purpose::Verify => "verify_rows",
+        v1::Purpose::Unspecified | v1::Purpose::Migrate | v1::Purpose::Precheck => "copy",
+    };
+    let copying = task.running.iter().filter(|unit| unit.kind == moving);
     copying.fold((task.rows_done, task.bytes_done), |(rows, bytes), unit| {
         (rows.saturating_add(unit.rows), bytes.saturating_add(unit.bytes))
     })

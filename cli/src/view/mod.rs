@@ -8,6 +8,7 @@ pub(crate) mod cluster;
 pub(crate) mod event;
 pub(crate) mod precheck;
 pub(crate) mod task;
+pub(crate) mod verification;
 
 /// `TASK_STATUS_RUNNING` → `running`.
 fn word(name: &str, prefix: &str) -> String {

@@ -6,6 +6,7 @@ use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::spec::TaskSpec;
 use serde::Serialize;
 
+use super::verification::{TableVerificationView, VerificationView};
 use super::{non_empty, word};
 use crate::output::human;
 use crate::output::table::{fields, table};
@@ -54,6 +55,9 @@ pub(crate) struct TaskView {
     precheck: Vec<PrecheckItem>,
     precheck_ended_at: Option<String>,
     acknowledged: Vec<String>,
+    purpose: String,
+    /// Where both ends are compared.
+    verification: Option<VerificationView>,
     spec: Option<TaskSpec>,
 }
 
@@ -69,6 +73,8 @@ struct TableView {
     shards_done: u32,
     generation: u32,
     cause: Option<String>,
+    /// Where both ends are compared.
+    verification: Option<TableVerificationView>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -113,6 +119,8 @@ struct PhaseTimeView {
 impl From<v1::Task> for TaskView {
     fn from(task: v1::Task) -> Self {
         Self {
+            verification: VerificationView::of(&task),
+            purpose: word(task.purpose().as_str_name(), "PURPOSE_"),
             status: status_word(task.status()),
             phase: phase_word(task.phase()),
             id: task.id,
@@ -145,7 +153,9 @@ impl From<v1::Task> for TaskView {
 
 impl From<v1::TaskTable> for TableView {
     fn from(table: v1::TaskTable) -> Self {
+        let compared = table.rows_compared.is_some();
         Self {
+            verification: compared.then(|| TableVerificationView::of(&table)),
             name: table.name,
             status: table.status,
             rows_done: table.rows_done,
@@ -250,7 +260,17 @@ impl TaskView {
             });
             parts.push(table(&["retrying", "what", ">attempts", "not before", "because"], rows));
         }
+        parts.extend(self.verification_text());
         parts.join("\n\n")
+    }
+
+    /// What came of comparing both ends, where that was asked for.
+    pub(crate) fn verification_text(&self) -> Option<String> {
+        let tables = self
+            .tables
+            .iter()
+            .filter_map(|table| Some((table.name.as_str(), table.verification.as_ref()?)));
+        Some(self.verification.as_ref()?.to_text(tables))
     }
 
     fn end_text(&self, end: impl Fn(&TaskSpec) -> &pgconvoy_shared::endpoint::Endpoint) -> String {
@@ -269,7 +289,7 @@ impl TaskView {
         for time in &self.phase_times {
             let Some(ms) = time.ms else { continue };
             let rate = match (time.phase.as_str(), ms) {
-                ("copy", 1..) => {
+                ("copy", 1..) if self.purpose != "verify" => {
                     format!(", {}/s", human::bytes(self.bytes_done.saturating_mul(1000) / ms))
                 }
                 _ => String::new(),

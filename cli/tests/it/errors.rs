@@ -52,7 +52,6 @@ fn errors_are_json_for_programs() {
 fn what_is_not_built_is_refused_by_name() {
     for extra in [
         &["--until", "full"][..],
-        &["--verify"],
         &["--fence"],
         &["--writers-stopped"],
         &["--types", "schema,full,incremental"],
@@ -63,9 +62,7 @@ fn what_is_not_built_is_refused_by_name() {
         assert!(ran.stderr.contains("[not_supported_yet]"), "{extra:?}: {}", ran.stderr);
     }
     for command in [
-        &["verify", "--source", "x"][..],
-        &["task", "verify", "x"],
-        &["task", "cutover", "x", "--fence"],
+        &["task", "cutover", "x", "--fence"][..],
         &["task", "resync", "x", "public.t"],
         &["task", "update", "x", "--set", "copy.jobs=1"],
         &["task", "resume", "x", "--table", "public.t"],

@@ -38,7 +38,9 @@ const COMMANDS: &[&str] = &[
     "task resume",
     "task show",
     "task start",
+    "task verify",
     "task watch",
+    "verify",
 ];
 
 #[test]

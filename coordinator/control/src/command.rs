@@ -12,6 +12,7 @@ use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{Ended, ResultPart};
+use pgconvoy_shared::verify::{Purpose, VerifySettings};
 
 /// A command with the time at which the leader proposed it: the only clock that the state machine knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,8 +111,10 @@ pub struct CreateTask {
     pub acknowledge: Acknowledge,
     /// Start at once.
     pub start: bool,
-    /// Run the precheck (at once) and nothing else.
-    pub precheck_only: bool,
+    /// What it is there for. One that does not migrate starts at once.
+    pub purpose: Purpose,
+    /// Compare both ends, and how; always there where that is the purpose.
+    pub verify: Option<VerifySettings>,
 }
 
 /// Warnings of a precheck that shall not stop a task.

@@ -29,6 +29,7 @@ pub fn check(state: &State) -> Vec<Violation> {
         check_indexes(state, id, task, &mut found);
         check_tables(id, task, &mut found);
         check_units(id, task, &mut found);
+        check_comparison(id, task, &mut found);
         check_course(id, task, &mut found);
     }
     found.0
@@ -122,7 +123,7 @@ fn check_tables(id: &TaskId, task: &Task, found: &mut Found) {
         let planning = table.plan_unit.and_then(|unit| record.unit(unit));
         let will_be = planning.is_some_and(|unit| unit.is_open());
         found.unless(
-            table.plan.is_some() || will_be || record.status.has_ended(),
+            table.plan.is_some() || will_be || record.status.has_ended() || !record.migrates(),
             "a_table_is_planned_or_will_be",
             || format!("task {id}, table {no}"),
         );
@@ -130,6 +131,35 @@ fn check_tables(id: &TaskId, task: &Task, found: &mut Found) {
             table.plan.as_ref().is_none_or(|plan| plan.generation == table.generation),
             "a_plan_is_of_the_current_generation",
             || format!("task {id}, table {no}"),
+        );
+    }
+}
+
+/// What came of comparing a table is told of shards that were compared, each once.
+fn check_comparison(id: &TaskId, task: &Task, found: &mut Found) {
+    let record = &task.record;
+    let mut done = vec![0u32; record.tables.len()];
+    let mut open = done.clone();
+    for unit in record.units.iter() {
+        let Subject::VerifyRows { table, .. } = unit.subject else { continue };
+        match unit.state {
+            UnitState::Done(_) => done[table.0 as usize] += 1,
+            UnitState::Dropped => {}
+            UnitState::Ready
+            | UnitState::BackOff { .. }
+            | UnitState::Leased(_)
+            | UnitState::Failed => open[table.0 as usize] += 1,
+        }
+    }
+    for (no, table) in record.live_tables() {
+        let check = &table.check;
+        let (done, open) = (done[no.0 as usize], open[no.0 as usize]);
+        found.unless(
+            check.shards_done == done
+                && (done + open == crate::state::count(check.shards.len())
+                    || record.status.has_ended()),
+            "each_shard_is_compared_once",
+            || format!("task {id}, table {no}: {done} done, {open} open"),
         );
     }
 }
@@ -197,6 +227,10 @@ fn of_stage(kind: UnitKind, stage: Stage) -> bool {
         UnitKind::Index => stage == Stage::Index,
         UnitKind::SchemaPost => stage == Stage::SchemaPost,
         UnitKind::Sequences | UnitKind::Analyze => stage == Stage::Settle,
+        UnitKind::VerifyPlan
+        | UnitKind::VerifyRows
+        | UnitKind::VerifySchema
+        | UnitKind::VerifySequences => stage == Stage::Verify,
         UnitKind::Finish => stage == Stage::Finish,
     }
 }

@@ -9,10 +9,12 @@ use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{Progress, UnitKind};
+use pgconvoy_shared::verify::{ObjectsCompared, Purpose, RowsCompared, VerifySettings};
 
 use crate::state::clerk::Task;
 use crate::state::{
-    KindCount, Phase, PhaseTime, Stage, State, Subject, Table, TaskStatus, UnitState,
+    KindCount, Phase, PhaseTime, Stage, State, Subject, Table, Tally, TaskStatus, UnitState,
+    Verdict,
 };
 
 /// Running units shown of a task.
@@ -71,6 +73,33 @@ pub struct TaskView {
     pub cleaned_up: bool,
     /// When its phases ran.
     pub phase_times: Vec<PhaseTime>,
+    /// What it is there for.
+    pub purpose: Purpose,
+    /// What came of comparing both ends; none where that is not asked for.
+    pub verification: Option<VerificationView>,
+}
+
+/// What came of comparing both ends, so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerificationView {
+    /// How rows are compared.
+    pub settings: VerifySettings,
+    /// Of the schema; none = not yet, or it takes no part.
+    pub schema: Option<Arc<ObjectsCompared>>,
+    /// Of sequences.
+    pub sequences: Option<Arc<ObjectsCompared>>,
+    /// Tables that are the same at both ends.
+    pub tables_same: u32,
+    /// Tables that differ.
+    pub tables_different: u32,
+    /// Tables that were not compared.
+    pub tables_skipped: u32,
+    /// The figures of all tables; lists are in the tables.
+    pub rows: RowsCompared,
+    /// Everything that differs.
+    pub differences: u64,
+    /// All was compared that is to be.
+    pub complete: bool,
 }
 
 /// A table of a task.
@@ -96,6 +125,10 @@ pub struct TableView {
     pub generation: Generation,
     /// Why it is tried again, or failed; empty = it is not.
     pub cause: String,
+    /// What came of comparing it: same, different, skipped; empty = nothing yet.
+    pub verification: &'static str,
+    /// Its rows, compared.
+    pub rows_compared: Option<Arc<RowsCompared>>,
 }
 
 /// How a table stands.
@@ -111,6 +144,8 @@ pub enum TableStatus {
     Copied,
     /// Its indexes are being built, or wait to be.
     Indexing,
+    /// Its rows are being compared, or wait to be.
+    Verifying,
     /// Nothing is left to do.
     Done,
     /// A unit of it was given up.
@@ -127,6 +162,7 @@ impl TableStatus {
             Self::Copying => "copying",
             Self::Copied => "copied",
             Self::Indexing => "indexing",
+            Self::Verifying => "verifying",
             Self::Done => "done",
             Self::Failed => "failed",
         }
@@ -183,14 +219,21 @@ pub fn task(
     let totals = &task.index.totals;
     let running: Vec<_> =
         task.index.leased.iter().filter_map(|no| running(task, *no, progress)).collect();
-    let copying = running.iter().filter(|unit| unit.kind == UnitKind::Copy);
+    let moving = if record.migrates() { UnitKind::Copy } else { UnitKind::VerifyRows };
+    let copying = running.iter().filter(|unit| unit.kind == moving);
     let (rows, bytes) = copying.fold((0u64, 0u64), |(rows, bytes), unit| {
         let progress = unit.progress;
         (rows.saturating_add(progress.rows), bytes.saturating_add(progress.bytes))
     });
-    let total = totals.done + totals.left;
-    let rows_done = totals.done.rows.saturating_add(rows);
-    let bytes_done = totals.done.bytes.saturating_add(bytes);
+    let (done, total) = if record.migrates() {
+        (totals.done, totals.done + totals.left)
+    } else {
+        let done = Tally { rows: totals.checked.source_rows, bytes: totals.checked.bytes };
+        // Once all is read, estimates of the statistics and sizes on disk have no more to say.
+        (done, if record.stage > Stage::Verify { done } else { totals.left })
+    };
+    let rows_done = done.rows.saturating_add(rows);
+    let bytes_done = done.bytes.saturating_add(bytes);
     Some(TaskView {
         id: record.id.clone(),
         name: record.spec.name.clone(),
@@ -206,7 +249,7 @@ pub fn task(
         bytes_done,
         bytes_total: total.bytes.max(bytes_done),
         tables_total: totals.tables,
-        tables_done: totals.tables_copied,
+        tables_done: if record.migrates() { totals.tables_copied } else { totals.checked.tables() },
         units: task.index.counts(),
         tables: tables(task, tables_max),
         cause: record.cause.clone(),
@@ -217,6 +260,36 @@ pub fn task(
         retrying: retrying(task),
         cleaned_up: record.cleaned_up,
         phase_times: record.phase_times.clone(),
+        purpose: record.purpose,
+        verification: verification(task),
+    })
+}
+
+fn verification(task: &Task) -> Option<VerificationView> {
+    let record = &task.record;
+    let checked = &task.index.totals.checked;
+    let rows = RowsCompared {
+        source_rows: checked.source_rows,
+        destination_rows: checked.destination_rows,
+        bytes: checked.bytes,
+        compared: checked.compared,
+        missing: checked.missing,
+        extra: checked.extra,
+        different: checked.different,
+        at_least: checked.at_least > 0,
+        listed: Vec::new(),
+        not_compared: None,
+    };
+    Some(VerificationView {
+        settings: record.verify?,
+        schema: record.schema_compared.clone(),
+        sequences: record.sequences_compared.clone(),
+        tables_same: checked.tables_same,
+        tables_different: checked.tables_different,
+        tables_skipped: checked.tables_skipped,
+        rows,
+        differences: crate::course::differences(record, checked),
+        complete: record.stage > Stage::Verify,
     })
 }
 
@@ -300,8 +373,12 @@ impl Troubles {
 
 fn tables_of(subject: &Subject) -> Vec<TableNo> {
     match subject {
-        Subject::Plan(tables) | Subject::Indexes(tables) => tables.to_vec(),
-        Subject::Copy { table, .. } | Subject::Index { table, .. } => vec![*table],
+        Subject::Plan(tables) | Subject::Indexes(tables) | Subject::VerifyPlan(tables) => {
+            tables.to_vec()
+        }
+        Subject::Copy { table, .. }
+        | Subject::Index { table, .. }
+        | Subject::VerifyRows { table, .. } => vec![*table],
         Subject::Analyze(_)
         | Subject::Precheck
         | Subject::SchemaPre
@@ -309,6 +386,8 @@ fn tables_of(subject: &Subject) -> Vec<TableNo> {
         | Subject::Audit
         | Subject::SchemaPost
         | Subject::Sequences
+        | Subject::VerifySchema
+        | Subject::VerifySequences
         | Subject::Finish => Vec::new(),
     }
 }
@@ -318,6 +397,8 @@ fn table_view(task: &Task, no: TableNo, table: &Table, troubles: &Troubles) -> T
     let busy = troubles.busy.contains(&no);
     let status = if trouble.is_some_and(|(given_up, _)| *given_up) {
         TableStatus::Failed
+    } else if !task.record.migrates() {
+        checking(table, busy)
     } else if table.plan.is_none() {
         if busy { TableStatus::Planning } else { TableStatus::Waiting }
     } else if !table.is_copied() {
@@ -326,20 +407,39 @@ fn table_view(task: &Task, no: TableNo, table: &Table, troubles: &Troubles) -> T
         TableStatus::Copied
     } else if table.index_open > 0 {
         TableStatus::Indexing
+    } else if task.record.stage == Stage::Verify {
+        checking(table, true)
     } else {
         TableStatus::Done
     };
-    let total = table.done + table.left;
+    let check = &table.check;
+    let (done, total, shards, shards_done) = if task.record.migrates() {
+        (table.done, table.done + table.left, table.shard_count(), table.shards_done)
+    } else {
+        let done = Tally { rows: check.found.source_rows, bytes: check.found.bytes };
+        let total = if check.verdict().is_some() { done } else { table.left };
+        (done, total, crate::state::count(check.shards.len()), check.shards_done)
+    };
     TableView {
         name: table.surveyed.name.to_string(),
         status,
-        rows_done: table.done.rows,
+        rows_done: done.rows,
         rows_total: total.rows,
-        bytes_done: table.done.bytes,
+        bytes_done: done.bytes,
         bytes_total: total.bytes,
-        shards: table.shard_count(),
-        shards_done: table.shards_done,
+        shards,
+        shards_done,
         generation: table.generation,
         cause: trouble.map(|(_, cause)| cause.clone()).unwrap_or_default(),
+        verification: check.verdict().map(Verdict::as_str).unwrap_or_default(),
+        rows_compared: task.record.verify.map(|_| Arc::clone(&check.found)),
+    }
+}
+
+fn checking(table: &Table, busy: bool) -> TableStatus {
+    match table.check.verdict() {
+        Some(_) => TableStatus::Done,
+        None if busy || table.check.shards_done > 0 => TableStatus::Verifying,
+        None => TableStatus::Waiting,
     }
 }

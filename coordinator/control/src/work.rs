@@ -7,8 +7,9 @@ use pgconvoy_shared::ids::{AgentId, Incarnation, TableNo, UnitId};
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::unit::{
-    AuditTable, CopyShard, IndexBuild, PlanTable, SnapshotMode, Survey, Work,
+    AuditTable, CopyShard, IndexBuild, PlanTable, SnapshotMode, Survey, VerifyRows, Work,
 };
+use pgconvoy_shared::verify::Purpose;
 
 use crate::state::record::TaskRecord;
 use crate::state::{State, Subject};
@@ -32,6 +33,8 @@ pub struct Order {
     pub destination_password: Option<Sealed>,
     /// What to do.
     pub work: Work,
+    /// What its task is there for.
+    pub purpose: Purpose,
 }
 
 /// The order for a unit that is leased and not revoked.
@@ -49,6 +52,7 @@ pub fn order(state: &State, id: &UnitId) -> Option<Order> {
         source_password: record.source_password.clone(),
         destination_password: record.destination_password.clone(),
         work: work(record, &unit.subject)?,
+        purpose: record.purpose,
     })
 }
 
@@ -96,6 +100,22 @@ fn work(record: &TaskRecord, subject: &Subject) -> Option<Work> {
         Subject::Analyze(tables) => Work::Analyze(
             tables.iter().filter_map(|no| Some(record.table(*no)?.surveyed.name.clone())).collect(),
         ),
+        Subject::VerifyPlan(tables) => {
+            Work::VerifyPlan(tables.iter().filter_map(|no| plan_table(record, *no)).collect())
+        }
+        Subject::VerifyRows { table, shard } => {
+            let check = &record.table(*table)?.check;
+            let snapshot = record.snapshot.shared.clone();
+            let mut table = check.plan.as_deref()?.clone();
+            // Of a moment of its own, whatever file the table has by then is the right one.
+            table.filenode = table.filenode.filter(|_| snapshot.is_some());
+            let part = check.shards.get(*shard as usize)?.part.clone();
+            let shard = CopyShard { table, shard: *shard, part, snapshot };
+            let sample = record.verify.unwrap_or_default().sample;
+            Work::VerifyRows(Box::new(VerifyRows { shard, sample }))
+        }
+        Subject::VerifySchema => Work::VerifySchema,
+        Subject::VerifySequences => Work::VerifySequences,
         Subject::Finish => Work::Finish,
     })
 }

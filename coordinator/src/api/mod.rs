@@ -12,6 +12,7 @@ pub(crate) mod error;
 mod show;
 mod status;
 mod tasks;
+mod verify;
 mod watch;
 
 use std::io;

@@ -1,11 +1,14 @@
 //! What users see, from the control plane's words into the contract's.
 
+use std::sync::Arc;
+
 use pgconvoy_control::schedule::Explanation;
 use pgconvoy_control::state::{Event, KindCount, Phase, PhaseTime, TaskStatus};
-use pgconvoy_control::view::{RetryingUnit, RunningUnit, TableView, TaskView};
+use pgconvoy_control::view::{RetryingUnit, RunningUnit, TableView, TaskView, VerificationView};
 use pgconvoy_proto::v1;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::time::Timestamp;
+use pgconvoy_shared::verify::{ObjectsCompared, RowsCompared};
 
 pub(super) fn task(view: TaskView) -> v1::Task {
     v1::Task {
@@ -33,6 +36,25 @@ pub(super) fn task(view: TaskView) -> v1::Task {
         retrying: view.retrying.into_iter().map(retrying).collect(),
         cleaned_up: view.cleaned_up,
         phase_times: view.phase_times.into_iter().map(phase_time).collect(),
+        purpose: v1::Purpose::from(view.purpose).into(),
+        verification: view.verification.map(verification),
+    }
+}
+
+fn verification(view: VerificationView) -> v1::Verification {
+    let objects = |compared: Option<Arc<ObjectsCompared>>| {
+        compared.map(|compared| ObjectsCompared::clone(&compared).into())
+    };
+    v1::Verification {
+        settings: Some(view.settings.into()),
+        schema: objects(view.schema),
+        sequences: objects(view.sequences),
+        tables_same: view.tables_same,
+        tables_different: view.tables_different,
+        tables_skipped: view.tables_skipped,
+        rows: Some(view.rows.into()),
+        differences: view.differences,
+        complete: view.complete,
     }
 }
 
@@ -70,6 +92,7 @@ fn phase(phase: Phase) -> v1::Phase {
         Phase::Schema => v1::Phase::Schema,
         Phase::Copy => v1::Phase::Copy,
         Phase::Index => v1::Phase::Index,
+        Phase::Verify => v1::Phase::Verify,
         Phase::Done => v1::Phase::Done,
     }
 }
@@ -103,6 +126,8 @@ fn table(table: TableView) -> v1::TaskTable {
         shards_done: table.shards_done,
         generation: table.generation.0,
         cause: table.cause,
+        verification: table.verification.to_owned(),
+        rows_compared: table.rows_compared.map(|rows| RowsCompared::clone(&rows).into()),
     }
 }
 

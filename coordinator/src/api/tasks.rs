@@ -15,6 +15,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{BadId, RequestId, TaskId};
 use pgconvoy_shared::secret::{Sealed, Secret};
 use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::verify::{Purpose, VerifySettings};
 use rand::Rng;
 use tonic::{Request, Response, Status};
 
@@ -23,7 +24,7 @@ use super::{show, watch};
 use crate::node::Node;
 
 pub(super) struct Tasks {
-    node: Arc<Node>,
+    pub(super) node: Arc<Node>,
 }
 
 impl Tasks {
@@ -33,6 +34,7 @@ impl Tasks {
 
     async fn create(&self, request: v1::CreateTaskRequest) -> Result<(TaskId, bool), ApiError> {
         self.node.leader()?;
+        let (purpose, verify) = purpose(&request)?;
         let request_id = request_id(request.request_id)?;
         let spec = request.spec.ok_or_else(|| unreadable("spec", "it is missing"))?;
         let spec = TaskSpec::try_from(spec)
@@ -55,7 +57,8 @@ impl Tasks {
             spec,
             acknowledge: acknowledge(request.acknowledge, request.acknowledge_all),
             start: request.start,
-            precheck_only: request.precheck_only,
+            purpose,
+            verify,
         }));
         match self.node.propose(command).await? {
             Outcome::Created { task, repeated } => Ok((task, repeated)),
@@ -63,7 +66,7 @@ impl Tasks {
         }
     }
 
-    fn seal(
+    pub(super) fn seal(
         &self,
         password: String,
         task: &TaskId,
@@ -77,7 +80,7 @@ impl Tasks {
     }
 
     /// The task of this id or name.
-    fn find(&self, id_or_name: &str) -> Result<TaskId, ApiError> {
+    pub(super) fn find(&self, id_or_name: &str) -> Result<TaskId, ApiError> {
         let found = self.node.replica.read(|state| state.find_task(id_or_name).cloned());
         found.ok_or_else(|| unknown_task(id_or_name))
     }
@@ -142,7 +145,7 @@ impl Tasks {
 }
 
 /// An empty one is made up: such a request cannot be repeated.
-fn request_id(text: String) -> Result<RequestId, ApiError> {
+pub(super) fn request_id(text: String) -> Result<RequestId, ApiError> {
     let text = match text.is_empty() {
         true => format!("made-up-{:032x}", rand::random::<u128>()),
         false => text,
@@ -157,6 +160,18 @@ fn request_id(text: String) -> Result<RequestId, ApiError> {
     })
 }
 
+/// What the task is there for, and whether both ends are compared.
+fn purpose(request: &v1::CreateTaskRequest) -> Result<(Purpose, Option<VerifySettings>), ApiError> {
+    let verify = request.verify.map(VerifySettings::try_from).transpose();
+    let verify = verify.map_err(|bad| unreadable("verify", &bad.to_string()))?;
+    match (request.precheck_only, request.verify_only) {
+        (false, false) => Ok((Purpose::Migrate, verify)),
+        (true, false) => Ok((Purpose::Precheck, None)),
+        (false, true) => Ok((Purpose::Verify, Some(verify.unwrap_or_default()))),
+        (true, true) => Err(unreadable("verify_only", "it does not go with precheck_only")),
+    }
+}
+
 fn acknowledge(codes: Vec<String>, all: bool) -> Acknowledge {
     Acknowledge { codes: codes.into_iter().collect(), all }
 }
@@ -166,18 +181,18 @@ fn tables_max(asked: u32) -> usize {
     if asked == 0 { usize::MAX } else { asked as usize }
 }
 
-fn unknown_task(id_or_name: &str) -> ApiError {
+pub(super) fn unknown_task(id_or_name: &str) -> ApiError {
     let failure = Failure::definite("unknown_task", format!("there is no task `{id_or_name}`"))
         .about(id_or_name)
         .remedy("`pgconvoy task list` shows the tasks there are");
     ApiError::NotFound(failure.into())
 }
 
-fn unreadable(field: &str, problem: &str) -> ApiError {
+pub(super) fn unreadable(field: &str, problem: &str) -> ApiError {
     ApiError::invalid("bad_message", field, problem, "see the contract, task.proto")
 }
 
-fn unexpected(outcome: &Outcome) -> ApiError {
+pub(super) fn unexpected(outcome: &Outcome) -> ApiError {
     ApiError::internal(format!("a task's command answers {outcome:?}"))
 }
 
@@ -278,6 +293,14 @@ impl TaskService for Tasks {
     ) -> Result<Response<v1::TaskStateResponse>, Status> {
         let command = |task| Command::CancelTask { task };
         Ok(self.change(&request.get_ref().task, command).await?)
+    }
+
+    async fn verify_task(
+        &self,
+        request: Request<v1::VerifyTaskRequest>,
+    ) -> Result<Response<v1::VerifyTaskResponse>, Status> {
+        let (task, repeated) = self.verify(request.into_inner()).await?;
+        Ok(Response::new(v1::VerifyTaskResponse { task_id: task.into(), repeated }))
     }
 
     async fn delete_task(

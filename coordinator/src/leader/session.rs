@@ -213,5 +213,6 @@ fn lease(order: work::Order, vault: &Vault) -> Result<Leased, SecretsError> {
         epoch: order.epoch,
         spec: TaskSpec::clone(&order.spec),
         work: order.work,
+        purpose: order.purpose,
     })
 }

@@ -183,3 +183,34 @@ fn contains(dir: &Path, wanted: &[u8]) -> bool {
         bytes.windows(wanted.len()).any(|window| window == wanted)
     })
 }
+
+#[tokio::test]
+async fn a_verification_is_a_task_of_its_own_with_the_same_ends_and_passwords() {
+    let node = Node::embedded().await;
+    let task = node.create(request("shop")).await;
+    let verify = v1::VerifyTaskRequest {
+        task: "shop".to_owned(),
+        settings: None,
+        request_id: "v-1".to_owned(),
+    };
+    let ask = async || node.tasks().verify_task(verify.clone()).await.unwrap().into_inner();
+    let (first, again) = (ask().await, ask().await);
+    assert_ne!(first.task_id, task);
+    assert_eq!((again.task_id, again.repeated), (first.task_id.clone(), true));
+
+    let mut agent = Agent::connect(node.handle.channel(), hello("a", 1)).await.unwrap();
+    let mine = |lease: &v1::Lease| lease.task_id == first.task_id;
+    let rows = agent.work_until(|l| mine(l) && matches!(kind(l), Kind::VerifyRows(_))).await;
+    assert_eq!(rows.source_password, SOURCE_PASSWORD);
+    assert_eq!(rows.destination_password, DESTINATION_PASSWORD);
+    assert_eq!(rows.purpose(), v1::Purpose::Verify);
+    agent.work(&rows).await;
+    let finish = agent.work_until(|lease| mine(lease) && is_finish(lease)).await;
+    agent.work(&finish).await;
+    let done = node.until(&first.task_id, |task| task.status() == v1::TaskStatus::Done).await;
+    assert_eq!((done.name.as_str(), done.purpose()), ("shop-verify-1", v1::Purpose::Verify));
+    assert_eq!(done.cause.unwrap().code, "verification_differs");
+    let found = done.verification.unwrap();
+    assert_eq!((found.differences, found.tables_different, found.complete), (1, 1, true));
+    node.handle.stop().await;
+}

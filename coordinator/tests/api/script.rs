@@ -198,9 +198,13 @@ pub(crate) fn script(work: &Kind) -> Vec<Body> {
                 done(1, Of::Survey(survey)),
             ]
         }
-        Kind::Plan(plan) => {
+        Kind::Plan(v1::PlanWork { tables }) | Kind::VerifyPlan(v1::VerifyPlanWork { tables }) => {
+            let result = match work {
+                Kind::Plan(_) => Of::Plan(v1::PlanDone {}),
+                _ => Of::VerifyPlan(v1::VerifyPlanDone {}),
+            };
             let mut bodies = Vec::new();
-            for table in &plan.tables {
+            for table in tables {
                 let planned = v1::TablePlan {
                     no: table.no,
                     generation: table.generation,
@@ -223,7 +227,7 @@ pub(crate) fn script(work: &Kind) -> Vec<Body> {
                 let shards = v1::PlannedShards { shards: vec![shard] };
                 bodies.push(part(next + 1, Part::Shards(shards)));
             }
-            bodies.push(done(u32::try_from(bodies.len()).unwrap(), Of::Plan(v1::PlanDone {})));
+            bodies.push(done(u32::try_from(bodies.len()).unwrap(), result));
             bodies
         }
         Kind::Copy(_) => vec![done(
@@ -243,6 +247,20 @@ pub(crate) fn script(work: &Kind) -> Vec<Body> {
         }
         Kind::Sequences(_) => vec![done(0, Of::Sequences(v1::SequencesDone { count: 1 }))],
         Kind::Analyze(_) => vec![done(0, Of::Analyze(v1::AnalyzeDone {}))],
+        Kind::VerifyRows(_) => {
+            let rows = v1::RowsCompared {
+                source_rows: ROWS,
+                destination_rows: ROWS,
+                compared: ROWS,
+                different: 1,
+                ..Default::default()
+            };
+            vec![done(0, Of::VerifyRows(rows))]
+        }
+        Kind::VerifySchema(_) => vec![done(0, Of::VerifySchema(v1::ObjectsCompared::default()))],
+        Kind::VerifySequences(_) => {
+            vec![done(0, Of::VerifySequences(v1::ObjectsCompared::default()))]
+        }
         Kind::Finish(_) => vec![done(0, Of::Finish(v1::FinishDone {}))],
     }
 }

@@ -177,5 +177,7 @@ pub(crate) fn request(name: &str) -> v1::CreateTaskRequest {
         acknowledge: Vec::new(),
         acknowledge_all: true,
         precheck_only: false,
+        verify_only: false,
+        verify: None,
     }
 }

@@ -89,6 +89,7 @@ pub(super) fn phase(phase: Phase) -> &'static str {
         Phase::Schema => "schema",
         Phase::Copy => "copy",
         Phase::Index => "index",
+        Phase::Verify => "verify",
         Phase::Done => "done",
     }
 }

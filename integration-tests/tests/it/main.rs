@@ -4,4 +4,5 @@ mod cluster;
 mod harness;
 mod migrate;
 mod quickstart;
+mod verify;
 mod world;

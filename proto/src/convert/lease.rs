@@ -5,7 +5,9 @@ use pgconvoy_shared::ids::UnitId;
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::unit::Work;
+use pgconvoy_shared::verify::Purpose;
 
+use super::verify::purpose;
 use super::{WireError, non_empty, required, unit_id};
 use crate::v1;
 
@@ -18,6 +20,8 @@ pub struct Leased {
     pub source_password: Option<Secret>,
     pub destination_password: Option<Secret>,
     pub work: Work,
+    /// What the task is there for.
+    pub purpose: Purpose,
 }
 
 impl From<Leased> for v1::Lease {
@@ -33,6 +37,11 @@ impl From<Leased> for v1::Lease {
             source_password: exposed(leased.source_password),
             destination_password: exposed(leased.destination_password),
             work: Some(leased.work.into()),
+            purpose: match leased.purpose {
+                // What agents of any version take it for.
+                Purpose::Migrate => v1::Purpose::Unspecified.into(),
+                other => v1::Purpose::from(other).into(),
+            },
         }
     }
 }
@@ -47,6 +56,7 @@ impl TryFrom<v1::Lease> for Leased {
             source_password: non_empty(wire.source_password).map(Secret::new),
             destination_password: non_empty(wire.destination_password).map(Secret::new),
             work: required(wire.work, "work")?,
+            purpose: purpose(wire.purpose)?,
         })
     }
 }

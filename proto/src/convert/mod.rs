@@ -18,9 +18,11 @@ mod report;
 mod result;
 mod snapshot;
 mod spec;
+mod verify;
 mod work;
 
 use pgconvoy_shared::ids::{AgentId, BadId, TaskId, UnitId, UnitNo};
+use pgconvoy_shared::verify::BadSample;
 
 pub use lease::Leased;
 pub use progress::RunningUnit;
@@ -44,6 +46,8 @@ pub enum Problem {
     UnknownNumber(i32),
     #[error(transparent)]
     Id(#[from] BadId),
+    #[error(transparent)]
+    Sample(BadSample),
 }
 
 impl WireError {

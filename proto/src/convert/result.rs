@@ -32,6 +32,10 @@ impl From<WorkResult> for Wire {
             }
             WorkResult::Sequences { count } => Self::Sequences(v1::SequencesDone { count }),
             WorkResult::Analyze => Self::Analyze(v1::AnalyzeDone {}),
+            WorkResult::VerifyPlan => Self::VerifyPlan(v1::VerifyPlanDone {}),
+            WorkResult::VerifyRows(rows) => Self::VerifyRows(rows.into()),
+            WorkResult::VerifySchema(objects) => Self::VerifySchema(objects.into()),
+            WorkResult::VerifySequences(objects) => Self::VerifySequences(objects.into()),
             WorkResult::Finish => Self::Finish(v1::FinishDone {}),
         }
     }
@@ -55,6 +59,14 @@ impl TryFrom<Wire> for WorkResult {
             Wire::SchemaPost(done) => Self::SchemaPost { entries_run: done.entries_run },
             Wire::Sequences(done) => Self::Sequences { count: done.count },
             Wire::Analyze(v1::AnalyzeDone {}) => Self::Analyze,
+            Wire::VerifyPlan(v1::VerifyPlanDone {}) => Self::VerifyPlan,
+            Wire::VerifyRows(rows) => Self::VerifyRows(required(Some(rows), "verify_rows")?),
+            Wire::VerifySchema(objects) => {
+                Self::VerifySchema(required(Some(objects), "verify_schema")?)
+            }
+            Wire::VerifySequences(objects) => {
+                Self::VerifySequences(required(Some(objects), "verify_sequences")?)
+            }
             Wire::Finish(v1::FinishDone {}) => Self::Finish,
         })
     }
@@ -122,6 +134,9 @@ impl v1::ResultPart {
             ResultPart::Shards(shards) => {
                 Part::Shards(v1::PlannedShards { shards: wire_list(shards) })
             }
+            ResultPart::NotCompared { table, why } => {
+                Part::NotCompared(v1::TableNotCompared { table: table.0, why: Some(why.into()) })
+            }
         };
         Self { no, part: Some(part) }
     }
@@ -136,6 +151,7 @@ impl TryFrom<v1::ResultPart> for ResultPart {
             Part::Tables(tables) => Self::Tables(list(tables.tables, "tables")?),
             Part::Plan(plan) => Self::Plan(required(Some(plan), "plan")?),
             Part::Shards(shards) => Self::Shards(list(shards.shards, "shards")?),
+            Part::NotCompared(table) => super::verify::not_compared(table)?,
         })
     }
 }

@@ -21,6 +21,12 @@ impl From<Work> for v1::Work {
             Work::SchemaPost => Kind::SchemaPost(v1::SchemaPostWork {}),
             Work::Sequences => Kind::Sequences(v1::SequencesWork {}),
             Work::Analyze(tables) => Kind::Analyze(v1::AnalyzeWork { tables: wire_list(tables) }),
+            Work::VerifyPlan(tables) => {
+                Kind::VerifyPlan(v1::VerifyPlanWork { tables: wire_list(tables) })
+            }
+            Work::VerifyRows(rows) => Kind::VerifyRows((*rows).into()),
+            Work::VerifySchema => Kind::VerifySchema(v1::VerifySchemaWork {}),
+            Work::VerifySequences => Kind::VerifySequences(v1::VerifySequencesWork {}),
             Work::Finish => Kind::Finish(v1::FinishWork {}),
         };
         Self { kind: Some(kind) }
@@ -41,6 +47,12 @@ impl TryFrom<v1::Work> for Work {
             Kind::SchemaPost(v1::SchemaPostWork {}) => Self::SchemaPost,
             Kind::Sequences(v1::SequencesWork {}) => Self::Sequences,
             Kind::Analyze(analyze) => Self::Analyze(list(analyze.tables, "analyze.tables")?),
+            Kind::VerifyPlan(plan) => Self::VerifyPlan(list(plan.tables, "verify_plan.tables")?),
+            Kind::VerifyRows(rows) => {
+                Self::VerifyRows(Box::new(required(Some(rows), "verify_rows")?))
+            }
+            Kind::VerifySchema(v1::VerifySchemaWork {}) => Self::VerifySchema,
+            Kind::VerifySequences(v1::VerifySequencesWork {}) => Self::VerifySequences,
             Kind::Finish(v1::FinishWork {}) => Self::Finish,
         })
     }

@@ -13,6 +13,7 @@ use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec};
 use pgconvoy_shared::unit::*;
+use pgconvoy_shared::verify::*;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -181,11 +182,15 @@ prop_compose! {
 pub(crate) fn work() -> impl Strategy<Value = Work> {
     let survey = (mode(), any::<u32>(), option::of(some_text()))
         .prop_map(|(mode, round, lost)| Work::Survey(Survey { mode, round, lost }));
-    let copy = (table_plan(), any::<u32>(), part(), option::of(shared_snapshot())).prop_map(
-        |(table, shard, part, snapshot)| {
-            Work::Copy(Box::new(CopyShard { table, shard, part, snapshot }))
-        },
-    );
+    let shard = || {
+        (table_plan(), any::<u32>(), part(), option::of(shared_snapshot()))
+            .prop_map(|(table, shard, part, snapshot)| CopyShard { table, shard, part, snapshot })
+    };
+    let copy = shard().prop_map(|shard| Work::Copy(Box::new(shard)));
+    let verify_rows = (shard(), 1..=10_000u32).prop_map(|(shard, sample)| {
+        let sample = Sample::hundredths(sample).unwrap();
+        Work::VerifyRows(Box::new(VerifyRows { shard, sample }))
+    });
     let audited =
         (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(no, generation, shards)| {
             AuditTable { no: TableNo(no), generation: Generation(generation), shards }
@@ -198,6 +203,8 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
             Work::SchemaPre,
             Work::SchemaPost,
             Work::Sequences,
+            Work::VerifySchema,
+            Work::VerifySequences,
             Work::Finish
         ]),
         survey,
@@ -206,7 +213,49 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
         vec(audited, 0..3).prop_map(Work::Audit),
         index,
         vec(name(), 0..3).prop_map(Work::Analyze),
+        vec(plan_table(), 0..3).prop_map(Work::VerifyPlan),
+        verify_rows,
     ]
+}
+
+fn difference() -> impl Strategy<Value = Difference> {
+    select(vec![Difference::Missing, Difference::Extra, Difference::Different])
+}
+
+fn not_compared() -> impl Strategy<Value = NotCompared> {
+    (text(), any::<bool>()).prop_map(|(reason, differs)| NotCompared { reason, differs })
+}
+
+prop_compose! {
+    fn rows_compared()(
+        figures in any::<[u64; 7]>(),
+        at_least in any::<bool>(),
+        listed in vec((difference(), text(), any::<u64>()), 0..3),
+        not_compared in option::of(not_compared()),
+    ) -> RowsCompared {
+        let [source_rows, destination_rows, bytes, compared, missing, extra, different] = figures;
+        let listed = listed
+            .into_iter()
+            .map(|(difference, key, count)| RowDifference { difference, key, count })
+            .collect();
+        RowsCompared {
+            source_rows, destination_rows, bytes, compared, missing, extra, different, at_least,
+            listed, not_compared,
+        }
+    }
+}
+
+fn objects_compared() -> impl Strategy<Value = ObjectsCompared> {
+    let object = (difference(), text(), text(), text()).prop_map(
+        |(difference, object, source, destination)| ObjectDifference {
+            difference,
+            object,
+            source,
+            destination,
+        },
+    );
+    (any::<u64>(), any::<u64>(), vec(object, 0..3))
+        .prop_map(|(objects, differences, listed)| ObjectsCompared { objects, differences, listed })
 }
 
 fn work_result() -> impl Strategy<Value = WorkResult> {
@@ -238,7 +287,16 @@ fn work_result() -> impl Strategy<Value = WorkResult> {
         vec(missing, 0..3).prop_map(|missing| WorkResult::Audit { missing }),
         any::<u32>().prop_map(|entries_run| WorkResult::SchemaPost { entries_run }),
         any::<u32>().prop_map(|count| WorkResult::Sequences { count }),
-        select(vec![WorkResult::Plan, WorkResult::Index, WorkResult::Analyze, WorkResult::Finish]),
+        select(vec![
+            WorkResult::Plan,
+            WorkResult::Index,
+            WorkResult::Analyze,
+            WorkResult::VerifyPlan,
+            WorkResult::Finish
+        ]),
+        rows_compared().prop_map(WorkResult::VerifyRows),
+        objects_compared().prop_map(WorkResult::VerifySchema),
+        objects_compared().prop_map(WorkResult::VerifySequences),
     ]
 }
 
@@ -264,6 +322,8 @@ fn result_part() -> impl Strategy<Value = ResultPart> {
         vec(surveyed(), 0..3).prop_map(ResultPart::Tables),
         table_plan().prop_map(ResultPart::Plan),
         vec(shard, 0..3).prop_map(ResultPart::Shards),
+        (any::<u32>(), not_compared())
+            .prop_map(|(table, why)| ResultPart::NotCompared { table: TableNo(table), why }),
     ]
 }
 
@@ -287,8 +347,10 @@ pub(crate) fn report_body() -> impl Strategy<Value = ReportBody> {
 
 pub(crate) fn leased() -> impl Strategy<Value = Leased> {
     let password = || option::of(some_text().prop_map(Secret::new));
-    (unit(), any::<u32>(), spec(), password(), password(), work()).prop_map(
-        |(unit, epoch, spec, source_password, destination_password, work)| Leased {
+    let purpose = select(vec![Purpose::Migrate, Purpose::Precheck, Purpose::Verify]);
+    (unit(), any::<u32>(), spec(), password(), password(), work(), purpose).prop_map(
+        |(unit, epoch, spec, source_password, destination_password, work, purpose)| Leased {
+            purpose,
             unit,
             epoch: Epoch(epoch),
             spec,

@@ -81,6 +81,7 @@ fn copy_lease() -> Leased {
     };
     let bound = |text: &str| Some(Box::from([Box::from(text)]));
     Leased {
+        purpose: Default::default(),
         unit: UnitId { task: "0123456789abcdefghjkm".parse().unwrap(), no: UnitNo(17) },
         epoch: Epoch(5),
         spec: spec(),

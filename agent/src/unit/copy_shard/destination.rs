@@ -14,7 +14,7 @@ use crate::pg::destination::takeover::{end_lock_holder, end_old_sessions};
 use crate::pg::sqlstate::UNIQUE_VIOLATION;
 use crate::pg::wire::{CopyIn, Wire};
 use crate::pg::{About, PgError};
-use crate::unit::link::Link;
+use crate::unit::link::{Link, out_of_turn};
 use crate::unit::{UnitContext, UnitEnd};
 
 /// An older owner's transaction is rolled back within this time, unless its server process does not end at all.
@@ -158,8 +158,4 @@ fn miscounted(arrived: u64, read: u64) -> Failure {
         format!("{read} rows were read at the source and {arrived} arrived at the destination"),
     )
     .remedy("disable triggers that leave out rows on the destination's table, then resume the task")
-}
-
-fn out_of_turn() -> Failure {
-    Failure::other("link_out_of_turn", "the halves of the unit do not understand each other")
 }

@@ -6,14 +6,13 @@ use pgconvoy_flow::sql;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::unit::{CopyShard, SharedSnapshot};
+use pgconvoy_shared::unit::CopyShard;
 use tokio::time::Instant;
 
 use super::{Encoding, FromSource, Go, ReadRows};
-use crate::keeper::{NoSnapshot, is_gone, set_snapshot};
+use crate::pg::About;
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::Wire;
-use crate::pg::{About, Access};
 use crate::unit::link::Link;
 use crate::unit::{UnitContext, UnitEnd, source_table};
 
@@ -37,7 +36,7 @@ pub(super) async fn half(
         return Ok(());
     };
     let encoding = see_bytes_as_they_are(&mut wire).await.about(&access)?;
-    begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;
+    source_table::begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;
 
     let table = &shard.table;
     source_table::lock(&mut wire, &table.name).await.about(&table.name)?;
@@ -62,41 +61,6 @@ async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<Encoding, crate::pg::P
     }
     wire.query("set client_encoding = 'SQL_ASCII'").await?;
     Ok(Encoding::Unknown)
-}
-
-/// Begins a transaction that sees the task's moment, or one of its own.
-async fn begin(
-    ctx: &UnitContext,
-    access: &Access,
-    wire: &mut Wire,
-    shared: Option<&SharedSnapshot>,
-) -> Result<(), UnitEnd> {
-    const BEGIN: &str = "begin isolation level repeatable read read only";
-    let Some(shared) = shared else {
-        return Ok(wire.query(BEGIN).await.map(drop).about(access)?);
-    };
-    // Twice: the agent's own keeper may turn out to have lost its session, and is opened anew.
-    for _ in 0..2 {
-        let export = match ctx.keepers.export(access, &ctx.task, shared).await {
-            Ok(export) => export,
-            Err(NoSnapshot::Gone(gone)) => return Err(lost(shared, gone)),
-            Err(NoSnapshot::Failed(failure)) => return Err(failure.into()),
-        };
-        wire.query(BEGIN).await.about(access)?;
-        match wire.query(&set_snapshot(&export)).await {
-            Ok(_) => return Ok(()),
-            Err(error) if is_gone(&error) => {
-                ctx.keepers.forget(&ctx.task, shared.round, &export);
-                wire.query("rollback").await.about(access)?;
-            }
-            Err(error) => return Err(access.failure(&error).into()),
-        }
-    }
-    Err(lost(shared, Vec::new()))
-}
-
-fn lost(shared: &SharedSnapshot, gone: Vec<pgconvoy_shared::ids::AgentId>) -> UnitEnd {
-    UnitEnd::SnapshotLost { round: shared.round, gone }
 }
 
 async fn check_columns(wire: &mut Wire, shard: &CopyShard) -> Result<(), UnitEnd> {

@@ -16,15 +16,15 @@ pub(super) struct Column {
 
 /// A table's place under hash partitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HashLeaf {
+pub(in crate::unit) struct HashLeaf {
     /// The root of its partition tree.
-    pub(super) root: QualifiedName,
+    pub(in crate::unit) root: QualifiedName,
     /// Whether its rows belong to the leaf of the same name on any server with the same encoding: all partition keys are
     /// built-in types, whose hashes do not depend on object ids.
-    pub(super) stable: bool,
+    pub(in crate::unit) stable: bool,
 }
 
-fn regclass(table: &QualifiedName) -> String {
+pub(in crate::unit) fn regclass(table: &QualifiedName) -> String {
     format!("{}::pg_catalog.regclass", quote_literal(&table.quoted()))
 }
 
@@ -44,7 +44,10 @@ pub(super) async fn columns(
 
 /// The unique index whose order can cut the table: complete, immediate, over plain columns that are never null, sorted in
 /// one direction by the very operators and collations that a comparison uses. The primary key if it is one.
-pub(super) async fn key(wire: &mut Wire, table: &QualifiedName) -> Result<Vec<KeyColumn>, PgError> {
+pub(in crate::unit) async fn key(
+    wire: &mut Wire,
+    table: &QualifiedName,
+) -> Result<Vec<KeyColumn>, PgError> {
     let sql = format!(
         "with usable as (
             select i.indexrelid, i.indkey::int2[] as columns, i.indnkeyatts
@@ -74,7 +77,7 @@ pub(super) async fn key(wire: &mut Wire, table: &QualifiedName) -> Result<Vec<Ke
 }
 
 /// Where the table stands, if any partitioned table above it is cut by hash.
-pub(super) async fn hash_leaf(
+pub(in crate::unit) async fn hash_leaf(
     wire: &mut Wire,
     table: &QualifiedName,
 ) -> Result<Option<HashLeaf>, PgError> {
@@ -101,7 +104,7 @@ pub(super) async fn hash_leaf(
 }
 
 /// How large the table is; `bytes` as the survey saw it.
-pub(super) async fn size(
+pub(in crate::unit) async fn size(
     wire: &mut Wire,
     table: &QualifiedName,
     bytes: u64,

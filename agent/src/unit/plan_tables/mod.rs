@@ -13,7 +13,7 @@
 //!
 //! A unit that dies before its end is run again as a whole. What an earlier owner made current stays so.
 
-mod catalog;
+pub(super) mod catalog;
 mod destination;
 
 use pgconvoy_flow::shards::{self, TableSize};
@@ -99,7 +99,7 @@ async fn source_half(
     Ok(())
 }
 
-async fn tell(
+pub(super) async fn tell(
     ctx: &UnitContext,
     plan: TablePlan,
     shards: Vec<PlannedShard>,
@@ -157,13 +157,27 @@ async fn cut(
         return Ok((Vec::new(), shards::blocks(count, size)));
     }
     let key = catalog::key(wire, name).await?;
+    match ranges(wire, name, &key, count, size).await? {
+        Some(ranges) => Ok((key, ranges)),
+        None => Ok(whole()),
+    }
+}
+
+/// So many ranges of a key; none where there is no key, or too little of a table to find bounds in.
+pub(super) async fn ranges(
+    wire: &mut Wire,
+    name: &QualifiedName,
+    key: &[KeyColumn],
+    count: u32,
+    size: TableSize,
+) -> Result<Option<Vec<PlannedShard>>, PgError> {
     let Some(percent) = shards::sample_percent(size, count).filter(|_| !key.is_empty()) else {
-        return Ok(whole());
+        return Ok(None);
     };
-    let sampled = wire.query(&sql::sample_bounds(name, &key, count, percent)).await?;
+    let sampled = wire.query(&sql::sample_bounds(name, key, count, percent)).await?;
     let bounds: Option<Vec<_>> = sampled.into_iter().map(bound).collect();
     let bounds = bounds.ok_or_else(|| PgError::protocol("a key column that is null"))?;
-    Ok((key, shards::ranges(bounds, size)))
+    Ok(Some(shards::ranges(bounds, size)))
 }
 
 fn bound(row: TextRow) -> Option<Box<[Box<str>]>> {

@@ -5,6 +5,8 @@
 //!  facts of the source ───────────▶ facts of the destination, findings
 //! ```
 //!
+//! Of a task that only compares, what matters for writing is not judged.
+//!
 //! Each topic has a file with its queries and the rules that turn facts into findings. A database that cannot be reached is
 //! a finding too, an error with the code of the failure; the other database is then still looked at.
 
@@ -20,6 +22,7 @@ mod tables;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::unit::WorkResult;
+use pgconvoy_shared::verify::Purpose;
 
 use super::link::{Link, link};
 use super::{UnitContext, UnitEnd};
@@ -132,11 +135,16 @@ fn of_source(ctx: &UnitContext, source: &SourceFacts, report: &mut Report) {
     server::judge_source(ctx, &source.server, source.tables.len(), report);
     tables::judge(ctx, &source.tables, report);
     privileges::judge_source(&source.privileges, &source.tables, report);
-    objects::judge_source(ctx, &source.objects, report);
+    if ctx.purpose != Purpose::Verify {
+        objects::judge_source(ctx, &source.objects, report);
+    }
 }
 
 fn of_destination(ctx: &UnitContext, destination: &DestinationFacts, report: &mut Report) {
     server::judge_destination(ctx, &destination.server, report);
+    if ctx.purpose == Purpose::Verify {
+        return;
+    }
     privileges::judge_destination(ctx, &destination.privileges, report);
     objects::judge_destination(&destination.objects, report);
 }
@@ -148,6 +156,9 @@ fn of_both(
     report: &mut Report,
 ) {
     server::judge_both(ctx, &source.server, &destination.server, report);
+    if ctx.purpose == Purpose::Verify {
+        return;
+    }
     conflicts::judge(ctx, source, &destination.conflicts, report);
     if ctx.with_schema() {
         roles::judge(&source.roles, &destination.roles, report);

@@ -2,6 +2,7 @@
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::unit::SnapshotMode;
+use pgconvoy_shared::verify::Purpose;
 
 use super::report::{Finding, Report};
 use crate::pg::Session;
@@ -177,7 +178,7 @@ pub(super) fn judge_source(
 
 pub(super) fn judge_destination(ctx: &UnitContext, facts: &ServerFacts, report: &mut Report) {
     judge_each(ctx, facts, Side::Destination, report);
-    if facts.in_recovery {
+    if facts.in_recovery && ctx.purpose != Purpose::Verify {
         report.add(
             Finding::error("destination_in_recovery", Side::Destination)
                 .observed("the server is a standby")
@@ -253,7 +254,7 @@ pub(super) fn judge_both(
         );
     }
     if ctx.with_schema()
-        && let Err(missing) = ctx.tools.choose(source.major, destination.major)
+        && let Err(missing) = ctx.means.tools.choose(source.major, destination.major)
     {
         report.add(
             Finding::error(&missing.code, None)

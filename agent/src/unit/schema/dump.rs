@@ -23,6 +23,7 @@ use tokio::process::Command;
 
 use super::toc::CatalogRow;
 use crate::pg::{About, Session};
+use crate::tools::Toolset;
 use crate::unit::link::Link;
 use crate::unit::{UnitContext, UnitEnd};
 
@@ -77,7 +78,7 @@ pub(super) async fn source_half(
     let access = ctx.access(Side::Source);
     let mut session = access.session().await.about(&access)?;
     let source_major = session.major();
-    let tools = ctx.tools.choose(source_major, destination_major)?;
+    let tools = ctx.means.tools.choose(source_major, destination_major)?;
 
     let begin = "begin isolation level repeatable read read only";
     session.batch_execute(begin).await.about(&access)?;
@@ -91,23 +92,51 @@ pub(super) async fn source_half(
     };
     link.send(Dumped::Catalog(catalog)).await?;
 
-    let mut command = ctx.tools.command(&tools.pg_dump);
-    command
-        .args(["--format=custom", "--compress=0", "--schema-only", "--no-password"])
-        .args(["--no-subscriptions", "--exclude-schema=pgconvoy", "--lock-wait-timeout=60s"])
-        .arg(format!("--snapshot={snapshot}"));
-    // Text of a SQL_ASCII database is in an encoding that nobody knows: it stays as it is.
-    command.arg(if encoding == "SQL_ASCII" { "--encoding=SQL_ASCII" } else { "--encoding=UTF8" });
-    for table in closed_tables(&session, &ctx.spec.objects).await.about(&access)? {
-        command.arg(format!("--exclude-table={}", table.quoted()));
-    }
-    let password = connection(&mut command, ctx)?;
-    let archive = run("pg_dump", command, |chunk| link.send(Dumped::Archive(chunk)));
-    archive.await?;
-    drop(password);
+    let what = Dump { side: Side::Source, tools, snapshot: Some(&snapshot), encoding: &encoding };
+    archive(ctx, &session, what, |chunk| link.send(Dumped::Archive(chunk))).await?;
     session.batch_execute("commit").await.about(&access)?;
     session.close().await;
     link.send(Dumped::End).await
+}
+
+/// What pg_dump is told.
+pub(super) struct Dump<'a> {
+    pub(super) side: Side,
+    pub(super) tools: &'a Toolset,
+    /// None = the moment it begins.
+    pub(super) snapshot: Option<&'a str>,
+    /// The database's.
+    pub(super) encoding: &'a str,
+}
+
+/// Dumps the schema of one end and hands on the archive in pieces.
+pub(super) async fn archive<F>(
+    ctx: &UnitContext,
+    session: &Session,
+    what: Dump<'_>,
+    take: impl FnMut(Bytes) -> F,
+) -> Result<(), UnitEnd>
+where
+    F: Future<Output = Result<(), UnitEnd>>,
+{
+    let mut command = ctx.means.tools.command(&what.tools.pg_dump);
+    command.args(["--format=custom", "--compress=0", "--schema-only", "--no-password"]).args([
+        "--no-subscriptions",
+        "--exclude-schema=pgconvoy",
+        "--lock-wait-timeout=60s",
+    ]);
+    if let Some(snapshot) = what.snapshot {
+        command.arg(format!("--snapshot={snapshot}"));
+    }
+    // Text of a SQL_ASCII database is in an encoding that nobody knows: it stays as it is.
+    let unknown = what.encoding == "SQL_ASCII";
+    command.arg(if unknown { "--encoding=SQL_ASCII" } else { "--encoding=UTF8" });
+    for table in closed_tables(session, &ctx.spec.objects).await.about(session.access())? {
+        command.arg(format!("--exclude-table={}", table.quoted()));
+    }
+    // The password is read from it until the program has ended.
+    let _password = connection(&mut command, ctx, what.side)?;
+    run("pg_dump", command, take).await
 }
 
 async fn indexed_tables(
@@ -192,8 +221,15 @@ async fn populated_views(
 
 /// Tells a client program where to connect, by its environment. The password is not in it, for environments are shown
 /// by too many tools: the program reads it from the file that is returned, which has to live as long as it runs.
-fn connection(command: &mut Command, ctx: &UnitContext) -> Result<Option<File>, UnitEnd> {
-    let endpoint: &Endpoint = &ctx.spec.source;
+fn connection(
+    command: &mut Command,
+    ctx: &UnitContext,
+    side: Side,
+) -> Result<Option<File>, UnitEnd> {
+    let (endpoint, password): (&Endpoint, _) = match side {
+        Side::Source => (&ctx.spec.source, &ctx.passwords.source),
+        Side::Destination => (&ctx.spec.destination, &ctx.passwords.destination),
+    };
     let sslmode = match endpoint.sslmode {
         SslMode::Disable => "disable",
         SslMode::Allow => "allow",
@@ -229,7 +265,7 @@ fn connection(command: &mut Command, ctx: &UnitContext) -> Result<Option<File>, 
             command.env(name, file);
         }
     }
-    let Some(password) = &ctx.passwords.source else { return Ok(None) };
+    let Some(password) = password else { return Ok(None) };
     let file = password_file(password).map_err(|error| {
         let message = format!("cannot make a file in memory for the password: {error}");
         UnitEnd::Failed(Failure::other("temporary_file", message))

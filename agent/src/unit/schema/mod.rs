@@ -9,6 +9,7 @@
 //! The statements stand at the destination before the first of them is run. From then on the units `schema_pre`,
 //! `index` and `schema_post` are the same thing for different sections: run what is not done.
 
+mod compare;
 mod dump;
 mod entry;
 mod restore;
@@ -29,6 +30,7 @@ use crate::pg::{About, Session};
 use dump::{Ask, Dumped};
 use restore::Archive;
 
+pub(super) use compare::compare;
 pub(super) use run::run;
 pub(super) use store::Pick;
 
@@ -66,7 +68,7 @@ async fn destination_half(
         }
     }
     let catalog = catalog.expect("the source half sends the catalogue first");
-    let tools = ctx.tools.choose(catalog.dump_major, destination_major)?;
+    let tools = ctx.means.tools.choose(catalog.dump_major, destination_major)?;
     let toc = archive.entries(ctx, tools).await?;
     let with_rows = ctx.spec.types.contains(&MigrationType::Full);
     let owners = assignable_owners(session).await?;

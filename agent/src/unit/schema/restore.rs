@@ -55,7 +55,7 @@ impl Archive {
     ) -> Result<String, UnitEnd> {
         let mut input = self.file.try_clone().map_err(|error| full(&error))?;
         input.rewind().map_err(|error| full(&error))?;
-        let mut command = ctx.tools.command(&tools.pg_restore);
+        let mut command = ctx.means.tools.command(&tools.pg_restore);
         command.args(arguments).stdin(Stdio::from(input));
         let mut text = Vec::new();
         let collected = dump::run("pg_restore", command, |piece| {

@@ -83,7 +83,9 @@ impl Rows {
             match part {
                 ResultPart::Plan(plan) => planned.push((plan, Vec::new())),
                 ResultPart::Shards(shards) => planned.last_mut().unwrap().1.extend(shards),
-                other @ ResultPart::Tables(_) => panic!("{other:#?}"),
+                other @ (ResultPart::Tables(_) | ResultPart::NotCompared { .. }) => {
+                    panic!("{other:#?}")
+                }
             }
         }
         planned

@@ -31,6 +31,9 @@ pub(super) struct Create {
     /// Your mark on this request, for sending it again safely
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+    /// Compare both ends when all is moved
+    #[arg(long)]
+    verify: bool,
     #[command(flatten)]
     acknowledge: Acknowledge,
     #[command(flatten)]
@@ -42,7 +45,8 @@ impl Create {
         let wanted = Wanted::from_file(&self.file)?;
         let request_id = self.request_id.unwrap_or_else(|| new_request_id("create"));
         let request = wanted.request(request_id, self.acknowledge)?;
-        let request = v1::CreateTaskRequest { start: self.start, ..request };
+        let verify = self.verify.then(v1::VerifySettings::default);
+        let request = v1::CreateTaskRequest { start: self.start, verify, ..request };
         let ask = async |mut client: TaskClient| client.create_task(request.clone()).await;
         let v1::CreateTaskResponse { task_id, repeated } =
             self.reach.with(async |cluster| cluster.tasks(ask).await).await?;

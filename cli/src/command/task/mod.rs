@@ -5,6 +5,7 @@ mod create;
 mod events;
 mod precheck;
 mod show;
+mod verify;
 mod watch;
 
 use clap::{Args, Subcommand};
@@ -36,10 +37,9 @@ enum TaskCommand {
     Resume(change::Resume),
     Cancel(change::Cancel),
     Delete(change::Delete),
+    Verify(verify::Verify),
     #[command(hide = true)]
     Resync(NotYet),
-    #[command(hide = true)]
-    Verify(NotYet),
     #[command(hide = true)]
     Cutover(NotYet),
     #[command(hide = true)]
@@ -71,7 +71,7 @@ impl Task {
             TaskCommand::Cancel(command) => command.run(format).await,
             TaskCommand::Delete(command) => command.run(format).await,
             TaskCommand::Resync(_) => Err(Problem::not_yet("copying one table anew")),
-            TaskCommand::Verify(_) => Err(Problem::not_yet("comparing both ends")),
+            TaskCommand::Verify(command) => command.run(format).await,
             TaskCommand::Cutover(_) => Err(Problem::not_yet("a cutover")),
             TaskCommand::Update(_) => Err(Problem::not_yet("changing a task's specification")),
         }

@@ -38,6 +38,7 @@ fn task() -> v1::Task {
             shards_done: 1,
             generation: 1,
             cause: String::new(),
+            ..Default::default()
         }],
         running: vec![v1::RunningUnit {
             unit: 7,
@@ -67,8 +68,8 @@ fn json_has_stable_keys() {
     assert_eq!(
         keys.join(" "),
         "acknowledged bytes_done bytes_total cause cleaned_up created_at ended_at id lag_bytes \
-         lag_seconds name phase phase_times precheck precheck_ended_at retrying rows_done rows_total \
-         running spec started_at status tables tables_done tables_total units"
+         lag_seconds name phase phase_times precheck precheck_ended_at purpose retrying rows_done \
+         rows_total running spec started_at status tables tables_done tables_total units verification"
     );
     assert_eq!(json["status"], "running");
     assert_eq!(json["phase"], "copy");
@@ -80,7 +81,7 @@ fn json_has_stable_keys() {
         json!({
             "name": "public.orders", "status": "copying", "rows_done": 1500, "rows_total": 3000,
             "bytes_done": 1_048_576, "bytes_total": 2_097_152, "shards": 2, "shards_done": 1,
-            "generation": 1, "cause": null,
+            "generation": 1, "cause": null, "verification": null,
         })
     );
     assert_eq!(json["spec"]["source"]["host"], "old");

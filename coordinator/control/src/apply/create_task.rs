@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use pgconvoy_shared::verify::Purpose;
+
 use super::Context;
 use crate::command::CreateTask;
 use crate::course;
@@ -27,7 +29,10 @@ pub(super) fn create_task(cx: &mut Context<'_>, create: &CreateTask) -> Result<O
         spec: Arc::new(create.spec.clone()),
         source_password: create.source_password.clone(),
         destination_password: create.destination_password.clone(),
-        precheck_only: create.precheck_only,
+        purpose: create.purpose,
+        verify: create.verify,
+        schema_compared: None,
+        sequences_compared: None,
         status: TaskStatus::Created,
         stage: Stage::Precheck,
         cause: None,
@@ -51,7 +56,7 @@ pub(super) fn create_task(cx: &mut Context<'_>, create: &CreateTask) -> Result<O
     cx.with_task(&create.id, |clerk| {
         let name = &create.spec.name;
         clerk.tell(EventKind::TaskCreated, format!("task `{name}` was created"));
-        if create.start || create.precheck_only {
+        if create.start || create.purpose != Purpose::Migrate {
             course::start(clerk);
         }
         Ok(Outcome::Created { task: create.id.clone(), repeated: false })

@@ -17,6 +17,8 @@ use pgconvoy_shared::unit::{
     SnapshotMode, SurveyDone, SurveyedTable, TablePlan, UnitKind, Work, WorkResult,
 };
 
+use pgconvoy_shared::verify::{Purpose, RowsCompared, VerifySettings};
+
 use super::apply;
 use crate::command::{
     Acknowledge, Command, CreateTask, Grant, NoteExport, RegisterAgent, Report, ReportBody, Stamped,
@@ -93,7 +95,8 @@ pub(crate) fn create(name: &str) -> CreateTask {
         destination_password: None,
         acknowledge: Acknowledge::default(),
         start: false,
-        precheck_only: false,
+        purpose: Purpose::Migrate,
+        verify: None,
     }
 }
 
@@ -152,6 +155,48 @@ impl Story {
             tables.iter().map(|(name, shards)| (*name, u64::from(*shards) * SHARD_BYTES)).collect();
         story.prepare("keeper", &sized);
         let plan = story.lease("keeper", UnitKind::Plan);
+        story.plan_into(&plan, tables);
+        story
+    }
+
+    /// A migration that is to verify, up to where its tables are cut into so many shards to be compared.
+    pub(crate) fn verifying(tables: &[(&str, u32)]) -> Self {
+        let mut story = Self::new().with_agents(&["keeper", "a"]);
+        story.create(CreateTask { verify: Some(VerifySettings::default()), ..create("shop") });
+        story.start();
+        let sized: Vec<_> =
+            tables.iter().map(|(name, shards)| (*name, u64::from(*shards) * SHARD_BYTES)).collect();
+        story.prepare("keeper", &sized);
+        let plan = story.lease("keeper", UnitKind::Plan);
+        story.plan_into(&plan, tables);
+        for kind in [
+            UnitKind::Copy,
+            UnitKind::Audit,
+            UnitKind::Index,
+            UnitKind::SchemaPost,
+            UnitKind::Sequences,
+            UnitKind::Analyze,
+        ] {
+            story.finish_all("a", kind);
+        }
+        let plan = story.lease("a", UnitKind::VerifyPlan);
+        story.plan_into(&plan, tables);
+        story
+    }
+
+    /// A task that only compares, up to the same point.
+    pub(crate) fn comparing(tables: &[(&str, u32)]) -> Self {
+        let mut story = Self::new().with_agents(&["a"]);
+        story.create(CreateTask {
+            verify: Some(VerifySettings::default()),
+            purpose: Purpose::Verify,
+            ..create("shop")
+        });
+        let precheck = story.lease("a", UnitKind::Precheck);
+        story.done(&precheck, WorkResult::Precheck(vec![warning("long_transaction")]));
+        let found = tables.iter().map(|(name, shards)| surveyed(name, u64::from(*shards)));
+        story.survey_finding("a", 1, false, found.collect());
+        let plan = story.lease("a", UnitKind::VerifyPlan);
         story.plan_into(&plan, tables);
         story
     }
@@ -368,6 +413,10 @@ impl Story {
         )
     }
 
+    pub(crate) fn compared(&mut self, held: &Held, found: RowsCompared) {
+        self.done(held, WorkResult::VerifyRows(found));
+    }
+
     /// Surveys the tables that are known already.
     pub(crate) fn survey(&mut self, name: &str, round: u32, continues: bool) {
         let known = self.state.tables(&self.task).map(|table| (*table.surveyed).clone()).collect();
@@ -413,7 +462,11 @@ impl Story {
 
     /// Answers a plan with so many shards for each table.
     pub(crate) fn plan_into(&mut self, held: &Held, tables: &[(&str, u32)]) {
-        let Work::Plan(asked) = self.work(held) else { panic!("a plan") };
+        let (asked, result) = match self.work(held) {
+            Work::Plan(asked) => (asked, WorkResult::Plan),
+            Work::VerifyPlan(asked) => (asked, WorkResult::VerifyPlan),
+            other => panic!("a plan: {other:?}"),
+        };
         let mut parts = Vec::new();
         for table in asked {
             let name = table.name.to_string();
@@ -432,7 +485,7 @@ impl Story {
             let shard = PlannedShard { part: Part::Whole, bytes: SHARD_BYTES, rows: SHARD_ROWS };
             parts.push(ResultPart::Shards(vec![shard; *shards as usize]));
         }
-        let ended = Ended::Done(WorkResult::Plan);
+        let ended = Ended::Done(result);
         assert_eq!(self.end_with(held, parts, ended), Reception::Taken);
     }
 
@@ -452,8 +505,19 @@ impl Story {
                 }
                 UnitKind::Sequences => self.done(&held, WorkResult::Sequences { count: 1 }),
                 UnitKind::Analyze => self.done(&held, WorkResult::Analyze),
+                UnitKind::VerifyRows => self.compared(&held, RowsCompared::default()),
+                UnitKind::VerifySchema => {
+                    self.done(&held, WorkResult::VerifySchema(Default::default()));
+                }
+                UnitKind::VerifySequences => {
+                    self.done(&held, WorkResult::VerifySequences(Default::default()));
+                }
                 UnitKind::Finish => self.done(&held, WorkResult::Finish),
-                UnitKind::Precheck | UnitKind::SchemaPre | UnitKind::Survey | UnitKind::Plan => {
+                UnitKind::Precheck
+                | UnitKind::SchemaPre
+                | UnitKind::Survey
+                | UnitKind::Plan
+                | UnitKind::VerifyPlan => {
                     panic!("{} has a story of its own", kind.as_str())
                 }
             }
@@ -480,8 +544,7 @@ impl Story {
     }
 
     pub(crate) fn cause(&self) -> Failure {
-        assert_eq!(self.status(), TaskStatus::Failed);
-        self.view().cause.expect("a failed task has a cause")
+        self.view().cause.expect("a task that failed, or found differences, has a cause")
     }
 
     pub(crate) fn counts(&self, kind: UnitKind) -> KindCount {

@@ -91,6 +91,11 @@ enum Frame<'a> {
     End {
         frames: u64,
     },
+    /// The next shards by which one of its tables is compared.
+    CheckShards {
+        table: TableNo,
+        shards: Cow<'a, [PlannedShard]>,
+    },
 }
 
 impl Frozen {
@@ -128,10 +133,18 @@ fn task_frames(task: &TaskRecord) -> impl Iterator<Item = Frame<'_>> {
             .chunks(SHARDS_PER_FRAME)
             .map(move |shards| Frame::Shards { table: no, shards: Cow::Borrowed(shards) })
     });
+    let checks = (0u32..).map(TableNo).zip(task.tables.iter()).flat_map(|(no, table)| {
+        table
+            .check
+            .shards
+            .chunks(SHARDS_PER_FRAME)
+            .map(move |shards| Frame::CheckShards { table: no, shards: Cow::Borrowed(shards) })
+    });
     let units = task.units.chunks().map(|units| Frame::Units(Cow::Borrowed(units)));
     std::iter::once(Frame::Task(Box::new(Cow::Borrowed(task))))
         .chain(tables)
         .chain(shards)
+        .chain(checks)
         .chain(units)
 }
 
@@ -180,6 +193,12 @@ impl State {
                         return Err(out_of_place);
                     };
                     Arc::make_mut(&mut table.shards).extend(shards.into_owned());
+                }
+                (Frame::CheckShards { table, shards }, Some(task)) => {
+                    let Some(table) = task.tables.get_mut(table.0 as usize) else {
+                        return Err(out_of_place);
+                    };
+                    Arc::make_mut(&mut table.check.shards).extend(shards.into_owned());
                 }
                 (Frame::Units(units), Some(task)) => task.units.extend(units.into_owned()),
                 (Frame::End { frames }, _) if frames + 1 == reader.frame => {

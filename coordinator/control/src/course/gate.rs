@@ -1,4 +1,5 @@
-//! The precheck and its gate: errors stop the task before anything changes, warnings until they are acknowledged.
+//! The precheck and its gate: errors stop the task before anything changes, warnings until they are acknowledged. A task that
+//! only compares changes nothing, so warnings do not stop it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::UnitNo;
 use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use pgconvoy_shared::unit::UnitKind;
+use pgconvoy_shared::verify::Purpose;
 
 use super::{lease_end, settle, stages};
 use crate::command::Acknowledge;
@@ -89,10 +91,10 @@ pub(super) fn gate(clerk: &mut Clerk<'_>) {
         )
         .remedy("mend what the report names, then resume: the precheck runs again");
         lease_end::fail_task(clerk, failure);
-    } else if record.precheck_only {
+    } else if record.purpose == Purpose::Precheck {
         clerk.set_stage(Stage::Ended);
         stages::end(clerk);
-    } else if !open.is_empty() {
+    } else if !open.is_empty() && record.migrates() {
         let failure = Failure::definite(
             PRECHECK_WARNINGS,
             format!("the precheck found warnings: {}", open.join(", ")),

@@ -1,7 +1,8 @@
 //! The course of a task: which units follow which.
 //!
 //! ```text
-//! precheck ─▶ gate ─▶ schema_pre ─▶ survey ─▶ plan* ─▶ copy* ─▶ audit ─▶ index* ─▶ schema_post ─▶ sequences, analyze* ─▶ finish
+//! precheck ─▶ gate ─▶ schema_pre ─▶ survey ─▶ plan* ─▶ copy* ─▶ audit ─▶ index* ─▶ schema_post ─▶ sequences, analyze*
+//!   ─▶ verify_plan* ─▶ verify_rows*, verify_schema, verify_sequences ─▶ finish
 //! ```
 //!
 //! A stage begins by making its units, and ends when none of them is open; so no unit waits for another one, and what is
@@ -22,6 +23,7 @@ mod plan;
 mod snapshot;
 mod stages;
 mod survey;
+mod verify;
 
 use std::sync::Arc;
 
@@ -37,6 +39,7 @@ pub(crate) use gate::{acknowledge, ensure_precheck};
 pub(crate) use lease_end::{failed, lease_lost, released, revoke_all, table_changed};
 pub(crate) use life::{cancel, finish_again, resume, start};
 pub(crate) use snapshot::{exports_gone, snapshot_lost};
+pub(crate) use verify::differences;
 
 /// Takes a result in. An error means that it does not fit the unit: the agent's own bug, treated as a failure of the unit.
 pub(crate) fn done(
@@ -59,6 +62,20 @@ pub(crate) fn done(
             copy::copied(clerk, no, (*table, *shard), copied);
         }
         (Subject::Audit, WorkResult::Audit { missing }) => audit::audited(clerk, no, missing)?,
+        (Subject::VerifyPlan(tables), WorkResult::VerifyPlan) => {
+            verify::planned(clerk, no, tables, parts)?;
+        }
+        (Subject::VerifyRows { table, .. }, WorkResult::VerifyRows(found)) => {
+            verify::compared(clerk, no, *table, found);
+        }
+        (Subject::VerifySchema, WorkResult::VerifySchema(found)) => {
+            settle(clerk, no);
+            clerk.record().schema_compared = Some(Arc::new(found.clone()));
+        }
+        (Subject::VerifySequences, WorkResult::VerifySequences(found)) => {
+            settle(clerk, no);
+            clerk.record().sequences_compared = Some(Arc::new(found.clone()));
+        }
         (Subject::Indexes(_) | Subject::Index { .. }, WorkResult::Index) => {
             settle(clerk, no);
             for table in stages::tables_of(&subject) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{TableNo, UnitNo};
 use pgconvoy_shared::unit::{PlannedShard, ResultPart, TablePlan};
+use pgconvoy_shared::verify::NotCompared;
 
 use super::group::groups;
 use super::lease_end::drop_unit;
@@ -58,23 +59,36 @@ pub(super) fn planned(
     tables: &[TableNo],
     parts: &[Arc<ResultPart>],
 ) -> Result<(), Box<Failure>> {
-    let plans = plans(clerk.record(), tables, parts)?;
+    let answers = answers(clerk.record(), tables, parts)?;
+    let plans: Vec<_> = answers
+        .into_iter()
+        .map(|(table, answer)| match answer {
+            Answer::Cut(plan, shards) => Ok((table, plan, shards)),
+            Answer::NotCompared(_) => Err(bad_result("a table to copy was left out")),
+        })
+        .collect::<Result<_, _>>()?;
     settle(clerk, no);
-    for (table, (plan, shards)) in plans {
+    for (table, plan, shards) in plans {
         install(clerk, table, plan, shards);
     }
     Ok(())
 }
 
-type Plans = BTreeMap<TableNo, (TablePlan, Vec<PlannedShard>)>;
+/// What an agent says of a table that it was to plan.
+pub(super) enum Answer {
+    Cut(TablePlan, Vec<PlannedShard>),
+    NotCompared(NotCompared),
+}
 
-/// The plans that the parts hold: one for each table of the unit, under the generation asked for.
-fn plans(
+type Answers = BTreeMap<TableNo, Answer>;
+
+/// The answers that the parts hold: one for each table of the unit, plans under the generation asked for.
+pub(super) fn answers(
     record: &TaskRecord,
     tables: &[TableNo],
     parts: &[Arc<ResultPart>],
-) -> Result<Plans, Box<Failure>> {
-    let mut plans = Plans::new();
+) -> Result<Answers, Box<Failure>> {
+    let mut answers = Answers::new();
     let mut latest = None;
     for part in parts {
         match &**part {
@@ -83,26 +97,35 @@ fn plans(
                 if asked.is_none_or(|table| table.generation != plan.generation) {
                     return Err(bad_result(format!("a plan of {} was not asked for", plan.name)));
                 }
-                if plans.insert(plan.no, (plan.clone(), Vec::new())).is_some() {
+                if answers.insert(plan.no, Answer::Cut(plan.clone(), Vec::new())).is_some() {
                     return Err(bad_result(format!("{} was planned twice", plan.name)));
                 }
                 latest = Some(plan.no);
             }
             ResultPart::Shards(shards) => {
-                let Some((_, of_plan)) = latest.and_then(|no| plans.get_mut(&no)) else {
+                let of_plan = latest.and_then(|no| answers.get_mut(&no));
+                let Some(Answer::Cut(_, of_plan)) = of_plan else {
                     return Err(bad_result("shards came before their plan"));
                 };
                 of_plan.extend(shards.iter().cloned());
+            }
+            ResultPart::NotCompared { table, why } => {
+                if !tables.contains(table)
+                    || answers.insert(*table, Answer::NotCompared(why.clone())).is_some()
+                {
+                    return Err(bad_result(format!("table {table} was left out unasked")));
+                }
+                latest = None;
             }
             ResultPart::Tables(_) => {
                 return Err(bad_result("a plan was answered with parts of a survey"));
             }
         }
     }
-    if plans.len() == tables.len() {
-        Ok(plans)
+    if answers.len() == tables.len() {
+        Ok(answers)
     } else {
-        Err(bad_result(format!("{} of {} tables were planned", plans.len(), tables.len())))
+        Err(bad_result(format!("{} of {} tables were planned", answers.len(), tables.len())))
     }
 }
 

@@ -40,9 +40,20 @@ pub(crate) fn snapshot_lost(
     }
 }
 
-/// Begins the next round if rows are still to be copied and nobody exports the snapshot.
+/// Begins the next round if rows are still to be copied and nobody exports the snapshot. Rows that are still to be compared
+/// are compared as they are now: to copy them anew for that would help nobody.
 pub(super) fn keep_readable(clerk: &mut Clerk<'_>) {
     let record = clerk.record();
+    if record.stage == Stage::Verify && record.snapshot.shared.is_some() && !record.can_read() {
+        record.snapshot.shared = None;
+        let round = record.snapshot.round;
+        let message = format!(
+            "every agent that exported snapshot {round} is gone: what is not compared yet is compared as the source \
+             is now, and what changed there since shows as different"
+        );
+        clerk.tell(EventKind::SnapshotLost, message);
+        return;
+    }
     let lost = record.stage == Stage::Copy
         && !record.status.has_ended()
         && record.snapshot.shared.is_some()

@@ -4,7 +4,7 @@ use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::unit::UnitKind;
 
 use super::group::groups;
-use super::{open, survey};
+use super::{open, survey, verify};
 use crate::state::clerk::Clerk;
 use crate::state::record::TaskRecord;
 use crate::state::unit::Subject;
@@ -31,6 +31,14 @@ pub(super) fn advance(clerk: &mut Clerk<'_>) {
             Stage::Settle => {
                 open(clerk, UnitKind::Sequences) == 0 && open(clerk, UnitKind::Analyze) == 0
             }
+            Stage::Verify => [
+                UnitKind::VerifyPlan,
+                UnitKind::VerifyRows,
+                UnitKind::VerifySchema,
+                UnitKind::VerifySequences,
+            ]
+            .into_iter()
+            .all(|kind| open(clerk, kind) == 0),
             Stage::Finish => open(clerk, UnitKind::Finish) == 0,
         };
         if !finished {
@@ -44,14 +52,16 @@ pub(super) fn advance(clerk: &mut Clerk<'_>) {
 /// The stage after this one, of those asked for.
 pub(super) fn next(stage: Stage, record: &TaskRecord) -> Stage {
     let (schema, rows) = (record.moves_schema(), record.moves_rows());
+    let moves = record.migrates();
     let course = [
-        (Stage::SchemaPre, schema),
+        (Stage::SchemaPre, moves && schema),
         (Stage::Survey, rows),
-        (Stage::Copy, rows),
-        (Stage::Audit, rows),
-        (Stage::Index, rows && schema),
-        (Stage::SchemaPost, schema),
-        (Stage::Settle, rows),
+        (Stage::Copy, moves && rows),
+        (Stage::Audit, moves && rows),
+        (Stage::Index, moves && rows && schema),
+        (Stage::SchemaPost, moves && schema),
+        (Stage::Settle, moves && rows),
+        (Stage::Verify, record.verify.is_some()),
         (Stage::Finish, true),
     ];
     let mut later = course.into_iter().filter(|(later, asked)| *later > stage && *asked);
@@ -85,6 +95,7 @@ pub(super) fn enter(clerk: &mut Clerk<'_>, stage: Stage) {
                 clerk.add_unit(Subject::Analyze(group));
             }
         }
+        Stage::Verify => verify::begin(clerk),
         Stage::Finish => {
             clerk.add_unit(Subject::Finish);
         }
@@ -125,16 +136,21 @@ fn index_unit(clerk: &mut Clerk<'_>, subject: Subject) {
 /// The tables that a unit is about.
 pub(super) fn tables_of(subject: &Subject) -> Vec<TableNo> {
     match subject {
-        Subject::Plan(tables) | Subject::Indexes(tables) | Subject::Analyze(tables) => {
-            tables.to_vec()
-        }
-        Subject::Copy { table, .. } | Subject::Index { table, .. } => vec![*table],
+        Subject::Plan(tables)
+        | Subject::Indexes(tables)
+        | Subject::Analyze(tables)
+        | Subject::VerifyPlan(tables) => tables.to_vec(),
+        Subject::Copy { table, .. }
+        | Subject::Index { table, .. }
+        | Subject::VerifyRows { table, .. } => vec![*table],
         Subject::Precheck
         | Subject::SchemaPre
         | Subject::Survey { .. }
         | Subject::Audit
         | Subject::SchemaPost
         | Subject::Sequences
+        | Subject::VerifySchema
+        | Subject::VerifySequences
         | Subject::Finish => Vec::new(),
     }
 }
@@ -143,15 +159,17 @@ pub(super) fn sized((no, table): (TableNo, &crate::state::Table)) -> (u64, Table
     (table.surveyed.bytes, no)
 }
 
-/// The task is done. A precheck that a user asked for beside it ends with it.
+/// The task is done; where it compared and found differences, they are its cause. A precheck that a user asked for beside it ends with it.
 pub(super) fn end(clerk: &mut Clerk<'_>) {
     let at = clerk.at;
     let record = clerk.record();
     record.status = TaskStatus::Done;
-    record.cause = None;
     record.ended = Some(at);
     record.cleaned_up = true;
-    clerk.tell(EventKind::TaskDone, "done");
+    let differs = verify::differs(clerk);
+    let told = differs.as_ref().map_or("done", |failure| failure.message.as_str()).to_owned();
+    clerk.record().cause = differs;
+    clerk.tell(EventKind::TaskDone, told);
     let left: Vec<_> = clerk.task.index.kind(UnitKind::Precheck).ready.iter().copied().collect();
     for (_, no) in left {
         clerk.set(no, UnitState::Dropped);

@@ -109,7 +109,7 @@ fn tables(parts: &[Arc<ResultPart>]) -> Result<Vec<SurveyedTable>, Box<Failure>>
     for part in parts {
         match &**part {
             ResultPart::Tables(some) => tables.extend(some.iter().cloned()),
-            ResultPart::Plan(_) | ResultPart::Shards(_) => {
+            ResultPart::Plan(_) | ResultPart::Shards(_) | ResultPart::NotCompared { .. } => {
                 return Err(bad_result("a survey was answered with parts of a plan"));
             }
         }
@@ -166,7 +166,10 @@ fn take_tables(clerk: &mut Clerk<'_>, surveyed: Vec<SurveyedTable>) {
         });
     }
     tell_gone(clerk, &by_name.into_keys().collect::<Vec<_>>());
-    plan::make_units(clerk, to_plan);
+    // What only compares makes plans of its own, at its stage.
+    if clerk.record().migrates() {
+        plan::make_units(clerk, to_plan);
+    }
 }
 
 #[cfg(test)]

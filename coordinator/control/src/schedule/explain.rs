@@ -114,7 +114,9 @@ fn held_back(
         Reason::TaskLimit => {
             let running = task.index.kind(kind).leased;
             let setting = match kind {
-                UnitKind::Copy => format!(" (copy.jobs = {})", copy.jobs),
+                UnitKind::Copy | UnitKind::VerifyPlan | UnitKind::VerifyRows => {
+                    format!(" (copy.jobs = {})", copy.jobs)
+                }
                 UnitKind::Index | UnitKind::Analyze => {
                     format!(" (copy.index_jobs = {})", copy.index_jobs)
                 }
@@ -125,6 +127,8 @@ fn held_back(
                 | UnitKind::Audit
                 | UnitKind::SchemaPost
                 | UnitKind::Sequences
+                | UnitKind::VerifySchema
+                | UnitKind::VerifySequences
                 | UnitKind::Finish => String::new(),
             };
             let kind = kind.as_str();

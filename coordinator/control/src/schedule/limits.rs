@@ -23,7 +23,8 @@ pub(super) fn room(task: &Task, kind: UnitKind) -> (u32, Reason) {
     }
     let copy = &record.spec.copy;
     let limit = match kind {
-        UnitKind::Copy => copy.jobs,
+        UnitKind::Copy | UnitKind::VerifyRows => copy.jobs,
+        UnitKind::VerifyPlan => copy.jobs.min(PLANS_MAX),
         UnitKind::Index | UnitKind::Analyze => copy.index_jobs,
         UnitKind::Plan => {
             let waiting = crate::state::count(task.index.kind(UnitKind::Copy).ready.len());
@@ -39,6 +40,8 @@ pub(super) fn room(task: &Task, kind: UnitKind) -> (u32, Reason) {
         | UnitKind::Audit
         | UnitKind::SchemaPost
         | UnitKind::Sequences
+        | UnitKind::VerifySchema
+        | UnitKind::VerifySequences
         | UnitKind::Finish => 1,
     };
     (limit.max(1).saturating_sub(task.index.kind(kind).leased), Reason::TaskLimit)

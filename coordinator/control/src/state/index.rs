@@ -9,11 +9,11 @@ use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::UnitKind;
 
 use super::record::TaskRecord;
-use super::table::Table;
+use super::table::{Table, Verdict};
 use super::unit::{Subject, Tally, Unit, UnitState};
 
 /// All kinds, in the order of a task's course.
-pub(crate) const KINDS: [UnitKind; 11] = [
+pub(crate) const KINDS: [UnitKind; 15] = [
     UnitKind::Precheck,
     UnitKind::SchemaPre,
     UnitKind::Survey,
@@ -24,6 +24,10 @@ pub(crate) const KINDS: [UnitKind; 11] = [
     UnitKind::SchemaPost,
     UnitKind::Sequences,
     UnitKind::Analyze,
+    UnitKind::VerifyPlan,
+    UnitKind::VerifyRows,
+    UnitKind::VerifySchema,
+    UnitKind::VerifySequences,
     UnitKind::Finish,
 ];
 
@@ -55,6 +59,65 @@ pub(crate) struct Totals {
     pub(crate) tables_copied: u32,
     pub(crate) done: Tally,
     pub(crate) left: Tally,
+    pub(crate) checked: Checked,
+}
+
+/// What came of comparing the rows of all tables.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Checked {
+    pub(crate) tables_same: u32,
+    pub(crate) tables_different: u32,
+    pub(crate) tables_skipped: u32,
+    /// Of those that are different: not compared, because one end lacks something.
+    pub(crate) tables_unlike: u32,
+    /// Tables with figures that are lower bounds.
+    pub(crate) at_least: u32,
+    pub(crate) source_rows: u64,
+    pub(crate) destination_rows: u64,
+    pub(crate) bytes: u64,
+    pub(crate) compared: u64,
+    pub(crate) missing: u64,
+    pub(crate) extra: u64,
+    pub(crate) different: u64,
+}
+
+impl Checked {
+    /// Tables that were compared, or will not be.
+    pub(crate) fn tables(&self) -> u32 {
+        self.tables_same + self.tables_different + self.tables_skipped
+    }
+
+    fn table(&mut self, table: &Table, add: bool) {
+        let check = &table.check;
+        let tables = match check.verdict() {
+            Some(Verdict::Same) => Some(&mut self.tables_same),
+            Some(Verdict::Different) => Some(&mut self.tables_different),
+            Some(Verdict::Skipped) => Some(&mut self.tables_skipped),
+            None => None,
+        };
+        if let Some(tables) = tables {
+            count(tables, add);
+        }
+        let found = &check.found;
+        if found.at_least {
+            count(&mut self.at_least, add);
+        }
+        if found.not_compared.as_ref().is_some_and(|why| why.differs) {
+            count(&mut self.tables_unlike, add);
+        }
+        for (sum, part) in [
+            (&mut self.source_rows, found.source_rows),
+            (&mut self.destination_rows, found.destination_rows),
+            (&mut self.bytes, found.bytes),
+            (&mut self.compared, found.compared),
+            (&mut self.missing, found.missing),
+            (&mut self.extra, found.extra),
+            (&mut self.different, found.different),
+        ] {
+            // Wrapping: what is added can be taken away again, whatever an agent reported.
+            *sum = if add { sum.wrapping_add(part) } else { sum.wrapping_sub(part) };
+        }
+    }
 }
 
 /// See the module.
@@ -134,6 +197,7 @@ impl TaskIndex {
             totals.tables_copied += u32::from(table.is_copied());
             totals.done = totals.done + table.done;
             totals.left = totals.left + table.left;
+            totals.checked.table(table, true);
         }
     }
 
@@ -145,6 +209,7 @@ impl TaskIndex {
             totals.tables_copied -= u32::from(table.is_copied());
             totals.done = totals.done - table.done;
             totals.left = totals.left - table.left;
+            totals.checked.table(table, false);
         }
     }
 }
@@ -154,16 +219,21 @@ impl TaskRecord {
     pub(crate) fn weight(&self, subject: &Subject) -> u64 {
         let bytes = |no: TableNo| self.table(no).map_or(0, |table| table.surveyed.bytes);
         match subject {
-            Subject::Copy { table, .. } | Subject::Index { table, .. } => bytes(*table),
-            Subject::Plan(tables) | Subject::Indexes(tables) | Subject::Analyze(tables) => {
-                tables.first().map_or(0, |no| bytes(*no))
-            }
+            Subject::Copy { table, .. }
+            | Subject::Index { table, .. }
+            | Subject::VerifyRows { table, .. } => bytes(*table),
+            Subject::Plan(tables)
+            | Subject::Indexes(tables)
+            | Subject::Analyze(tables)
+            | Subject::VerifyPlan(tables) => tables.first().map_or(0, |no| bytes(*no)),
             Subject::Precheck
             | Subject::SchemaPre
             | Subject::Survey { .. }
             | Subject::Audit
             | Subject::SchemaPost
             | Subject::Sequences
+            | Subject::VerifySchema
+            | Subject::VerifySequences
             | Subject::Finish => 0,
         }
     }

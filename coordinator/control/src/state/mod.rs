@@ -17,13 +17,15 @@ use std::sync::Arc;
 
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::{AgentId, RequestId, TaskId, UnitId};
+use pgconvoy_shared::secret::Sealed;
+use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::UnitKind;
 
 pub use agent::Agent;
 pub use events::{EVENTS_MAX, Event, EventKind};
 pub use record::{Phase, PhaseTime, Stage, TaskStatus};
-pub use table::Table;
+pub use table::{Check, Table, Verdict};
 pub use unit::{Afterwards, Lease, Subject, Tally, Trouble, Unit, UnitState};
 
 use crate::outcome::Effect;
@@ -44,6 +46,17 @@ pub struct State {
     pub(crate) requests: BTreeMap<RequestId, TaskId>,
     /// Derived: tasks with units that are neither done nor dropped. What plans looks at no other.
     pub(crate) busy: BTreeSet<TaskId>,
+}
+
+/// See [`State::asked`].
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The specification.
+    pub spec: Arc<TaskSpec>,
+    /// Sealed for this task alone.
+    pub source_password: Option<Sealed>,
+    /// Sealed for this task alone.
+    pub destination_password: Option<Sealed>,
 }
 
 /// A lease as an agent's session compares it with what the agent runs.
@@ -125,6 +138,23 @@ impl State {
     #[must_use]
     pub fn task_of_request(&self, request: &RequestId) -> Option<&TaskId> {
         self.requests.get(request)
+    }
+
+    /// What a task was asked to do, and its passwords as they were sealed for it.
+    #[must_use]
+    pub fn asked(&self, id: &TaskId) -> Option<Asked> {
+        let record = &self.tasks.get(id)?.record;
+        Some(Asked {
+            spec: Arc::clone(&record.spec),
+            source_password: record.source_password.clone(),
+            destination_password: record.destination_password.clone(),
+        })
+    }
+
+    /// Whether a task has this name.
+    #[must_use]
+    pub fn has_name(&self, name: &str) -> bool {
+        self.names.contains_key(name)
     }
 
     /// How a task stands.

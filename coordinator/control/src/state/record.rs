@@ -12,6 +12,7 @@ use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::{MigrationType, TaskSpec};
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{SharedSnapshot, SnapshotMode, UnitKind};
+use pgconvoy_shared::verify::{ObjectsCompared, Purpose, VerifySettings};
 
 use super::chunks::Chunks;
 use super::events::Events;
@@ -75,6 +76,8 @@ pub enum Stage {
     SchemaPost,
     /// Sequences and statistics.
     Settle,
+    /// Whether both ends are the same.
+    Verify,
     /// What the task keeps at the databases goes.
     Finish,
     /// Nothing is left to do.
@@ -92,6 +95,8 @@ pub enum Phase {
     Copy,
     /// Indexes and what else comes after the rows.
     Index,
+    /// Comparing both ends.
+    Verify,
     /// Nothing is left.
     Done,
 }
@@ -105,6 +110,7 @@ impl Phase {
             Self::Schema => "schema",
             Self::Copy => "copy",
             Self::Index => "index",
+            Self::Verify => "verify",
             Self::Done => "done",
         }
     }
@@ -147,7 +153,7 @@ pub(crate) struct TaskRecord {
     pub(crate) spec: Arc<TaskSpec>,
     pub(crate) source_password: Option<Sealed>,
     pub(crate) destination_password: Option<Sealed>,
-    pub(crate) precheck_only: bool,
+    pub(crate) purpose: Purpose,
     pub(crate) status: TaskStatus,
     pub(crate) stage: Stage,
     pub(crate) cause: Option<Failure>,
@@ -168,6 +174,12 @@ pub(crate) struct TaskRecord {
     pub(crate) outdated: BTreeSet<TableNo>,
     /// Audits in a row that found shards missing.
     pub(crate) audits_failed: u32,
+    /// Both ends are compared, and how.
+    pub(crate) verify: Option<VerifySettings>,
+    /// What came of comparing the schemas.
+    pub(crate) schema_compared: Option<Arc<ObjectsCompared>>,
+    /// What came of comparing sequences.
+    pub(crate) sequences_compared: Option<Arc<ObjectsCompared>>,
     pub(crate) events: Events,
     /// Large lists travel in pieces of their own.
     #[serde(skip)]
@@ -198,10 +210,17 @@ impl TaskRecord {
         self.all_tables().filter(|(_, table)| !table.gone)
     }
 
+    /// Something is written to the destination.
+    pub(crate) fn migrates(&self) -> bool {
+        self.purpose == Purpose::Migrate
+    }
+
+    /// The schema takes part.
     pub(crate) fn moves_schema(&self) -> bool {
         self.spec.types.contains(&MigrationType::Schema)
     }
 
+    /// Rows take part.
     pub(crate) fn moves_rows(&self) -> bool {
         self.spec.types.contains(&MigrationType::Full)
     }
@@ -233,7 +252,10 @@ impl TaskRecord {
         match self.stage {
             Stage::Precheck => Phase::Precheck,
             Stage::SchemaPre => Phase::Schema,
+            Stage::Survey if self.purpose == Purpose::Verify => Phase::Verify,
             Stage::Survey | Stage::Copy | Stage::Audit => Phase::Copy,
+            Stage::Verify => Phase::Verify,
+            Stage::Finish if self.verify.is_some() => Phase::Verify,
             Stage::Settle | Stage::Finish if !self.moves_schema() => Phase::Copy,
             Stage::Index | Stage::SchemaPost | Stage::Settle | Stage::Finish => Phase::Index,
             Stage::Ended => Phase::Done,
@@ -248,21 +270,26 @@ impl TaskRecord {
             None => format!("table {no}"),
         };
         match subject {
-            Subject::Copy { table, shard } => format!("{kind} {} shard {shard}", name(table)),
-            Subject::Index { table, .. } => format!("{kind} {}", name(table)),
-            Subject::Plan(tables) | Subject::Indexes(tables) | Subject::Analyze(tables) => {
-                match &**tables {
-                    [] => kind.to_owned(),
-                    [only] => format!("{kind} {}", name(only)),
-                    [first, rest @ ..] => format!("{kind} {} and {} more", name(first), rest.len()),
-                }
+            Subject::Copy { table, shard } | Subject::VerifyRows { table, shard } => {
+                format!("{kind} {} shard {shard}", name(table))
             }
+            Subject::Index { table, .. } => format!("{kind} {}", name(table)),
+            Subject::Plan(tables)
+            | Subject::Indexes(tables)
+            | Subject::Analyze(tables)
+            | Subject::VerifyPlan(tables) => match &**tables {
+                [] => kind.to_owned(),
+                [only] => format!("{kind} {}", name(only)),
+                [first, rest @ ..] => format!("{kind} {} and {} more", name(first), rest.len()),
+            },
             Subject::Precheck
             | Subject::SchemaPre
             | Subject::Survey { .. }
             | Subject::Audit
             | Subject::SchemaPost
             | Subject::Sequences
+            | Subject::VerifySchema
+            | Subject::VerifySequences
             | Subject::Finish => kind.to_owned(),
         }
     }

@@ -9,6 +9,7 @@ use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::UnitNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::unit::{PlannedShard, SurveyedTable, TablePlan};
+use pgconvoy_shared::verify::RowsCompared;
 
 use super::unit::Tally;
 
@@ -40,6 +41,68 @@ pub struct Table {
     pub index_open: u32,
     /// A later survey found it no more: it takes no part.
     pub gone: bool,
+    /// How its rows are compared, and what came of it.
+    pub check: Check,
+}
+
+/// The comparison of a table's rows at both ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What is read, and by which key rows are known; none = not planned yet, or not to be compared.
+    pub plan: Option<Arc<TablePlan>>,
+    /// Its shards, which need not be those that were copied. Left out when encoding, like those.
+    #[serde(skip)]
+    pub shards: Arc<Vec<PlannedShard>>,
+    /// Shards that are done.
+    pub shards_done: u32,
+    /// What came of them.
+    pub found: Arc<RowsCompared>,
+}
+
+/// What came of comparing a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// No row differs.
+    Same,
+    /// Some row differs, or the table itself does.
+    Different,
+    /// It was not compared, for a reason that is no difference.
+    Skipped,
+}
+
+impl Verdict {
+    /// Stable, snake_case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Different => "different",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+impl Check {
+    /// None while it is still to be compared.
+    #[must_use]
+    pub fn verdict(&self) -> Option<Verdict> {
+        let found = &self.found;
+        match &found.not_compared {
+            Some(why) if why.differs => return Some(Verdict::Different),
+            Some(_) if self.plan.is_none() => return Some(Verdict::Skipped),
+            Some(_) | None => {}
+        }
+        let done = self.plan.is_some() && self.shards_done as usize == self.shards.len();
+        done.then(|| {
+            if found.differences() > 0 {
+                Verdict::Different
+            } else if found.not_compared.is_some() {
+                Verdict::Skipped
+            } else {
+                Verdict::Same
+            }
+        })
+    }
 }
 
 impl Table {
@@ -58,6 +121,7 @@ impl Table {
             noted_lsn: Lsn(0),
             index_open: 0,
             gone: false,
+            check: Check::default(),
         }
     }
 

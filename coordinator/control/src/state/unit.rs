@@ -50,6 +50,19 @@ pub enum Subject {
     Sequences,
     /// Tables to be analyzed.
     Analyze(Box<[TableNo]>),
+    /// Tables of which it is to be seen how they can be compared.
+    VerifyPlan(Box<[TableNo]>),
+    /// A shard to be compared.
+    VerifyRows {
+        /// The table.
+        table: TableNo,
+        /// Its shard.
+        shard: u32,
+    },
+    /// Both schemas.
+    VerifySchema,
+    /// Values of all sequences, compared.
+    VerifySequences,
     /// What the task keeps at the databases goes.
     Finish,
 }
@@ -69,6 +82,10 @@ impl Subject {
             Self::SchemaPost => UnitKind::SchemaPost,
             Self::Sequences => UnitKind::Sequences,
             Self::Analyze(_) => UnitKind::Analyze,
+            Self::VerifyPlan(_) => UnitKind::VerifyPlan,
+            Self::VerifyRows { .. } => UnitKind::VerifyRows,
+            Self::VerifySchema => UnitKind::VerifySchema,
+            Self::VerifySequences => UnitKind::VerifySequences,
             Self::Finish => UnitKind::Finish,
         }
     }

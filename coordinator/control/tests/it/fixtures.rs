@@ -13,6 +13,10 @@ use pgconvoy_shared::unit::{
     CopyDone, CopyFormat, Export, Part, PlanTable, PlannedShard, ResultPart, SharedSnapshot,
     SnapshotMode, SurveyDone, SurveyedTable, TablePlan, Work, WorkResult,
 };
+use pgconvoy_shared::verify::{
+    Difference, NotCompared, ObjectDifference, ObjectsCompared, Purpose, RowDifference,
+    RowsCompared, VerifySettings,
+};
 
 pub(crate) fn agent_id(name: &str) -> AgentId {
     name.parse().expect("an agent id")
@@ -55,7 +59,9 @@ pub(crate) fn create(no: u64, snapshot: SnapshotMode) -> CreateTask {
         destination_password: None,
         acknowledge: Acknowledge::default(),
         start: true,
-        precheck_only: false,
+        purpose: Purpose::Migrate,
+        // Every other task compares what it copied.
+        verify: no.is_multiple_of(2).then(VerifySettings::default),
     }
 }
 
@@ -101,6 +107,20 @@ pub(crate) fn shard(table: TableNo, no: u32) -> PlannedShard {
         part: Part::Range { from: bound(no), to: bound(no + 1) },
         bytes: 1_000,
         rows: 10,
+    }
+}
+
+pub(crate) fn compared() -> RowsCompared {
+    let row = |difference, key: &str| RowDifference { difference, key: key.into(), count: 1 };
+    RowsCompared {
+        source_rows: 11,
+        destination_rows: 11,
+        bytes: 900,
+        compared: 11,
+        missing: 1,
+        extra: 1,
+        listed: vec![row(Difference::Missing, "1"), row(Difference::Extra, "12")],
+        ..RowsCompared::default()
     }
 }
 
@@ -151,6 +171,31 @@ pub(crate) fn answer(work: &Work, agent: &AgentId, shards: u32) -> (Vec<ResultPa
         Work::SchemaPost => WorkResult::SchemaPost { entries_run: 1 },
         Work::Sequences => WorkResult::Sequences { count: 1 },
         Work::Analyze(_) => WorkResult::Analyze,
+        Work::VerifyPlan(tables) => {
+            for table in tables {
+                if table.no.0 == 1 {
+                    let why = NotCompared { reason: "no such table".into(), differs: true };
+                    parts.push(ResultPart::NotCompared { table: table.no, why });
+                    continue;
+                }
+                parts.push(ResultPart::Plan(plan_of(table)));
+                let shards = (0..shards).map(|no| shard(table.no, no));
+                parts.push(ResultPart::Shards(shards.collect()));
+            }
+            WorkResult::VerifyPlan
+        }
+        Work::VerifyRows(_) => WorkResult::VerifyRows(compared()),
+        Work::VerifySchema => {
+            let mut compared = ObjectsCompared { objects: 3, ..ObjectsCompared::default() };
+            compared.push(ObjectDifference {
+                difference: Difference::Missing,
+                object: "INDEX public.t0_idx".into(),
+                source: "CREATE INDEX t0_idx ON public.t0 USING btree (text);".into(),
+                destination: String::new(),
+            });
+            WorkResult::VerifySchema(compared)
+        }
+        Work::VerifySequences => WorkResult::VerifySequences(ObjectsCompared::default()),
         Work::Finish => WorkResult::Finish,
     };
     (parts, result)

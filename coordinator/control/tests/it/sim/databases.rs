@@ -154,6 +154,16 @@ impl Databases {
             Work::SchemaPost => WorkResult::SchemaPost { entries_run: 1 },
             Work::Sequences => WorkResult::Sequences { count: 1 },
             Work::Analyze(_) => WorkResult::Analyze,
+            Work::VerifyPlan(_)
+            | Work::VerifyRows(_)
+            | Work::VerifySchema
+            | Work::VerifySequences => {
+                // What came of a comparison is no law of the control plane: any answer does.
+                let agent = fixtures::agent_id("nobody");
+                let (more, result) = fixtures::answer(&statement.work, &agent, 2);
+                parts = more;
+                result
+            }
             Work::Finish => {
                 db.finished = true;
                 WorkResult::Finish

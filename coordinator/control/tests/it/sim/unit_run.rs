@@ -59,7 +59,11 @@ impl World {
 
     /// Holds the shared snapshot, imports it from whoever has it, or says that it is gone.
     fn import(&mut self, agent: usize, unit: &UnitId, work: &Work) -> Option<Ended> {
-        let Work::Copy(shard) = work else { return None };
+        let shard = match work {
+            Work::Copy(shard) => shard,
+            Work::VerifyRows(rows) => &rows.shard,
+            _ => return None,
+        };
         let shared = shard.snapshot.as_ref()?;
         let round = shared.round;
         let keeps = |agent: &super::agent::Agent| {

@@ -1,0 +1,264 @@
+//! How the rows of tables can be compared: read-only at both ends.
+//!
+//! ```text
+//!  source half                                destination half
+//!  lock, columns, key, size of a table ────▶  the table there: its columns
+//!  cut, or name why not               ◀────  columns of both, or why not
+//! ```
+//!
+//! All columns are compared, generated ones too, in the order of their names after those of the key. Rows are known by their
+//! key, the one by which the table could be cut; without one the table is a multiset.
+//!
+//! A table is cut into ranges of its key only where both ends sort that key alike for certain
+//! ([`sorted_alike`](pgconvoy_flow::formats::sorted_alike)): in any other order a row would be looked for in the wrong range
+//! at one of the two ends, and told as missing. Everything else is one shard: its digests need no order.
+
+use std::collections::BTreeMap;
+
+use pgconvoy_flow::formats::{KeyType, sorted_alike};
+use pgconvoy_flow::shards::{self, TableSize};
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::name::{QualifiedName, quote_literal};
+use pgconvoy_shared::unit::{
+    CopyFormat, KeyColumn, PlanTable, PlannedShard, ResultPart, TablePlan, WorkResult,
+};
+use pgconvoy_shared::verify::NotCompared;
+
+use crate::pg::destination::takeover::end_old_sessions;
+use crate::pg::wire::{Wire, field};
+use crate::pg::{About, PgError};
+use crate::unit::link::{Link, link};
+use crate::unit::plan_tables::catalog::{self, HashLeaf};
+use crate::unit::plan_tables::{ranges, tell};
+use crate::unit::{UnitContext, UnitEnd, source_table};
+
+/// Columns by name.
+type Columns = BTreeMap<String, KeyType>;
+
+/// A table as the source has it.
+#[derive(Debug, Clone)]
+struct FromSource {
+    name: QualifiedName,
+    columns: Columns,
+    hash_leaf: Option<HashLeaf>,
+    encoding: String,
+}
+
+/// A table that the destination has too, with the same columns.
+#[derive(Debug)]
+struct AtDestination {
+    columns: Columns,
+    encoding: String,
+}
+
+type Answer = Result<AtDestination, NotCompared>;
+
+pub(in crate::unit) async fn run(
+    ctx: &UnitContext,
+    tables: Vec<PlanTable>,
+) -> Result<WorkResult, UnitEnd> {
+    let (source, destination) = link(1);
+    tokio::try_join!(
+        Box::pin(source_half(ctx, tables, source)),
+        Box::pin(destination_half(ctx, destination))
+    )?;
+    Ok(WorkResult::VerifyPlan)
+}
+
+async fn source_half(
+    ctx: &UnitContext,
+    tables: Vec<PlanTable>,
+    mut link: Link<FromSource, Answer>,
+) -> Result<(), UnitEnd> {
+    let access = ctx.access(Side::Source);
+    let mut wire = access.reader().await.about(&access)?;
+    end_old_sessions(&mut wire).await?;
+    for table in tables {
+        ctx.still_mine()?;
+        let name = &table.name;
+        wire.query("begin isolation level repeatable read read only").await.about(name)?;
+        source_table::lock(&mut wire, name).await.about(name)?;
+        let from = FromSource {
+            name: name.clone(),
+            columns: columns(&mut wire, name).await.about(name)?,
+            hash_leaf: catalog::hash_leaf(&mut wire, name).await.about(name)?,
+            encoding: encoding(&wire),
+        };
+        let key = catalog::key(&mut wire, name).await.about(name)?;
+        let size = catalog::size(&mut wire, name, table.bytes).await.about(name)?;
+        link.send(from.clone()).await?;
+        match link.expect().await? {
+            Err(why) => {
+                ctx.parts.send(ResultPart::NotCompared { table: table.no, why }).await?;
+            }
+            Ok(there) => {
+                let cut = cut(ctx, &mut wire, &from, &there, &key, size).await.about(name)?;
+                tell(ctx, plan(table, &from, key), cut).await?;
+            }
+        }
+        wire.query("commit").await.about(&access)?;
+    }
+    wire.close().await;
+    Ok(())
+}
+
+async fn destination_half(
+    ctx: &UnitContext,
+    mut link: Link<Answer, FromSource>,
+) -> Result<(), UnitEnd> {
+    let access = ctx.access(Side::Destination);
+    let mut wire = access.reader().await.about(&access)?;
+    end_old_sessions(&mut wire).await?;
+    while let Some(from) = link.next().await {
+        let answer = match columns(&mut wire, &from.name).await {
+            Ok(columns) => judge(&from, AtDestination { columns, encoding: encoding(&wire) }),
+            Err(error) if is_absent(&error) => Err(NotCompared {
+                reason: "there is no such table at the destination".to_owned(),
+                differs: true,
+            }),
+            Err(error) => return Err(error.failure(from.name.to_string()).into()),
+        };
+        link.send(answer).await?;
+    }
+    wire.close().await;
+    Ok(())
+}
+
+fn judge(from: &FromSource, there: AtDestination) -> Answer {
+    let lacks = |of: &Columns, in_it: &Columns| -> Vec<String> {
+        of.keys()
+            .filter(|name| !in_it.contains_key(*name))
+            .map(|name| format!("`{name}`"))
+            .collect()
+    };
+    let missing = lacks(&from.columns, &there.columns);
+    let extra = lacks(&there.columns, &from.columns);
+    if !missing.is_empty() || !extra.is_empty() {
+        let told = [("the destination", missing), ("the source", extra)].map(|(end, columns)| {
+            (!columns.is_empty()).then(|| format!("{end} lacks columns {}", columns.join(", ")))
+        });
+        let told: Vec<String> = told.into_iter().flatten().collect();
+        return Err(NotCompared { reason: told.join("; "), differs: true });
+    }
+    match &from.hash_leaf {
+        Some(leaf) if !leaf.stable || from.encoding != there.encoding => Err(NotCompared {
+            reason: format!(
+                "rows of {} need not lie in the same partitions at both ends: the key's hashes are each server's own",
+                leaf.root
+            ),
+            differs: false,
+        }),
+        _ => Ok(there),
+    }
+}
+
+async fn cut(
+    ctx: &UnitContext,
+    wire: &mut Wire,
+    from: &FromSource,
+    there: &AtDestination,
+    key: &[KeyColumn],
+    size: TableSize,
+) -> Result<Vec<PlannedShard>, PgError> {
+    let count = shards::count(size, ctx.spec.copy.shard_size_bytes);
+    let pairs: Option<Vec<_>> = key
+        .iter()
+        .map(|column| Some((*from.columns.get(&column.name)?, *there.columns.get(&column.name)?)))
+        .collect();
+    let alike = pairs.is_some_and(|pairs| sorted_alike(pairs, from.encoding == there.encoding));
+    let cut =
+        if count > 1 && alike { ranges(wire, &from.name, key, count, size).await? } else { None };
+    Ok(cut.unwrap_or_else(|| shards::whole(size)))
+}
+
+fn plan(table: PlanTable, from: &FromSource, key: Vec<KeyColumn>) -> TablePlan {
+    let of_key = key.iter().map(|column| column.name.clone());
+    let others = from.columns.keys().filter(|name| key.iter().all(|column| column.name != **name));
+    TablePlan {
+        no: table.no,
+        generation: table.generation,
+        write_to: table.name.clone(),
+        columns: of_key.chain(others.cloned()).collect(),
+        // Compared by name and text: another type that prints the same is the same.
+        fingerprint: String::new(),
+        name: table.name,
+        filenode: table.filenode,
+        format: CopyFormat::Text,
+        key,
+    }
+}
+
+fn encoding(wire: &Wire) -> String {
+    wire.parameter("server_encoding").unwrap_or_default().to_owned()
+}
+
+/// Every column. Whether texts are sorted by their bytes is said by the column's collation, and for the default one by the
+/// database's; builds of PostgreSQL 15 and later know other providers than the system's library.
+async fn columns(wire: &mut Wire, table: &QualifiedName) -> Result<Columns, PgError> {
+    let sql = format!(
+        "select a.attname, a.atttypid, (
+            case a.attcollation when 0 then true when 950 then true when 951 then true
+            when 100 then coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' and d.datcollate in ('C', 'POSIX')
+            else false end)::int
+        from pg_catalog.pg_attribute a, pg_catalog.pg_database d
+        where a.attrelid = {}::pg_catalog.regclass and a.attnum > 0 and not a.attisdropped
+        and d.datname = pg_catalog.current_database()",
+        quote_literal(&table.quoted())
+    );
+    let rows = wire.query(&sql).await?;
+    rows.iter()
+        .map(|row| {
+            let by_bytes = field::<i32>(row, 2)? == 1;
+            Ok((field(row, 0)?, KeyType { type_oid: field(row, 1)?, by_bytes }))
+        })
+        .collect()
+}
+
+/// No such table, or no such schema.
+pub(super) fn is_absent(error: &PgError) -> bool {
+    matches!(error.sqlstate(), Some("42P01" | "3F000"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns(names: &[&str]) -> Columns {
+        let integer = KeyType { type_oid: 23, by_bytes: true };
+        names.iter().map(|name| ((*name).to_owned(), integer)).collect()
+    }
+
+    fn from(names: &[&str]) -> FromSource {
+        FromSource {
+            name: QualifiedName::new("public", "t"),
+            columns: columns(names),
+            hash_leaf: None,
+            encoding: "UTF8".into(),
+        }
+    }
+
+    fn there(names: &[&str]) -> AtDestination {
+        AtDestination { columns: columns(names), encoding: "UTF8".into() }
+    }
+
+    #[test]
+    fn columns_that_one_end_lacks_are_named() {
+        let why = judge(&from(&["a", "b"]), there(&["a", "c"])).expect_err("they differ");
+        assert_eq!(why.reason, "the destination lacks columns `b`; the source lacks columns `c`");
+        assert!(why.differs);
+        assert!(judge(&from(&["a", "b"]), there(&["b", "a"])).is_ok());
+    }
+
+    #[test]
+    fn the_key_comes_first_and_the_rest_by_name() {
+        let table = PlanTable {
+            no: pgconvoy_shared::ids::TableNo(0),
+            name: QualifiedName::new("public", "t"),
+            generation: Default::default(),
+            bytes: 0,
+            filenode: None,
+        };
+        let key = vec![KeyColumn { name: "m".into(), type_name: "integer".into() }];
+        assert_eq!(plan(table, &from(&["z", "a", "m"]), key).columns, ["m", "a", "z"]);
+    }
+}

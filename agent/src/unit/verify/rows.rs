@@ -1,0 +1,323 @@
+//! Comparing the rows of one shard.
+//!
+//! ```text
+//!  source half                                       destination half
+//!  1. end older owners' sessions (O5)
+//!  2. the task's moment, or one of its own (S13)
+//!  3. lock the table; its file is the one noted
+//!  4. begin: the key of all hashes  ──────────────▶  a. end older owners' sessions, one moment of its own
+//!  5. all rows ▶ digest                              b. all rows ▶ digest
+//!  6. which buckets differ?         ◀──────────────  c. the digest
+//!  7. rows of those, pass by pass   ──── buckets ──▶  d. rows of those, in the same moment
+//!  8. match them by key             ◀──── rows ─────
+//! ```
+//!
+//! Both ends are read at once, each in its own order ([`pgconvoy_flow::digest`]). Where nothing differs that is all. Memory is
+//! bounded: what differs is looked at in a few passes of so many rows, and what is left is judged by the buckets' counts;
+//! the result says so.
+
+use rand::Rng;
+
+use pgconvoy_flow::digest::{Digest, HashKey, Kept, Rows, classify, passes};
+use pgconvoy_flow::sql;
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::name::{QualifiedName, quote_literal};
+use pgconvoy_shared::unit::{VerifyRows, WorkResult};
+use pgconvoy_shared::verify::{
+    Difference, LISTED_MAX, NotCompared, RowDifference, RowsCompared, Sample, shortened,
+};
+
+use super::list::List;
+use super::plan::is_absent;
+use crate::pg::destination::takeover::end_old_sessions;
+use crate::pg::wire::Wire;
+use crate::pg::{About, PgError};
+use crate::unit::link::{Link, link, out_of_turn};
+use crate::unit::{UnitContext, UnitEnd, source_table};
+
+/// Rows in one message: a few hundred KiB.
+const ROWS_PER_MESSAGE: usize = 5_000;
+
+#[derive(Debug)]
+enum FromSource {
+    /// Read your rows.
+    Begin(HashKey),
+    /// Send the rows of these buckets.
+    Buckets(Vec<u32>),
+}
+
+#[derive(Debug)]
+enum FromDestination {
+    /// There is no such table, or no such column, any more.
+    Absent(NotCompared),
+    Digest(Digest),
+    /// Some of the rows that were asked for.
+    Rows(Vec<Kept>),
+    /// That was all of them.
+    AllRows,
+}
+
+/// Compares a shard.
+pub(in crate::unit) async fn run(
+    ctx: &UnitContext,
+    order: VerifyRows,
+) -> Result<WorkResult, UnitEnd> {
+    let (source, destination) = link(4);
+    let (compared, ()) = tokio::try_join!(
+        Box::pin(source_half(ctx, &order, source)),
+        Box::pin(destination_half(ctx, &order, destination))
+    )?;
+    Ok(WorkResult::VerifyRows(compared))
+}
+
+async fn source_half(
+    ctx: &UnitContext,
+    order: &VerifyRows,
+    mut link: Link<FromSource, FromDestination>,
+) -> Result<RowsCompared, UnitEnd> {
+    let access = ctx.access(Side::Source);
+    let shard = &order.shard;
+    let table = &shard.table;
+    let mut wire = access.reader().await.about(&access)?;
+    end_old_sessions(&mut wire).await?;
+    see_bytes_as_they_are(&mut wire).await.about(&access)?;
+    source_table::begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;
+    match source_table::lock(&mut wire, &table.name).await {
+        Ok(()) => {}
+        Err(error) if is_absent(&error) => {
+            return Ok(left_out("the source dropped the table", true));
+        }
+        Err(error) => return Err(error.failure(table.name.to_string()).into()),
+    }
+    let noted = table.filenode;
+    match source_table::check_filenode(&mut wire, table.no, &table.name, noted).await {
+        Ok(()) => {}
+        // It was copied as it was: there is nothing left to compare that with.
+        Err(UnitEnd::TableChanged { failure, .. }) => return Ok(left_out(&failure.message, false)),
+        Err(end) => return Err(end),
+    }
+
+    let mut secret = Box::new([0; HashKey::BYTES]);
+    rand::rng().fill_bytes(&mut secret[..]);
+    let secret = HashKey(secret);
+    link.send(FromSource::Begin(secret.clone())).await?;
+    let statement = sql::copy_out_compared(table, &shard.part, &table.name, true);
+    let mut reading = Reading { wire, statement, secret, order };
+    let (ours, bytes) = match reading.digest(Some(ctx)).await {
+        Ok(read) => read,
+        Err(error) if is_changed(&error) => {
+            return Ok(left_out("the source changed the table's columns", true));
+        }
+        Err(error) => return Err(error.failure(table.name.to_string()).into()),
+    };
+    let theirs = match link.expect().await? {
+        FromDestination::Digest(digest) => digest,
+        FromDestination::Absent(why) => {
+            return Ok(RowsCompared { not_compared: Some(why), ..RowsCompared::default() });
+        }
+        FromDestination::Rows(_) | FromDestination::AllRows => return Err(out_of_turn().into()),
+    };
+
+    let passes = passes(&ours, &theirs);
+    let mut found = RowsCompared {
+        source_rows: ours.rows,
+        destination_rows: theirs.rows,
+        bytes,
+        compared: ours.compared,
+        missing: passes.missing,
+        extra: passes.extra,
+        different: passes.different,
+        at_least: passes.at_least,
+        ..RowsCompared::default()
+    };
+    drop((ours, theirs));
+    let mut list = List::of(ctx, &table.name)?;
+    for buckets in passes.look_at {
+        ctx.still_mine()?;
+        link.send(FromSource::Buckets(buckets.clone())).await?;
+        let (ours, theirs) = tokio::join!(reading.rows_of(&buckets), collect(&mut link));
+        let mut listed = Ok(());
+        classify(ours.about(&table.name)?, theirs?, |row| {
+            if listed.is_ok() {
+                listed = list.add(&row);
+            }
+            count(&mut found, row);
+        });
+        listed?;
+    }
+    list.end()?;
+    reading.end().await.about(&table.name)?;
+    keep_first(&mut found.listed);
+    Ok(found)
+}
+
+/// Numbers by their value, and everything by its text: for people, not for machines.
+fn by_key(one: &RowDifference, other: &RowDifference) -> std::cmp::Ordering {
+    let number = |row: &RowDifference| row.key.parse::<i64>().unwrap_or(i64::MAX);
+    (number(one), &one.key, one.difference).cmp(&(number(other), &other.key, other.difference))
+}
+
+/// Those with the smallest keys are listed.
+fn keep_first(listed: &mut Vec<RowDifference>) {
+    listed.sort_by(by_key);
+    listed.truncate(LISTED_MAX);
+}
+
+fn count(found: &mut RowsCompared, row: RowDifference) {
+    let figure = match row.difference {
+        Difference::Missing => &mut found.missing,
+        Difference::Extra => &mut found.extra,
+        Difference::Different => &mut found.different,
+    };
+    *figure = figure.saturating_add(row.count);
+    found.listed.push(RowDifference { key: shortened(&row.key), ..row });
+    if found.listed.len() == 2 * LISTED_MAX {
+        keep_first(&mut found.listed);
+    }
+}
+
+async fn collect(link: &mut Link<FromSource, FromDestination>) -> Result<Vec<Kept>, UnitEnd> {
+    let mut rows = Vec::new();
+    loop {
+        match link.expect().await? {
+            FromDestination::Rows(some) => rows.extend(some),
+            FromDestination::AllRows => return Ok(rows),
+            FromDestination::Absent(_) | FromDestination::Digest(_) => {
+                return Err(out_of_turn().into());
+            }
+        }
+    }
+}
+
+async fn destination_half(
+    ctx: &UnitContext,
+    order: &VerifyRows,
+    mut link: Link<FromDestination, FromSource>,
+) -> Result<(), UnitEnd> {
+    // None: there is nothing to compare.
+    let Some(FromSource::Begin(secret)) = link.next().await else { return Ok(()) };
+    let access = ctx.access(Side::Destination);
+    let table = &order.shard.table.write_to;
+    let mut wire = access.reader().await.about(&access)?;
+    end_old_sessions(&mut wire).await?;
+    see_bytes_as_they_are(&mut wire).await.about(&access)?;
+    wire.query("begin isolation level repeatable read read only").await.about(&access)?;
+    let only = !is_partitioned(&mut wire, table).await.about(table)?;
+    let statement = sql::copy_out_compared(&order.shard.table, &order.shard.part, table, only);
+    let mut reading = Reading { wire, statement, secret, order };
+    match reading.digest(None).await {
+        Ok((digest, _)) => link.send(FromDestination::Digest(digest)).await?,
+        Err(error) if is_absent(&error) || is_changed(&error) => {
+            let reason = "the table was changed at the destination meanwhile".to_owned();
+            let why = NotCompared { reason, differs: true };
+            return link.send(FromDestination::Absent(why)).await;
+        }
+        Err(error) => return Err(error.failure(table.to_string()).into()),
+    }
+    while let Some(message) = link.next().await {
+        let FromSource::Buckets(buckets) = message else { return Err(out_of_turn().into()) };
+        let mut rows = reading.rows_of(&buckets).await.about(table)?;
+        while !rows.is_empty() {
+            let rest = rows.split_off(rows.len().min(ROWS_PER_MESSAGE));
+            link.send(FromDestination::Rows(std::mem::replace(&mut rows, rest))).await?;
+        }
+        link.send(FromDestination::AllRows).await?;
+    }
+    Ok(reading.end().await.about(table)?)
+}
+
+/// One end's rows, within one transaction that sees one moment.
+struct Reading<'a> {
+    wire: Wire,
+    statement: String,
+    secret: HashKey,
+    order: &'a VerifyRows,
+}
+
+impl Reading<'_> {
+    /// All rows, and how many bytes they were.
+    async fn digest(&mut self, progress: Option<&UnitContext>) -> Result<(Digest, u64), PgError> {
+        let mut digest = Digest::new(self.sample());
+        let mut rows = self.rows();
+        let mut copy = self.wire.copy_out(&self.statement).await?;
+        let mut bytes = 0;
+        let mut told = 0;
+        while let Some(data) = copy.next().await? {
+            bytes += data.len() as u64;
+            rows.take(&data, |row| digest.add(&row)).map_err(|bad| bad_data(&bad))?;
+            if let Some(ctx) = progress {
+                ctx.progress.add(digest.rows - told, data.len() as u64);
+                told = digest.rows;
+            }
+        }
+        Ok((digest, bytes))
+    }
+
+    /// The rows of some buckets.
+    async fn rows_of(&mut self, buckets: &[u32]) -> Result<Vec<Kept>, PgError> {
+        let mut wanted = vec![false; pgconvoy_flow::digest::BUCKETS];
+        for bucket in buckets {
+            if let Some(wanted) = wanted.get_mut(*bucket as usize) {
+                *wanted = true;
+            }
+        }
+        let sample = self.sample();
+        let mut kept = Vec::new();
+        let mut rows = self.rows();
+        let mut copy = self.wire.copy_out(&self.statement).await?;
+        while let Some(data) = copy.next().await? {
+            let keep = |row: pgconvoy_flow::digest::Row<'_>| {
+                if wanted[row.bucket()] {
+                    kept.push(Kept::of(&row, sample));
+                }
+            };
+            rows.take(&data, keep).map_err(|bad| bad_data(&bad))?;
+        }
+        Ok(kept)
+    }
+
+    fn rows(&self) -> Rows {
+        Rows::new(self.secret.clone(), self.order.shard.table.key.len())
+    }
+
+    fn sample(&self) -> Sample {
+        self.order.sample
+    }
+
+    async fn end(mut self) -> Result<(), PgError> {
+        self.wire.query("commit").await?;
+        self.wire.close().await;
+        Ok(())
+    }
+}
+
+/// A partitioned table holds rows only through its partitions.
+async fn is_partitioned(wire: &mut Wire, table: &QualifiedName) -> Result<bool, PgError> {
+    let ask = format!(
+        "select count(*) from pg_catalog.pg_class where relkind = 'p' and oid = pg_catalog.to_regclass({})",
+        quote_literal(&table.quoted())
+    );
+    Ok(wire.value(&ask).await? != "0")
+}
+
+/// A database without an encoding holds whatever bytes were put into it; converting them would fail.
+async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<(), PgError> {
+    if wire.parameter("server_encoding") == Some("SQL_ASCII") {
+        wire.query("set client_encoding = 'SQL_ASCII'").await?;
+    }
+    Ok(())
+}
+
+fn left_out(reason: &str, differs: bool) -> RowsCompared {
+    let why = NotCompared { reason: reason.to_owned(), differs };
+    RowsCompared { not_compared: Some(why), ..RowsCompared::default() }
+}
+
+/// No such column, any more.
+fn is_changed(error: &PgError) -> bool {
+    error.sqlstate() == Some("42703")
+}
+
+fn bad_data(bad: &pgconvoy_flow::digest::BadData) -> PgError {
+    PgError::protocol(bad.to_string())
+}

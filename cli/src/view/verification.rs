@@ -1,0 +1,303 @@
+//! What came of comparing both ends.
+
+use pgconvoy_proto::v1;
+use pgconvoy_shared::verify::{
+    NotCompared, ObjectDifference, ObjectsCompared, RowDifference, RowsCompared,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::non_empty;
+use crate::output::human;
+use crate::output::table::table;
+
+/// Rows that differ shown of each table; all that are kept are in the JSON.
+const KEYS_SHOWN: usize = 10;
+
+/// The whole of a task's comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct VerificationView {
+    complete: bool,
+    /// Of 100: the part of the rows that is compared; all are counted.
+    sample_percent: String,
+    pub(crate) differences: u64,
+    tables_same: u32,
+    tables_different: u32,
+    tables_skipped: u32,
+    rows: RowsView,
+    schema: Option<ObjectsCompared>,
+    sequences: Option<ObjectsCompared>,
+}
+
+/// Rows that were compared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct RowsView {
+    source_rows: u64,
+    destination_rows: u64,
+    compared: u64,
+    same: u64,
+    missing: u64,
+    extra: u64,
+    different: u64,
+    /// The figures are lower bounds.
+    at_least: bool,
+    listed: Vec<RowDifference>,
+    not_compared: Option<NotCompared>,
+}
+
+/// A table that was, or will be, compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct TableVerificationView {
+    /// same, different, skipped; none = not yet.
+    status: Option<String>,
+    #[serde(flatten)]
+    rows: RowsView,
+}
+
+impl VerificationView {
+    pub(crate) fn of(task: &v1::Task) -> Option<Self> {
+        let found = task.verification.clone()?;
+        let hundredths = found.settings.map_or(0, |settings| settings.sample_hundredths);
+        let objects =
+            |objects: Option<v1::ObjectsCompared>| objects.and_then(|found| found.try_into().ok());
+        Some(Self {
+            complete: found.complete,
+            sample_percent: percent(hundredths),
+            differences: found.differences,
+            tables_same: found.tables_same,
+            tables_different: found.tables_different,
+            tables_skipped: found.tables_skipped,
+            rows: found.rows.map(RowsView::of).unwrap_or_default(),
+            schema: objects(found.schema),
+            sequences: objects(found.sequences),
+        })
+    }
+
+    /// For people: what was compared, and what differs.
+    pub(crate) fn to_text<'t>(
+        &self,
+        tables: impl IntoIterator<Item = (&'t str, &'t TableVerificationView)>,
+    ) -> String {
+        let mut parts = vec![self.coverage()];
+        let tells = |view: &TableVerificationView| {
+            matches!(view.status.as_deref(), Some("different" | "skipped"))
+        };
+        let telling: Vec<_> = tables.into_iter().filter(|(_, view)| tells(view)).collect();
+        if !telling.is_empty() {
+            let rows = telling.iter().map(|(name, view)| view.row(name));
+            let head = ["table", "result", ">same", ">missing", ">extra", ">different", ""];
+            parts.push(table(&head, rows));
+        }
+        let keys: Vec<String> = telling.iter().flat_map(|(name, view)| view.keys(name)).collect();
+        if !keys.is_empty() {
+            parts.push(keys.join("\n"));
+        }
+        let objects = [&self.schema, &self.sequences];
+        let differences = objects.into_iter().flatten().flat_map(|found| &found.listed);
+        let objects: Vec<String> = differences.map(object_text).collect();
+        if !objects.is_empty() {
+            parts.push(objects.join("\n"));
+        }
+        parts.join("\n\n")
+    }
+
+    fn coverage(&self) -> String {
+        let verdict = match (self.differences, self.complete) {
+            (0, true) => "verification: no differences".to_owned(),
+            (0, false) => "verification: no differences so far".to_owned(),
+            (found, _) => {
+                let least = if self.rows.at_least { "at least " } else { "" };
+                format!("verification: {least}{}", human::counted(found, "difference"))
+            }
+        };
+        let mut lines = vec![verdict];
+        let tables = u64::from(self.tables_same + self.tables_different);
+        if tables > 0 {
+            let sample = match self.sample_percent.as_str() {
+                "100" => String::new(),
+                percent => format!(" ({percent} % of the rows; all were counted)"),
+            };
+            lines.push(format!(
+                "  rows       {} compared in {}{sample}",
+                human::count(self.rows.compared),
+                human::counted(tables, "table")
+            ));
+        }
+        if self.tables_skipped > 0 {
+            let skipped = human::counted(self.tables_skipped.into(), "table");
+            lines.push(format!("  skipped    {skipped}: see below"));
+        }
+        for (what, found) in [("schema", &self.schema), ("sequences", &self.sequences)] {
+            match found {
+                Some(found) => lines.push(format!(
+                    "  {what:<10} {} compared, {} differ",
+                    human::counted(found.objects, "object"),
+                    human::count(found.differences)
+                )),
+                None => lines.push(format!("  {what:<10} not compared")),
+            }
+        }
+        lines.join("\n")
+    }
+}
+
+/// `MISSING INDEX public.orders_day_idx`, with both texts where there are two.
+fn object_text(found: &ObjectDifference) -> String {
+    let ObjectDifference { difference, object, source, destination } = found;
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut lines = vec![format!("{}: {object}", difference.as_str())];
+    for (end, text) in [("source", source), ("destination", destination)] {
+        if !text.is_empty() {
+            lines.push(format!("  {end}: {}", one_line(text)));
+        }
+    }
+    lines.join("\n")
+}
+
+impl RowsView {
+    fn of(found: v1::RowsCompared) -> Self {
+        let Ok(found) = RowsCompared::try_from(found) else { return Self::default() };
+        Self {
+            same: found.same(),
+            source_rows: found.source_rows,
+            destination_rows: found.destination_rows,
+            compared: found.compared,
+            missing: found.missing,
+            extra: found.extra,
+            different: found.different,
+            at_least: found.at_least,
+            listed: found.listed,
+            not_compared: found.not_compared,
+        }
+    }
+}
+
+impl TableVerificationView {
+    pub(crate) fn of(table: &v1::TaskTable) -> Self {
+        let rows = table.rows_compared.clone().map(RowsView::of).unwrap_or_default();
+        Self { status: non_empty(&table.verification), rows }
+    }
+
+    fn row(&self, name: &str) -> [String; 7] {
+        let rows = &self.rows;
+        let least = if rows.at_least { "at least " } else { "" };
+        let figure = |figure| format!("{least}{}", human::count(figure));
+        [
+            name.to_owned(),
+            self.status.clone().unwrap_or_default(),
+            human::count(rows.same),
+            figure(rows.missing),
+            figure(rows.extra),
+            figure(rows.different),
+            rows.not_compared.as_ref().map(|why| why.reason.clone()).unwrap_or_default(),
+        ]
+    }
+
+    fn keys(&self, table: &str) -> Vec<String> {
+        let listed = &self.rows.listed;
+        let mut lines: Vec<String> = listed
+            .iter()
+            .take(KEYS_SHOWN)
+            .map(|row| {
+                let times =
+                    if row.count > 1 { format!(" × {}", row.count) } else { String::new() };
+                format!("{}: {table} {}{times}", row.difference.as_str(), row.key)
+            })
+            .collect();
+        if listed.len() > KEYS_SHOWN {
+            lines.push(format!("… more rows of {table} are in `-o json` and in a report"));
+        }
+        lines
+    }
+}
+
+/// All that a task keeps of its differences, as JSON lines. `rows` = also the rows, which a task keeps the first of.
+pub(crate) fn report_lines(task: &v1::Task, rows: bool) -> Vec<Value> {
+    let mut lines = Vec::new();
+    let Some(found) = VerificationView::of(task) else { return lines };
+    for object in [&found.schema, &found.sequences].into_iter().flatten().flat_map(|o| &o.listed) {
+        lines.push(json!(object));
+    }
+    for table in &task.tables {
+        let view = TableVerificationView::of(table);
+        if let Some(why) = &view.rows.not_compared {
+            lines.push(json!({ "table": table.name, "not_compared": why.reason }));
+        }
+        for row in view.rows.listed.iter().filter(|_| rows) {
+            lines.push(json!({
+                "table": table.name,
+                "difference": row.difference,
+                "key": row.key,
+                "count": row.count,
+            }));
+        }
+    }
+    lines
+}
+
+/// Hundredths of a percent as a number without needless zeros; 0 stands for all.
+fn percent(hundredths: u32) -> String {
+    match hundredths {
+        0 => "100".to_owned(),
+        all if all % 100 == 0 => (all / 100).to_string(),
+        part => format!("{}.{:02}", part / 100, part % 100).trim_end_matches('0').to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(hundredths: u32) -> v1::Task {
+        let row = v1::RowDifference {
+            difference: v1::Difference::Missing.into(),
+            key: "7".into(),
+            count: 1,
+        };
+        let rows = v1::RowsCompared {
+            source_rows: 10,
+            compared: 10,
+            missing: 1,
+            listed: vec![row],
+            ..Default::default()
+        };
+        v1::Task {
+            verification: Some(v1::Verification {
+                settings: Some(v1::VerifySettings { sample_hundredths: hundredths }),
+                tables_same: 1,
+                tables_different: 1,
+                rows: Some(v1::RowsCompared { listed: vec![], ..rows.clone() }),
+                differences: 1,
+                complete: true,
+                ..Default::default()
+            }),
+            tables: vec![v1::TaskTable {
+                name: "public.orders".into(),
+                verification: "different".into(),
+                rows_compared: Some(rows),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn people_read_what_was_compared_and_what_differs() {
+        let task = task(250);
+        let orders = TableVerificationView::of(&task.tables[0]);
+        let view = VerificationView::of(&task).expect("it was compared");
+        let text = view.to_text([("public.orders", &orders)]);
+        assert!(text.starts_with("verification: 1 difference\n"), "{text}");
+        assert!(text.contains("10 compared in 2 tables (2.5 % of the rows"), "{text}");
+        assert!(text.contains("missing: public.orders 7"), "{text}");
+    }
+
+    #[test]
+    fn a_report_is_one_json_value_a_line() {
+        let lines = report_lines(&task(0), true);
+        let expected =
+            json!({ "table": "public.orders", "difference": "missing", "key": "7", "count": 1 });
+        assert_eq!(lines, [expected]);
+        assert!(report_lines(&task(0), false).is_empty());
+    }
+}

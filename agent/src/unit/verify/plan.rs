@@ -10,7 +10,7 @@
 //! key, the one by which the table could be cut; without one the table is a multiset.
 //!
 //! A table is cut into ranges of its key only where both ends sort that key alike for certain
-//! ([`sorted_alike`](pgconvoy_flow::formats::sorted_alike)): in any other order a row would be looked for in the wrong range
+//! ([`sorted_alike`]): in any other order a row would be looked for in the wrong range
 //! at one of the two ends, and told as missing. Everything else is one shard: its digests need no order.
 
 use std::collections::BTreeMap;

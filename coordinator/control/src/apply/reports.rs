@@ -87,7 +87,7 @@ fn end(clerk: &mut Clerk<'_>, no: UnitNo, parts: u32, ended: &Ended) {
     let staged = lease.staged.clone();
     let agent = lease.agent.clone();
     match (revoked, ended) {
-        (Some(Afterwards::Dropped), _) => clerk.set(no, UnitState::Dropped),
+        (Some(Afterwards::Dropped), _) => course::dropped(clerk, no),
         (_, Ended::Done(result)) => {
             let there = crate::state::count(staged.len());
             let taken = if there == parts {

@@ -5,7 +5,7 @@ use pgconvoy_shared::ids::{AgentId, TableNo, UnitNo};
 use pgconvoy_shared::retry::{self, Retry};
 use pgconvoy_shared::unit::UnitKind;
 
-use super::plan;
+use super::{plan, stages};
 use crate::outcome::Effect;
 use crate::state::clerk::Clerk;
 use crate::state::events::Telling;
@@ -53,17 +53,23 @@ pub(super) fn drop_unit(clerk: &mut Clerk<'_>, no: UnitNo) {
     }
 }
 
+/// The lease of a unit that is of no use any more has ended, however. It may have been the last that its stage waited for.
+pub(crate) fn dropped(clerk: &mut Clerk<'_>, no: UnitNo) {
+    clerk.set(no, UnitState::Dropped);
+    stages::advance(clerk);
+}
+
 /// The agent is lost, or lives anew: the unit is free, or dropped if it was to be.
 pub(crate) fn lease_lost(clerk: &mut Clerk<'_>, no: UnitNo, agent: &AgentId) {
-    clerk.edit_unit(no, |unit| {
-        let revoked = unit.lease().and_then(|lease| lease.revoked);
-        if revoked == Some(Afterwards::Dropped) {
-            unit.state = UnitState::Dropped;
-        } else {
+    let lease = clerk.record().unit(no).and_then(|unit| unit.lease());
+    if lease.and_then(|lease| lease.revoked) == Some(Afterwards::Dropped) {
+        dropped(clerk, no);
+    } else {
+        clerk.edit_unit(no, |unit| {
             unit.state = UnitState::Ready;
             unit.trouble.get_or_insert_default().lost_by = Some(agent.clone());
-        }
-    });
+        });
+    }
 }
 
 /// The agent gave the unit back undone, of its own accord.
@@ -283,6 +289,30 @@ mod tests {
         story.plan_into(&plan, &[("public.orders", 2)]);
         assert_eq!(story.finish_all("a", UnitKind::Copy), 2);
         assert_eq!(story.counts(UnitKind::Audit).ready, 1);
+    }
+
+    #[test]
+    fn a_stage_does_not_wait_for_a_dropped_unit_that_ends_last() {
+        let changed = Ended::TableChanged {
+            table: TableNo(0),
+            failure: Failure::other("columns_changed", "a column was added"),
+        };
+        for lost in [false, true] {
+            let mut story = Story::copying(&[("public.orders", 2)]).with_agents(&["a", "b"]);
+            let slow = story.lease("b", UnitKind::Copy);
+            let held = story.lease("a", UnitKind::Copy);
+            story.end(&held, changed.clone());
+            let plan = story.lease("a", UnitKind::Plan);
+            story.plan_into(&plan, &[("public.orders", 1)]);
+            story.finish_all("a", UnitKind::Copy);
+            assert_eq!(story.counts(UnitKind::Audit).total, 0);
+            if lost {
+                story.lose("b");
+            } else {
+                story.release(&slow);
+            }
+            assert_eq!(story.counts(UnitKind::Audit).ready, 1);
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::state::unit::Subject;
 use crate::state::{EventKind, Tally, TaskStatus, UnitState};
 
 pub(crate) use gate::{acknowledge, ensure_precheck};
-pub(crate) use lease_end::{failed, lease_lost, released, revoke_all, table_changed};
+pub(crate) use lease_end::{dropped, failed, lease_lost, released, revoke_all, table_changed};
 pub(crate) use life::{cancel, finish_again, resume, start};
 pub(crate) use snapshot::{exports_gone, snapshot_lost};
 pub(crate) use verify::differences;

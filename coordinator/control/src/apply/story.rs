@@ -21,7 +21,8 @@ use pgconvoy_shared::verify::{Purpose, RowsCompared, VerifySettings};
 
 use super::apply;
 use crate::command::{
-    Acknowledge, Command, CreateTask, Grant, NoteExport, RegisterAgent, Report, ReportBody, Stamped,
+    Acknowledge, Command, CreateTask, Grant, NewPasswords, NoteExport, RegisterAgent, Report,
+    ReportBody, Stamped,
 };
 use crate::invariants;
 use crate::outcome::{Applied, Effect, Outcome, Reception};
@@ -257,7 +258,8 @@ impl Story {
 
     pub(crate) fn resume_acknowledging(&mut self, codes: &[&str]) {
         let task = self.task.clone();
-        self.expect(Command::ResumeTask { task, acknowledge: acknowledging(codes) });
+        let (acknowledge, passwords) = (acknowledging(codes), NewPasswords::default());
+        self.expect(Command::ResumeTask { task, acknowledge, passwords });
     }
 
     pub(crate) fn cancel(&mut self) {

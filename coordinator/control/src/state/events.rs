@@ -94,6 +94,8 @@ event_kinds! {
     TablesNotMigrated = "tables_not_migrated",
     /// Tables that a later survey found no more: the destination keeps what was copied of them.
     TablesGone = "tables_gone",
+    /// A user gave passwords that were changed at the databases.
+    PasswordsRenewed = "passwords_renewed",
 }
 
 /// The latest events of a task.

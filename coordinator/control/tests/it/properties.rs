@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use pgconvoy_control::command::{Acknowledge, Command, NoteExport, Report, ReportBody, Stamped};
+use pgconvoy_control::command::{Command, NoteExport, Report, ReportBody, Stamped};
 use pgconvoy_control::liveness::Liveness;
 use pgconvoy_control::schedule::{self, Observed};
 use pgconvoy_control::state::State;
@@ -68,7 +68,10 @@ impl Machine {
             2 => self.apply(Command::DrainAgent { agent }),
             3 => self.apply(Command::UndrainAgent { agent }),
             4 => self.apply(Command::PauseTask { task }),
-            5 | 6 => self.apply(Command::ResumeTask { task, acknowledge: Acknowledge::default() }),
+            5 | 6 => {
+                let (acknowledge, passwords) = Default::default();
+                self.apply(Command::ResumeTask { task, acknowledge, passwords });
+            }
             7 if b < 20 => self.apply(Command::CancelTask { task }),
             7 => self.apply(Command::PrecheckTask { task }),
             8 => {

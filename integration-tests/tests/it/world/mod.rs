@@ -3,6 +3,7 @@
 mod gate;
 mod job;
 mod ledger;
+mod mover;
 mod pair;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use pgconvoy_integration_tests::postgres::Major;
 pub(crate) use gate::Gate;
 pub(crate) use job::{Fleet, Job, events};
 pub(crate) use ledger::Ledger;
+pub(crate) use mover::Mover;
 pub(crate) use pair::{DATABASE, Pair, shown, told};
 
 /// For a migration of a small database on a loaded machine, a lease time and an election included.

@@ -96,6 +96,8 @@ event_kinds! {
     TablesGone = "tables_gone",
     /// A user gave passwords that were changed at the databases.
     PasswordsRenewed = "passwords_renewed",
+    /// Agents were lost one after another while they ran the same unit.
+    UnitLosesAgents = "unit_loses_agents",
 }
 
 /// The latest events of a task.

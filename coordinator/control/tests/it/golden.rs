@@ -74,6 +74,7 @@ fn batch() -> Vec<Stamped> {
             report(2, ended(Ended::Released)),
             report(3, ended(Ended::SnapshotLost { round: 1, gone: vec![agent.clone()] })),
             report(4, ended(Ended::TableChanged { table, failure })),
+            report(6, ended(Ended::TableGone { table, system_identifier: 42 })),
             report(5, ended(Ended::Done(WorkResult::Audit { missing: vec![(table, 4)] }))),
         ]),
         Command::NoteExport(NoteExport {

@@ -111,7 +111,7 @@ impl Machine {
         let incarnation = lease.incarnation;
         let order = work::order(&self.state, &unit);
         let table = pgconvoy_shared::ids::TableNo(u32::from(a % 4));
-        let (parts, ended) = match (b % 16, order) {
+        let (parts, ended) = match (b % 17, order) {
             (0, _) => (vec![], Ended::Failed(Failure::transient("t", "t"))),
             (1, _) => (vec![], Ended::Failed(Failure::definite("d", "d"))),
             (2, _) => (vec![], Ended::SnapshotLost { round: 1, gone: vec![agent.clone()] }),
@@ -122,6 +122,7 @@ impl Machine {
                 (vec![], Ended::TableChanged { table, failure: Failure::definite("changed", "c") })
             }
             (5, _) => (vec![], Ended::Done(WorkResult::Audit { missing: vec![(table, 9)] })),
+            (16, _) => (vec![], Ended::TableGone { table, system_identifier: 42 }),
             (6, _) | (_, None) => (vec![], Ended::Released),
             (shards, Some(order)) => {
                 let (parts, result) = fixtures::answer(&order.work, &agent, u32::from(shards) % 4);

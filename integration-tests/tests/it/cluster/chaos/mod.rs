@@ -89,9 +89,9 @@ async fn run(seed: u64) -> Run {
         struck.extend([fault].into_iter().chain(second));
         stage::pass(Duration::from_millis(random.random_range(0..1_500))).await;
     }
-    let task = job.task().await;
-    assert_eq!(task.phase(), Phase::Copy, "the faults struck a running copy");
-    assert_ne!(task.status(), TaskStatus::Failed, "{:?}", task.cause);
+    // All of them struck a running copy, and it did not give up. (For a moment nobody may lead.)
+    let copies = |task: &Task| task.phase() == Phase::Copy && task.status() != TaskStatus::Failed;
+    job.until("the copy to run still", copies).await;
 
     eprintln!("{:6.1} s  peace", begin.elapsed().as_secs_f64());
     let peace = Instant::now();

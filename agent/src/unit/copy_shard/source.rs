@@ -28,11 +28,11 @@ pub(super) async fn half(
     mut link: Link<FromSource, Go>,
 ) -> Result<(), UnitEnd> {
     let access = ctx.access(Side::Source);
-    let mut wire = access.reader().await.about(&access)?;
+    let mut wire = ctx.means.pool.reader(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     // None: the shard was done already.
     let Some(Go) = link.next().await else {
-        wire.close().await;
+        ctx.means.pool.give(wire);
         return Ok(());
     };
     let encoding = see_bytes_as_they_are(&mut wire).await.about(&access)?;
@@ -50,7 +50,7 @@ pub(super) async fn half(
     wire.query("commit").await.about(&access)?;
     wait_until_flushed(&mut wire, noted_lsn).await?;
     link.send(FromSource::End(ReadRows { rows, bytes, snapshot, noted_lsn })).await?;
-    wire.close().await;
+    ctx.means.pool.give(wire);
     Ok(())
 }
 

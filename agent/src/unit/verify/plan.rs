@@ -166,8 +166,12 @@ async fn cut(
         .map(|column| Some((*from.columns.get(&column.name)?, *there.columns.get(&column.name)?)))
         .collect();
     let alike = pairs.is_some_and(|pairs| sorted_alike(pairs, from.encoding == there.encoding));
-    let cut =
-        if count > 1 && alike { ranges(wire, &from.name, key, count, size).await? } else { None };
+    let columns: Vec<String> = from.columns.keys().cloned().collect();
+    let cut = if count > 1 && alike {
+        ranges(wire, &from.name, &columns, key, count, size).await?
+    } else {
+        None
+    };
     Ok(cut.unwrap_or_else(|| shards::whole(size)))
 }
 

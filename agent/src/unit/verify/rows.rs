@@ -78,7 +78,7 @@ async fn source_half(
     let access = ctx.access(Side::Source);
     let shard = &order.shard;
     let table = &shard.table;
-    let mut wire = access.reader().await.about(&access)?;
+    let mut wire = ctx.means.pool.reader(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     see_bytes_as_they_are(&mut wire).await.about(&access)?;
     source_table::begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;
@@ -146,7 +146,7 @@ async fn source_half(
         listed?;
     }
     list.end()?;
-    reading.end().await.about(&table.name)?;
+    ctx.means.pool.give(reading.end().await.about(&table.name)?);
     keep_first(&mut found.listed);
     Ok(found)
 }
@@ -198,7 +198,7 @@ async fn destination_half(
     let Some(FromSource::Begin(secret)) = link.next().await else { return Ok(()) };
     let access = ctx.access(Side::Destination);
     let table = &order.shard.table.write_to;
-    let mut wire = access.reader().await.about(&access)?;
+    let mut wire = ctx.means.pool.reader(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     see_bytes_as_they_are(&mut wire).await.about(&access)?;
     wire.query("begin isolation level repeatable read read only").await.about(&access)?;
@@ -223,7 +223,8 @@ async fn destination_half(
         }
         link.send(FromDestination::AllRows).await?;
     }
-    Ok(reading.end().await.about(table)?)
+    ctx.means.pool.give(reading.end().await.about(table)?);
+    Ok(())
 }
 
 /// One end's rows, within one transaction that sees one moment.
@@ -284,10 +285,9 @@ impl Reading<'_> {
         self.order.sample
     }
 
-    async fn end(mut self) -> Result<(), PgError> {
+    async fn end(mut self) -> Result<Wire, PgError> {
         self.wire.query("commit").await?;
-        self.wire.close().await;
-        Ok(())
+        Ok(self.wire)
     }
 }
 

@@ -51,19 +51,21 @@ impl RaftNode {
         // A heartbeat that was just on its way begins the lease a little later.
         tokio::time::sleep(core.timings.lease + core.timings.heartbeat / 4).await;
         let deadline = Instant::now() + core.call_limit();
+        core.hold_back(&membership, to).await;
         loop {
-            core.hold_back(&membership, to).await;
-            core.campaign(to.0, &member, to).await.map_err(|error| ChangeError::Unreachable {
-                node: to,
-                address: member.address.clone(),
-                source: Box::new(error),
+            core.campaign(to.0, &member, to).await.map_err(|error| {
+                let (address, source) = (member.address.clone(), Box::new(error));
+                ChangeError::Unreachable { node: to, address, source }
             })?;
-            // A vote that comes late loses the election: then once more, for nobody else stands meanwhile.
-            let patience = Instant::now() + core.timings.lease * 2;
-            match core.followed(patience.min(deadline)).await {
-                Some(leader) if leader.id == to => return Ok(leader),
-                None if Instant::now() < deadline => {}
-                leader => return Err(ChangeError::NotTakenOver { node: to, leader }),
+            // A vote that comes late loses the election, and it is asked for once more. Until then the others are held
+            // back so often that the patience of none of them ends.
+            for _ in 0..2 {
+                let look = Instant::now() + core.timings.lease / 2;
+                match core.followed(look.min(deadline)).await {
+                    Some(leader) if leader.id == to => return Ok(leader),
+                    None if Instant::now() < deadline => core.hold_back(&membership, to).await,
+                    leader => return Err(ChangeError::NotTakenOver { node: to, leader }),
+                }
             }
         }
     }

@@ -164,7 +164,7 @@ async fn look_at(
 ) -> Result<LookedAt, UnitEnd> {
     let name = &table.name;
     wire.query("begin isolation level repeatable read read only").await.about(name)?;
-    source_table::lock(wire, name).await.about(name)?;
+    source_table::lock_to_move(wire, table.no, name).await?;
     source_table::check_filenode(wire, table.no, name, table.filenode).await?;
     let fingerprint = source_table::fingerprint(wire, name).await.about(name)?;
     let columns = catalog::columns(wire, name).await.about(name)?;

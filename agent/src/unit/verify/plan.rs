@@ -76,8 +76,7 @@ async fn source_half(
     for table in tables {
         ctx.still_mine()?;
         let name = &table.name;
-        wire.query("begin isolation level repeatable read read only").await.about(name)?;
-        source_table::lock(&mut wire, name).await.about(name)?;
+        source_table::begin_locked(&mut wire, name).await.about(name)?;
         let from = FromSource {
             name: name.clone(),
             columns: columns(&mut wire, name).await.about(name)?,
@@ -85,7 +84,7 @@ async fn source_half(
             encoding: encoding(&wire),
         };
         let key = catalog::key(&mut wire, name).await.about(name)?;
-        let size = catalog::size(&mut wire, name, table.bytes).await.about(name)?;
+        let (size, _) = catalog::size(&mut wire, name, table.bytes).await.about(name)?;
         link.send(from.clone()).await?;
         match link.expect().await? {
             Err(why) => {

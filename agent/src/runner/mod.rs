@@ -321,6 +321,9 @@ fn tell(ended: &Ended) {
         Ended::Failed(failure) | Ended::TableChanged { failure, .. } => {
             warn!(code = failure.code, subject = failure.subject, "failed: {}", failure.message);
         }
+        Ended::TableGone { table, .. } => {
+            warn!(%table, "the source has no such table any more");
+        }
         Ended::SnapshotLost { round, gone } => {
             warn!(round, exports = gone.len(), "the task's snapshot is lost");
         }

@@ -39,7 +39,7 @@ pub(super) async fn half(
     source_table::begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;
 
     let table = &shard.table;
-    source_table::lock(&mut wire, &table.name).await.about(&table.name)?;
+    source_table::lock_to_move(&mut wire, table.no, &table.name).await?;
     source_table::check_filenode(&mut wire, table.no, &table.name, table.filenode).await?;
     check_columns(&mut wire, shard).await?;
     let (snapshot, noted_lsn) = note_moment(&mut wire).await.about(&access)?;

@@ -163,7 +163,8 @@ async fn look_at(
     table: &PlanTable,
 ) -> Result<LookedAt, UnitEnd> {
     let name = &table.name;
-    source_table::begin_locked(wire, name).await.about(name)?;
+    source_table::begin_now(wire).await.about(name)?;
+    source_table::lock_to_move(wire, table.no, name).await?;
     source_table::check_filenode(wire, table.no, name, table.filenode).await?;
     let fingerprint = source_table::fingerprint(wire, name).await.about(name)?;
     let columns = catalog::columns(wire, name).await.about(name)?;

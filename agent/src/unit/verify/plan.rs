@@ -76,7 +76,8 @@ async fn source_half(
     for table in tables {
         ctx.still_mine()?;
         let name = &table.name;
-        source_table::begin_locked(&mut wire, name).await.about(name)?;
+        source_table::begin_now(&mut wire).await.about(name)?;
+        source_table::lock(&mut wire, name).await.about(name)?;
         let from = FromSource {
             name: name.clone(),
             columns: columns(&mut wire, name).await.about(name)?,
@@ -111,7 +112,7 @@ async fn destination_half(
     while let Some(from) = link.next().await {
         let answer = match columns(&mut wire, &from.name).await {
             Ok(columns) => judge(&from, AtDestination { columns, encoding: encoding(&wire) }),
-            Err(error) if is_absent(&error) => Err(NotCompared {
+            Err(error) if source_table::is_absent(&error) => Err(NotCompared {
                 reason: "there is no such table at the destination".to_owned(),
                 differs: true,
             }),
@@ -215,11 +216,6 @@ async fn columns(wire: &mut Wire, table: &QualifiedName) -> Result<Columns, PgEr
             Ok((field(row, 0)?, KeyType { type_oid: field(row, 1)?, by_bytes }))
         })
         .collect()
-}
-
-/// No such table, or no such schema.
-pub(super) fn is_absent(error: &PgError) -> bool {
-    matches!(error.sqlstate(), Some("42P01" | "3F000"))
 }
 
 #[cfg(test)]

@@ -28,7 +28,6 @@ use pgconvoy_shared::verify::{
 };
 
 use super::list::List;
-use super::plan::is_absent;
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::Wire;
 use crate::pg::{About, PgError};
@@ -84,7 +83,7 @@ async fn source_half(
     source_table::begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;
     match source_table::lock(&mut wire, &table.name).await {
         Ok(()) => {}
-        Err(error) if is_absent(&error) => {
+        Err(error) if source_table::is_absent(&error) => {
             return Ok(left_out("the source dropped the table", true));
         }
         Err(error) => return Err(error.failure(table.name.to_string()).into()),
@@ -207,7 +206,7 @@ async fn destination_half(
     let mut reading = Reading { wire, statement, secret, order };
     match reading.digest(None).await {
         Ok((digest, _)) => link.send(FromDestination::Digest(digest)).await?,
-        Err(error) if is_absent(&error) || is_changed(&error) => {
+        Err(error) if source_table::is_absent(&error) || is_changed(&error) => {
             let reason = "the table was changed at the destination meanwhile".to_owned();
             let why = NotCompared { reason, differs: true };
             return link.send(FromDestination::Absent(why)).await;

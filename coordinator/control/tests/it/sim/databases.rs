@@ -10,6 +10,7 @@ use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{TableNo, TaskId, UnitId};
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::{
     AuditTable, CopyDone, CopyShard, Ended, Export, PlanTable, ResultPart, SharedSnapshot,
     SnapshotMode, Survey, SurveyDone, Work, WorkResult,
@@ -35,10 +36,13 @@ struct Db {
     /// Done shards, with the moment that their rows show.
     progress: BTreeMap<(TableNo, u32, u32), Option<u64>>,
     owners: BTreeMap<UnitId, (Epoch, RunKey)>,
-    finished: bool,
+    /// The run that removed everything of the task.
+    finished_by: Option<RunKey>,
 }
 
 type Snapshot = Option<(u32, u64)>;
+
+const SYSTEM_IDENTIFIER: u64 = 42;
 
 impl Databases {
     pub(super) fn create(&mut self, task: &TaskId, chance: &mut Chance) {
@@ -110,7 +114,7 @@ impl Databases {
         if moments.len() > 1 {
             return Err(format!("rows of {task} show the moments {moments:?}"));
         }
-        if !db.finished {
+        if db.finished_by.is_none() {
             return Err(format!("{task} was not finished"));
         }
         Ok(())
@@ -127,6 +131,14 @@ impl Databases {
         let owner = db.owners.get(&statement.unit);
         if owner.is_some_and(|(epoch, _)| *epoch > statement.epoch) {
             return Ok((refusal("ended_by_new_owner", "session was ended"), None));
+        }
+        if let Some(finish) = db.finished_by.filter(|_| writes(&statement.work)) {
+            // Those that had begun were ended with their sessions; nobody else begins (law O9).
+            if key > finish {
+                let details = format!("{:?} of {} began", statement.work.kind(), statement.unit);
+                return Err(("nobody_writes_after_the_end", details));
+            }
+            return Ok((refusal("task_row_gone", "the task has ended here"), None));
         }
         let mut parts = Vec::new();
         let mut snapshot = None;
@@ -165,11 +177,32 @@ impl Databases {
                 result
             }
             Work::Finish => {
-                db.finished = true;
+                db.finished_by = Some(key);
                 WorkResult::Finish
             }
         };
         Ok((Answer { parts, ended: Ended::Done(result) }, snapshot))
+    }
+}
+
+/// What leaves something at the destination. A survey does where the task moves rows alone.
+fn writes(work: &Work) -> bool {
+    match work {
+        Work::SchemaPre
+        | Work::Survey(_)
+        | Work::Plan(_)
+        | Work::Copy(_)
+        | Work::Index(_)
+        | Work::SchemaPost
+        | Work::Sequences
+        | Work::Analyze(_) => true,
+        Work::Precheck
+        | Work::Audit(_)
+        | Work::VerifyPlan(_)
+        | Work::VerifyRows(_)
+        | Work::VerifySchema
+        | Work::VerifySequences
+        | Work::Finish => false,
     }
 }
 
@@ -198,7 +231,7 @@ impl Db {
         };
         let snapshot = (survey.mode == SnapshotMode::Task).then_some(shared);
         SurveyDone {
-            system_identifier: 42,
+            system_identifier: SYSTEM_IDENTIFIER,
             snapshot,
             continues,
             left_out: 0,
@@ -211,11 +244,9 @@ impl Db {
         tables: &[PlanTable],
         chance: &mut Chance,
     ) -> Result<Vec<ResultPart>, Box<Answer>> {
-        if self.finished {
-            return Err(Box::new(refusal("task_row_gone", "the task has ended here")));
-        }
         let mut parts = Vec::new();
         for table in tables {
+            self.must_have(table.no, &table.name)?;
             let known = self.generations.entry(table.no).or_default();
             if *known > table.generation.0 {
                 return Err(Box::new(refusal("stale_generation", "planned anew since")));
@@ -232,14 +263,26 @@ impl Db {
         Ok(parts)
     }
 
+    /// Who comes to lock a table that was dropped finds it gone.
+    fn must_have(&self, table: TableNo, name: &QualifiedName) -> Result<(), Box<Answer>> {
+        if self.tables.iter().any(|no| fixtures::surveyed(*no, 0).name == *name) {
+            return Ok(());
+        }
+        let ended = Ended::TableGone { table, system_identifier: SYSTEM_IDENTIFIER };
+        Err(Box::new(Answer { parts: vec![], ended }))
+    }
+
     fn copy(
         &mut self,
         shard: &CopyShard,
     ) -> Result<Result<CopyDone, Answer>, (&'static str, String)> {
         let (no, generation) = (shard.table.no, shard.table.generation.0);
+        if let Err(gone) = self.must_have(no, &shard.table.name) {
+            return Ok(Err(*gone));
+        }
         let known = self.generations.get(&no).copied().unwrap_or_default();
-        if self.finished || known != generation {
-            return Ok(Err(refusal("stale_generation", "planned anew or ended since")));
+        if known != generation {
+            return Ok(Err(refusal("stale_generation", "planned anew since")));
         }
         let moment = shard.snapshot.as_ref().map(|s| s.snapshot.parse().expect("a moment"));
         let key = (no, generation, shard.shard);

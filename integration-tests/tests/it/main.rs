@@ -4,5 +4,6 @@ mod cluster;
 mod harness;
 mod migrate;
 mod quickstart;
+mod types;
 mod verify;
 mod world;

@@ -1,0 +1,4 @@
+//! Every type and every shape of table arrives as it is, from every major to every newer one.
+
+mod matrix;
+mod shapes;

@@ -1,6 +1,8 @@
 //! Rows: survey, planning, copying and audit, judged by plain SQL.
 
 mod fences;
+mod keys;
+mod large_objects;
 mod later;
 mod moment;
 mod tables;

@@ -68,7 +68,7 @@ pub(super) async fn plan(ctx: &UnitContext, table: PlanTable) -> Result<(), Unit
         name: &table.name,
         write_to: &write_to,
     };
-    plan.make_current(&mut session).await?;
+    generation::make_current(&mut session, &[plan]).await?;
     session.close().await;
     let plan = TablePlan {
         no: table.no,

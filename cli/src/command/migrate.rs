@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::cleaning;
 use super::job::{Job, slots_for, start};
+use super::remarks;
 use super::verify::SampleFlag;
 use crate::client::{Cluster, Watch};
 use crate::embedded::Embedded;
@@ -94,6 +95,9 @@ async fn drive(
     };
     let begin_anew = begin_anew(&ended, data_dir);
     let was_cancelled = ended.status() == v1::TaskStatus::Cancelled;
+    if format == Format::Table {
+        remarks::tell(&cluster, &ended.id).await?;
+    }
     let exit = conclude(ended, format)?;
     if was_cancelled {
         note(&format!("what it moved stays at the destination, and nothing else; {begin_anew}"));

@@ -19,8 +19,10 @@ mod unit;
 
 use std::sync::Arc;
 
-use pgconvoy_runtime::shutdown::Shutdown;
+use pgconvoy_runtime::shutdown::{Reason, Shutdown};
 use pgconvoy_runtime::tasks::{self, Owned};
+use pgconvoy_runtime::tls::Role;
+use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, Incarnation};
 use rand::RngExt;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +46,10 @@ impl Agent {
         if config.slots == 0 {
             return Err(AgentError::NoSlots);
         }
+        if let Coordinators::Addresses { security, .. } = &config.coordinators {
+            let certified = security.require(Role::Agent, Some(config.id.as_str()));
+            certified.map_err(AgentError::Certificate)?;
+        }
         let tools = Arc::new(Tools::find().await);
         let keepers = Arc::new(Keepers::new());
         let lease = LeaseClock::new();
@@ -61,6 +67,7 @@ impl Agent {
         let closing = CancellationToken::new();
         let task = tasks::owned(format!("agent {}", config.id), {
             let (runner, closing) = (runner.clone(), closing.clone());
+            let name = config.id.clone();
             async move {
                 // Also when this task is dropped: units do not outlive their agent.
                 let _units = StopsUnits(runner.clone());
@@ -70,10 +77,16 @@ impl Agent {
                     closing.cancel();
                     std::future::pending::<()>().await;
                 };
-                tokio::select! {
-                    () = sessions.keep(closing.clone()) => {}
-                    () = stop => {}
+                let kept = tokio::select! {
+                    kept = sessions.keep(closing.clone()) => kept,
+                    () = stop => Ok(()),
+                };
+                if let Err(refused) = &kept {
+                    // Whoever started it has to know: without its agent the process is of no use.
+                    let task = format!("agent {name}");
+                    shutdown.begin(Reason::Failed { task, cause: refused.to_string() });
                 }
+                kept
             }
         });
         Ok(AgentHandle { id: config.id, runner, closing, task })
@@ -94,7 +107,7 @@ pub struct AgentHandle {
     id: AgentId,
     runner: Runner,
     closing: CancellationToken,
-    task: Owned<()>,
+    task: Owned<Result<(), Failure>>,
 }
 
 impl AgentHandle {
@@ -109,8 +122,9 @@ impl AgentHandle {
         self.closing.cancel();
     }
 
-    /// Returns when the agent has left: drained or shut down, its last reports told.
-    pub async fn stopped(self) -> Result<(), tasks::Died> {
-        self.task.await
+    /// Returns when the agent has left: drained or shut down, its last reports told; or refused by the coordinators for
+    /// good.
+    pub async fn stopped(self) -> Result<(), AgentError> {
+        self.task.await?.map_err(|refused| AgentError::Refused(refused.into()))
     }
 }

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use pgconvoy_proto::status::{failure_of, leader_of};
 use pgconvoy_proto::v1;
 use pgconvoy_proto::v1::agent_service_client::AgentServiceClient;
 use pgconvoy_proto::v1::cluster_service_client::ClusterServiceClient;
@@ -14,18 +15,12 @@ use pgconvoy_proto::v1::task_service_client::TaskServiceClient;
 use pgconvoy_runtime::telemetry::chain;
 use pgconvoy_runtime::tls::Dialer;
 use pgconvoy_shared::failure::{Failure, FailureClass};
-use prost::Message as _;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
-use tonic_types::pb;
 
 use crate::exit::Exit;
 use crate::problem::Problem;
-
-/// Metadata of a node that does not lead.
-const LEADER_KEY: &str = "pgconvoy-leader";
-const FAILURE_TYPE: &str = "pgconvoy.v1.Failure";
 
 /// With nobody listening anywhere, an election cannot be the reason.
 const UNREACHABLE_LIMIT: Duration = Duration::from_secs(3);
@@ -185,14 +180,11 @@ enum Verdict {
 
 fn judge(status: &Status) -> Verdict {
     match failure_of(status) {
-        Some(failure) if failure.class == FailureClass::Transient => {
-            let leader = status.metadata().get(LEADER_KEY).and_then(|value| value.to_str().ok());
-            Verdict::Elsewhere {
-                leader: leader.map(str::to_owned),
-                reached: true,
-                problem: Problem::new(Exit::NoCoordinator, failure),
-            }
-        }
+        Some(failure) if failure.class == FailureClass::Transient => Verdict::Elsewhere {
+            leader: leader_of(status).map(str::to_owned),
+            reached: true,
+            problem: Problem::new(Exit::NoCoordinator, failure),
+        },
         Some(failure) => Verdict::Final(Problem::new(exit_of(status.code()), failure)),
         // Without our details it was made on the way, most likely by a connection that could not be had or broke. One with
         // a source was made in this process: plain text where TLS is spoken, for one, is an `Internal`.
@@ -237,13 +229,6 @@ fn exit_of(code: Code) -> Exit {
         | Code::Unauthenticated => Exit::Usage,
         _ => Exit::Failed,
     }
-}
-
-/// The failure that our services attach to each error.
-fn failure_of(status: &Status) -> Option<Failure> {
-    let details = pb::Status::decode(status.details()).ok()?.details;
-    let ours = details.iter().find(|detail| detail.type_url.ends_with(FAILURE_TYPE))?;
-    v1::Failure::decode(ours.value.as_slice()).ok()?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    #[error("a coordinator cannot use this certificate")]
+    Certificate(#[source] TlsError),
     #[error("cannot open the gRPC port")]
     Listen(#[source] TlsError),
     #[error("cannot open the HTTP port")]

@@ -12,7 +12,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use pgconvoy_runtime::memory::Hub;
 use pgconvoy_runtime::shutdown::{Gate, Reason, Shutdown};
 use pgconvoy_runtime::tasks::{self, Kind};
-use pgconvoy_runtime::tls::{Connection, Dialer, Listener, Security};
+use pgconvoy_runtime::tls::{Connection, Dialer, Listener, Role, Security};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -71,6 +71,10 @@ impl Coordinator {
         shutdown: Shutdown,
     ) -> Result<CoordinatorHandle, StartError> {
         pgconvoy_runtime::install_crypto();
+        if let Reach::Network(network) = &config.reach {
+            let security = &network.security;
+            security.require(Role::Coordinator, None).map_err(StartError::Certificate)?;
+        }
         make_dir(&config.data_dir)?;
         let place = Place::open(&config).map_err(StartError::Listen)?;
         let http_listener = config

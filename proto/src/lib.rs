@@ -5,6 +5,7 @@
 
 pub mod convert;
 mod redacted;
+pub mod status;
 
 /// Generated from `pgconvoy/v1/*.proto`.
 #[allow(

@@ -19,18 +19,22 @@ mod attend;
 mod route;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
+use pgconvoy_proto::status::{failure_of, leader_of};
 use pgconvoy_proto::v1;
 use pgconvoy_runtime::telemetry::chain;
+use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::ids::{AgentId, Incarnation};
 
 use crate::config::Coordinators;
@@ -39,8 +43,11 @@ use crate::runner::Runner;
 use attend::Over;
 use route::Route;
 
-/// Where a follower's refusal names the leader.
-const LEADER: &str = "pgconvoy-leader";
+/// How long one and the same reason for being without a session is told once.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+
+/// A newer process goes under this agent's name: this one is never taken in again.
+const FORMER_LIFE: &str = "agent_former_life";
 
 /// How long a leaving agent goes on trying to tell its last reports. What it cannot tell, the leader finds out by the
 /// lease.
@@ -64,8 +71,10 @@ pub(crate) struct Sessions {
     route: Route,
     /// Grows by one with each heartbeat of this incarnation.
     heartbeats: Arc<AtomicU64>,
-    /// Once a break is told, the tries to mend it are noise.
-    told: bool,
+    /// A leader took this incarnation in once, so its set-up was right.
+    welcomed: bool,
+    /// Why there is no session, as far as that was told since [`TELL_AGAIN`]: more tries with the same end are noise.
+    told: BTreeMap<String, Instant>,
 }
 
 /// Why a session is over.
@@ -86,34 +95,29 @@ impl Broken {
     fn leader(&self) -> Option<String> {
         match self {
             Self::Refused(status) if status.code() == Code::Unavailable => {
-                status.metadata().get(LEADER)?.to_str().ok().map(str::to_owned)
+                leader_of(status).map(str::to_owned)
             }
             Self::Refused(_) | Self::Silent(_) | Self::Closed | Self::Nonsense(_) => None,
         }
     }
 
-    /// Whether somebody has to do something about it: the coordinators are there and do not want this agent.
-    fn is_lasting(&self) -> bool {
+    /// What the coordinators have against this agent that no waiting changes: somebody has to do something about it.
+    fn definite(&self) -> Option<Failure> {
         match self {
-            Self::Refused(status) => matches!(
-                status.code(),
-                Code::PermissionDenied
-                    | Code::Unauthenticated
-                    | Code::InvalidArgument
-                    | Code::FailedPrecondition
-                    | Code::Unimplemented
-            ),
-            Self::Nonsense(_) => true,
-            Self::Silent(_) | Self::Closed => false,
+            Self::Refused(status) => {
+                failure_of(status).filter(|failure| failure.class == FailureClass::Definite)
+            }
+            Self::Nonsense(_) | Self::Silent(_) | Self::Closed => None,
         }
     }
 
     /// With its causes: tonic tells "transport error" and keeps the rest behind it.
     fn why(&self) -> String {
         match self {
-            Self::Refused(status) => match status.source() {
-                Some(source) => format!("{self}: {}", chain(source)),
-                None => self.to_string(),
+            Self::Refused(status) => match (failure_of(status), status.source()) {
+                (Some(failure), _) => format!("{self} [{}]", failure.code),
+                (None, Some(source)) => format!("{self}: {}", chain(source)),
+                (None, None) => self.to_string(),
             },
             Self::Silent(_) | Self::Closed | Self::Nonsense(_) => self.to_string(),
         }
@@ -128,12 +132,20 @@ impl Sessions {
         coordinators: &Coordinators,
     ) -> Result<Self, AgentError> {
         let route = Route::new(coordinators)?;
-        Ok(Self { introduction, runner, route, heartbeats: Arc::default(), told: false })
+        Ok(Self {
+            introduction,
+            runner,
+            route,
+            heartbeats: Arc::default(),
+            welcomed: false,
+            told: BTreeMap::new(),
+        })
     }
 
     /// Opens one session after the other, until the runner is drained and the leader knows all there is to know. Once
-    /// `closing` is cancelled, that may take [`FAREWELL_LIMIT`] after the last unit ended.
-    pub(crate) async fn keep(mut self, closing: CancellationToken) {
+    /// `closing` is cancelled, that may take [`FAREWELL_LIMIT`] after the last unit ended. An error: no coordinator will
+    /// ever take this agent in.
+    pub(crate) async fn keep(mut self, closing: CancellationToken) -> Result<(), Failure> {
         let runner = self.runner.clone();
         let too_late = async {
             closing.cancelled().await;
@@ -141,19 +153,25 @@ impl Sessions {
             tokio::time::sleep(FAREWELL_LIMIT).await;
         };
         tokio::select! {
-            () = self.keep_open() => {}
-            () = too_late => warn!("leaves without the leader's word on its last reports"),
+            kept = self.keep_open() => kept,
+            () = too_late => {
+                warn!("leaves without the leader's word on its last reports");
+                Ok(())
+            }
         }
     }
 
-    async fn keep_open(&mut self) {
+    async fn keep_open(&mut self) -> Result<(), Failure> {
         loop {
             let pause = match self.route.next() {
                 Err(error) => self.route.unusable(&error),
                 Ok((channel, name)) => match self.open(channel, &name).await {
-                    Ok(Over::Left) => return,
+                    Ok(Over::Left) => return Ok(()),
                     Ok(Over::Drains) => continue,
                     Err(broken) => {
+                        if let Some(refused) = self.refused_for_good(&broken) {
+                            return Err(refused);
+                        }
                         self.tell(&broken, &name);
                         self.route.failed(broken.leader())
                     }
@@ -165,18 +183,35 @@ impl Sessions {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = left => return,
+                () = left => return Ok(()),
             }
         }
     }
 
+    /// The reason to give up. An agent that was welcome before goes on: certificates and coordinators are replaced under
+    /// running processes, and what was done wrong there can be put right without losing its units.
+    fn refused_for_good(&self, broken: &Broken) -> Option<Failure> {
+        broken.definite().filter(|failure| !self.welcomed || failure.code == FORMER_LIFE)
+    }
+
+    /// A reason that was told is told again only after [`TELL_AGAIN`]; another one at once.
     fn tell(&mut self, broken: &Broken, name: &str) {
         let why = broken.why();
-        match (std::mem::replace(&mut self.told, true), broken.is_lasting()) {
-            (true, _) => debug!("no session with {name}: {why}"),
-            (false, true) => warn!("no session with {name}: {why}; tries again"),
-            (false, false) => info!("no session with {name}: {why}; tries again"),
+        self.told.retain(|_, at| at.elapsed() < TELL_AGAIN);
+        if self.told.contains_key(&why) {
+            return debug!("no session with {name}: {why}");
         }
+        match broken.definite() {
+            Some(failure) if !failure.remedy.is_empty() => {
+                warn!("no session with {name}: {why}; tries again, but first {}", failure.remedy);
+            }
+            Some(_) => warn!("no session with {name}: {why}; tries again"),
+            None if matches!(broken, Broken::Nonsense(_)) => {
+                warn!("no session with {name}: {why}; tries again");
+            }
+            None => info!("no session with {name}: {why}; tries again"),
+        }
+        self.told.insert(why, Instant::now());
     }
 
     fn hello(&self) -> v1::Hello {
@@ -199,7 +234,8 @@ impl Sessions {
         let (session, welcome) = attend::Session::open(channel, hello).await?;
         info!(term = welcome.term, "session with {name}");
         self.route.arrived();
-        self.told = false;
+        self.welcomed = true;
+        self.told.clear();
         session.attend(&welcome, &self.runner, &self.heartbeats).await
     }
 }

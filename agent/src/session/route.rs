@@ -14,8 +14,9 @@ use crate::config::Coordinators;
 use crate::error::AgentError;
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// A small part of a usual lease, so that a leader that is back is found well before the lease runs down.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A small part of a usual lease, so that a leader that is back is found well before the lease runs down; and of an election,
+/// which takes up to three seconds, so that a new leader gives out work soon after it.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The way to the leader, as far as it is known.
 #[derive(Debug)]

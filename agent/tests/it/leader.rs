@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::Stream;
 use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::convert::{Leased, ReportBody};
+use pgconvoy_proto::status::{FAILURE_TYPE, LEADER_KEY};
 use pgconvoy_proto::v1::agent_message::Message as FromAgent;
 use pgconvoy_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use pgconvoy_proto::v1::leader_message::Message as ToAgent;
@@ -14,10 +15,14 @@ use pgconvoy_proto::v1::{self, LeaderMessage};
 use pgconvoy_runtime::memory::Hub;
 use pgconvoy_runtime::tasks::{self, Owned};
 use pgconvoy_shared::epoch::Epoch;
+use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::UnitId;
 use pgconvoy_shared::unit::{Ended, ResultPart};
+use prost::Message as _;
+use prost_types::Any;
 use tokio::sync::mpsc;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::pb;
 
 /// Ample on a loaded machine; nothing waits that long when all is well.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -37,6 +42,9 @@ struct Book {
     closed: bool,
     /// What a session is refused with, if it is: the leader's address.
     elsewhere: Option<String>,
+    /// What every agent is refused for.
+    refusal: Option<Failure>,
+    refused: u32,
 }
 
 /// The scripted leader.
@@ -126,6 +134,18 @@ impl Leader {
         if closed {
             book.session = None;
         }
+    }
+
+    /// Refuses all sessions from now on; the open one ends.
+    pub(crate) fn refuse(&self, failure: Option<Failure>) {
+        let mut book = self.book();
+        book.refusal = failure;
+        book.session = None;
+    }
+
+    /// Waits for that many refusals.
+    pub(crate) async fn refusals(&self, count: u32) {
+        self.until("refusals", |book| (book.refused >= count).then_some(())).await;
     }
 
     /// Answers no heartbeats while mute.
@@ -222,9 +242,19 @@ fn refused(leader: Option<&str>) -> Status {
     let mut status = Status::unavailable("not the leader");
     if let Some(leader) = leader {
         let leader = leader.parse().expect("an address is ASCII");
-        status.metadata_mut().insert("pgconvoy-leader", leader);
+        status.metadata_mut().insert(LEADER_KEY, leader);
     }
     status
+}
+
+#[expect(clippy::disallowed_methods, reason = "a scripted leader refuses as the real one does")]
+fn forbidden(failure: Failure) -> Status {
+    let ours = Any {
+        type_url: FAILURE_TYPE.to_owned(),
+        value: v1::Failure::from(failure).encode_to_vec(),
+    };
+    let details = pb::Status { details: vec![ours], ..Default::default() }.encode_to_vec();
+    Status::with_details(Code::PermissionDenied, "refused", details.into())
 }
 
 #[expect(clippy::disallowed_methods, reason = "nobody asks a scripted leader for these")]
@@ -243,6 +273,10 @@ impl AgentService for Service {
         let (answer, answers) = mpsc::unbounded_channel();
         {
             let mut book = self.book.lock().expect("no test panics while it holds this lock");
+            if let Some(failure) = book.refusal.clone() {
+                book.refused += 1;
+                return Err(forbidden(failure));
+            }
             if book.closed || book.elsewhere.is_some() {
                 return Err(refused(book.elsewhere.as_deref()));
             }

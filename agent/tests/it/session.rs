@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use pgconvoy_agent::{AgentHandle, Coordinators};
+use pgconvoy_agent::{AgentError, AgentHandle, Coordinators};
 use pgconvoy_proto::convert::Leased;
 use pgconvoy_runtime::shutdown::{Reason, Shutdown};
 use pgconvoy_runtime::tls::Security;
 use pgconvoy_shared::epoch::Epoch;
+use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::unit::{Ended, Work};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -229,4 +230,28 @@ async fn an_agent_finds_the_leader_by_way_of_a_follower() {
         Coordinators::Addresses { addresses: vec![follower], security: Security::Plaintext };
     let _agent = agent("a1", coordinators, &Shutdown::new()).await;
     leader.heartbeats(1).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_refused_for_good_ends_with_the_reason() {
+    let leader = Leader::start(LEASE_MS);
+    let refusal = Failure::definite("not_this_agent", "you are another one").remedy("rename it");
+    leader.refuse(Some(refusal.clone()));
+    let shutdown = Shutdown::new();
+    let agent = agent("a1", Coordinators::Channel(leader.channel()), &shutdown).await;
+    match agent.stopped().await {
+        Err(AgentError::Refused(failure)) => assert_eq!(*failure, refusal),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(shutdown.reason(), Some(Reason::Failed { .. })));
+}
+
+#[tokio::test]
+async fn an_agent_that_was_welcome_waits_until_its_refusal_is_put_right() {
+    let stage = Stage::set().await;
+    stage.leader.sessions(1).await;
+    stage.leader.refuse(Some(Failure::definite("not_this_agent", "you are another one")));
+    stage.leader.refusals(2).await;
+    stage.leader.refuse(None);
+    stage.leader.sessions(2).await;
 }

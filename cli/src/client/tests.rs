@@ -1,12 +1,15 @@
+use pgconvoy_proto::status::{FAILURE_TYPE, LEADER_KEY};
+use prost::Message as _;
 use prost_types::Any;
 use tonic::metadata::MetadataMap;
+use tonic_types::pb;
 
 use super::*;
 
 #[expect(clippy::disallowed_methods, reason = "stands for what a coordinator answers")]
 fn answer(code: Code, failure: Option<Failure>, leader: Option<&str>) -> Status {
     let details = failure.map(|failure| Any {
-        type_url: format!("type.googleapis.com/{FAILURE_TYPE}"),
+        type_url: FAILURE_TYPE.to_owned(),
         value: v1::Failure::from(failure).encode_to_vec(),
     });
     let status = pb::Status { details: details.into_iter().collect(), ..Default::default() };

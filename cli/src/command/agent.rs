@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use pgconvoy_agent::{Agent as Process, AgentConfig, Coordinators};
+use pgconvoy_agent::{Agent as Process, AgentConfig, AgentError, Coordinators};
 use pgconvoy_runtime::shutdown::Shutdown;
 use pgconvoy_runtime::tasks::{self, Kind};
 use pgconvoy_runtime::telemetry::chain;
@@ -70,8 +70,9 @@ impl Agent {
             Some(address) => serve_health(address, &security, insecure, shutdown)?,
             None => String::new(),
         };
+        let id = required(file.pick(self.id, "id")?, "id")?;
         let config = AgentConfig {
-            id: required(file.pick(self.id, "id")?, "id")?,
+            id: id.clone(),
             site: file.pick(self.site, "site")?,
             slots: file.pick(self.slots, "slots")?.unwrap_or(SLOTS_DEFAULT),
             address,
@@ -81,13 +82,29 @@ impl Agent {
             },
             differences: file.pick(self.differences, "differences")?,
         };
-        let agent = Process::start(config, shutdown.clone())
-            .await
-            .map_err(|error| not_started(chain(&error)))?;
-        agent.stopped().await.map_err(|died| {
-            Problem::new(Exit::Failed, Failure::other("internal_error", chain(&died)))
-        })?;
+        let agent =
+            Process::start(config, shutdown.clone()).await.map_err(|error| problem(&id, error))?;
+        agent.stopped().await.map_err(|error| problem(&id, error))?;
         Ok(exit_of(shutdown))
+    }
+}
+
+fn problem(id: &AgentId, error: AgentError) -> Problem {
+    match error {
+        AgentError::NoCoordinator | AgentError::NoSlots | AgentError::Connection(_) => {
+            not_started(chain(&error))
+        }
+        AgentError::Certificate(_) => {
+            let remedy = format!(
+                "start it under the name its certificate has, or use one made by `pgconvoy certs issue --role agent \
+                 --name {id}`"
+            );
+            Problem::usage("wrong_certificate", chain(&error), remedy)
+        }
+        AgentError::Refused(failure) => Problem::new(Exit::Usage, *failure),
+        AgentError::Died(_) => {
+            Problem::new(Exit::Failed, Failure::other("internal_error", chain(&error)))
+        }
     }
 }
 

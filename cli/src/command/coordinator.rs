@@ -1,10 +1,10 @@
 //! `pgconvoy coordinator`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pgconvoy_coordinator::{Coordinator as Node, CoordinatorConfig, Network};
+use pgconvoy_coordinator::{Coordinator as Node, CoordinatorConfig, Network, StartError};
 use pgconvoy_runtime::shutdown::{Reason, Shutdown};
 use pgconvoy_runtime::telemetry::chain;
 use pgconvoy_shared::failure::Failure;
@@ -55,12 +55,9 @@ impl Coordinator {
     pub(super) async fn run(self, shutdown: &Shutdown) -> Result<Exit, Problem> {
         let config = self.settle()?;
         let data_dir = config.data_dir.clone();
-        let handle = Node::start(config, shutdown.clone()).await.map_err(|error| {
-            let failure = Failure::definite("coordinator_not_started", chain(&error))
-                .about(data_dir.display().to_string())
-                .remedy("correct what the message names; nothing was changed");
-            Problem::new(Exit::Usage, failure)
-        })?;
+        let handle = Node::start(config, shutdown.clone())
+            .await
+            .map_err(|error| not_started(&error, &data_dir))?;
         if let Some(address) = handle.address() {
             tracing::info!("listening on {address}");
         }
@@ -89,6 +86,17 @@ impl Coordinator {
         let config = CoordinatorConfig::network(NodeId(node_id), data_dir, network);
         Ok(CoordinatorConfig { http, ..config })
     }
+}
+
+fn not_started(error: &StartError, data_dir: &Path) -> Problem {
+    if matches!(error, StartError::Certificate(_)) {
+        let remedy = "use a certificate made by `pgconvoy certs issue --role coordinator`";
+        return Problem::usage("wrong_certificate", chain(error), remedy);
+    }
+    let failure = Failure::definite("coordinator_not_started", chain(error))
+        .about(data_dir.display().to_string())
+        .remedy("correct what the message names; nothing was changed");
+    Problem::new(Exit::Usage, failure)
 }
 
 /// A long-running process ends by a signal, which is no failure of its, or because it could not go on.

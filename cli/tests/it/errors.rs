@@ -137,3 +137,29 @@ fn a_settings_file_is_read_as_strictly_as_a_task_file() {
         assert!(ran.stderr.contains(told), "{text}: {}", ran.stderr);
     }
 }
+
+#[test]
+fn a_process_does_not_start_with_the_certificate_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let ca = at("ca");
+    let (ca_crt, cert, key) = (at("ca/ca.crt"), at("ca/a1.crt"), at("ca/a1.key"));
+    assert_eq!(pgconvoy(&["certs", "init", &ca]).exit, 0);
+    let issued = pgconvoy(&["certs", "issue", &ca, "--role", "agent", "--name", "a1"]);
+    assert_eq!(issued.exit, 0, "{}", issued.stderr);
+    let tls = ["--tls-ca", &ca_crt, "--tls-cert", &cert, "--tls-key", &key];
+    let data = at("data");
+    let coordinator =
+        ["coordinator", "--node-id", "1", "--listen", "127.0.0.1:0", "--data-dir", &data];
+    let agent = ["agent", "--id", "a2", "--coordinators", "127.0.0.1:1"];
+    for (process, wanted) in
+        [(&coordinator[..], "role coordinator"), (&agent, "role agent and name a2")]
+    {
+        let ran = pgconvoy(&[process, &tls].concat());
+        assert_eq!(ran.exit, 2, "{}", ran.stderr);
+        for told in ["[wrong_certificate]", "pgconvoy://agent/a1", wanted, "remedy: "] {
+            assert!(ran.stderr.contains(told), "{told} is missing in\n{}", ran.stderr);
+        }
+    }
+    assert!(!folder.path().join("data").exists(), "nothing was begun");
+}

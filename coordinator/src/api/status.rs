@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use pgconvoy_proto::status::{FAILURE_TYPE, LEADER_KEY};
 use pgconvoy_proto::v1;
 use pgconvoy_shared::failure::Failure;
 use prost::Message;
@@ -16,12 +17,8 @@ use tonic_types::pb;
 
 use super::error::{ApiError, LeaderHint};
 
-/// Metadata key: the leader's address, in answers of nodes that do not lead.
-pub(crate) const LEADER_KEY: &str = "pgconvoy-leader";
-
 const DOMAIN: &str = "pgconvoy";
 const ERROR_INFO_TYPE: &str = "type.googleapis.com/google.rpc.ErrorInfo";
-const FAILURE_TYPE: &str = "type.googleapis.com/pgconvoy.v1.Failure";
 
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Status {

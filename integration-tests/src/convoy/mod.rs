@@ -53,7 +53,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// A running cluster with its agents; everything is killed when it is dropped.
 pub struct Convoy {
     coordinators: Vec<Coordinator>,
-    agents: BTreeMap<String, Process>,
+    agents: BTreeMap<String, Agent>,
     dialer: Dialer,
     authority: Option<Authority>,
     // Last: processes write into it while they are killed.
@@ -67,6 +67,13 @@ pub struct Coordinator {
     process: Process,
     /// Where everybody else finds it.
     link: Proxy,
+}
+
+/// One agent.
+struct Agent {
+    process: Process,
+    /// Its own way to each coordinator that it was told of, from the first node on.
+    links: Vec<Proxy>,
 }
 
 impl Coordinator {
@@ -117,6 +124,19 @@ impl Convoy {
 
     /// One agent's process.
     pub fn agent(&self, name: &str) -> &Process {
+        &self.started(name).process
+    }
+
+    /// One agent's own way to the coordinators, which can be cut, stalled and so on for it alone. Of a single node: where
+    /// there are more, a follower sends it to the leader past this way.
+    pub fn agent_link(&self, name: &str) -> &Proxy {
+        let [link] = self.started(name).links.as_slice() else {
+            panic!("agents of a cluster are sent from node to node past their own links")
+        };
+        link
+    }
+
+    fn started(&self, name: &str) -> &Agent {
         self.agents.get(name).expect("the test asks for an agent that it started")
     }
 
@@ -132,29 +152,27 @@ impl Convoy {
     }
 
     async fn start_agent(&mut self, plan: &AgentPlan) -> anyhow::Result<()> {
+        let mut links = Vec::new();
+        for node in &self.coordinators {
+            links.push(Proxy::to(node.link.address()).await?);
+        }
+        let coordinators = listed(links.iter().map(|link| link.address().to_string()));
         let mut program = Program::pgconvoy()?
-            .args([
-                "agent",
-                "--id",
-                &plan.name,
-                "--listen",
-                "127.0.0.1:0",
-                "--coordinators",
-                &self.addresses(),
-            ])
+            .args(["agent", "--id", &plan.name, "--listen", "127.0.0.1:0"])
+            .args(["--coordinators", &coordinators])
             .args(plan.flags())
             .env("RUST_LOG", "info");
         if let Some(authority) = &self.authority {
             program = program.args(authority.issue(Role::Agent, &plan.name).await?.flags());
         }
         let process = Process::start(&plan.name, program, self.folder.path())?;
-        self.agents.insert(plan.name.clone(), process);
+        self.agents.insert(plan.name.clone(), Agent { process, links });
         Ok(())
     }
 
     /// Every coordinator's address, as flags want it.
     pub fn addresses(&self) -> String {
-        self.coordinators.iter().map(Coordinator::address).collect::<Vec<_>>().join(",")
+        listed(self.coordinators.iter().map(Coordinator::address))
     }
 
     /// A client command of the binary, with the cluster's addresses and a client certificate.
@@ -293,14 +311,19 @@ impl Convoy {
 
     /// Fails if any process logged what was not expected.
     pub fn check_logs(&self, expected: &Expected) -> anyhow::Result<()> {
-        let processes =
-            self.coordinators.iter().map(Coordinator::process).chain(self.agents.values());
+        let agents = self.agents.values().map(|agent| &agent.process);
+        let processes = self.coordinators.iter().map(Coordinator::process).chain(agents);
         for process in processes {
             let texts = process.log() + &process.stdout();
             expected.check(&texts).with_context(|| format!("the log of {}", process.name()))?;
         }
         Ok(())
     }
+}
+
+/// Addresses as a flag wants them.
+fn listed(addresses: impl Iterator<Item = String>) -> String {
+    addresses.collect::<Vec<_>>().join(",")
 }
 
 fn summary(answers: &[Result<GetStatusResponse, String>]) -> String {

@@ -1,13 +1,18 @@
-//! A TCP proxy between two processes of a test: cuts, stalls, black-holes, delays.
+//! A TCP proxy between two processes of a test: cuts, stalls, black-holes, delays, forgets; and strikes where a client
+//! says certain words.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+
+use super::trap::{Act, Listener, Set, Trap, Traps};
 
 /// What happens to bytes on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,9 +35,21 @@ pub enum Weather {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    weather: watch::Sender<Weather>,
+    road: Arc<Road>,
     connections: Arc<Mutex<JoinSet<()>>>,
     acceptor: AbortHandle,
+}
+
+/// What all connections of a proxy share.
+#[derive(Debug)]
+struct Road {
+    target: SocketAddr,
+    weather: watch::Sender<Weather>,
+    /// Raised each time open connections are forgotten.
+    forgotten: watch::Sender<u64>,
+    /// Pieces that were held or swallowed.
+    struck: AtomicU64,
+    traps: Traps,
 }
 
 impl Proxy {
@@ -40,10 +57,16 @@ impl Proxy {
     pub async fn to(target: SocketAddr) -> anyhow::Result<Proxy> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let (weather, forecast) = watch::channel(Weather::Clear);
+        let road = Arc::new(Road {
+            target,
+            weather: watch::Sender::new(Weather::Clear),
+            forgotten: watch::Sender::new(0),
+            struck: AtomicU64::new(0),
+            traps: Traps::default(),
+        });
         let connections = Arc::default();
-        let acceptor = tokio::spawn(accept(listener, target, forecast, Arc::clone(&connections)));
-        Ok(Proxy { address, weather, connections, acceptor: acceptor.abort_handle() })
+        let acceptor = tokio::spawn(accept(listener, Arc::clone(&road), Arc::clone(&connections)));
+        Ok(Proxy { address, road, connections, acceptor: acceptor.abort_handle() })
     }
 
     /// Where clients connect to.
@@ -53,8 +76,8 @@ impl Proxy {
 
     /// Changes the weather, for open connections too. Leaving `BlackHole` cuts them.
     pub fn set(&self, weather: Weather) {
-        if self.weather.send_replace(weather) == Weather::BlackHole && weather != Weather::BlackHole
-        {
+        let before = self.road.weather.send_replace(weather);
+        if before == Weather::BlackHole && weather != Weather::BlackHole {
             self.cut();
         }
     }
@@ -64,11 +87,34 @@ impl Proxy {
         lock(&self.connections).abort_all();
     }
 
+    /// Closes every open connection on the clients' side only: the servers hear nothing of it, and what they send piles
+    /// up. So a firewall forgets a connection, or a client's machine loses its power. The servers' side stays open until
+    /// the proxy is cut or dropped.
+    pub fn forget(&self) {
+        self.road.forgotten.send_modify(|times| *times += 1);
+    }
+
     /// Connections that are open.
     pub fn connections(&self) -> usize {
         let mut connections = lock(&self.connections);
         while connections.try_join_next().is_some() {}
         connections.len()
+    }
+
+    /// Pieces of streams that were held by a stall or taken by a black hole, ever: tells that one struck.
+    pub fn struck(&self) -> u64 {
+        self.road.struck.load(Ordering::Relaxed)
+    }
+
+    /// The next `times` messages that hold these words reach the server, and the answer to each is lost with its
+    /// connection.
+    pub fn lose_answers_to(&self, words: &[u8], times: usize) -> Trap {
+        self.road.traps.set(Set::new(words, Act::LoseAnswer, times))
+    }
+
+    /// The next `times` connections that say these words are held there, before the server hears them.
+    pub fn hold_at(&self, words: &[u8], times: usize) -> Trap {
+        self.road.traps.set(Set::new(words, Act::Hold, times))
     }
 }
 
@@ -79,37 +125,73 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    target: SocketAddr,
-    weather: watch::Receiver<Weather>,
-    connections: Arc<Mutex<JoinSet<()>>>,
-) {
+async fn accept(listener: TcpListener, road: Arc<Road>, connections: Arc<Mutex<JoinSet<()>>>) {
     // An error of accept is the process's own want of descriptors; the clients see that nobody answers.
     while let Ok((client, _)) = listener.accept().await {
-        if *weather.borrow() == Weather::Refusing {
+        if *road.weather.borrow() == Weather::Refusing {
             continue;
         }
-        lock(&connections).spawn(carry(client, target, weather.clone()));
+        lock(&connections).spawn(carry(client, Arc::clone(&road)));
     }
 }
 
-async fn carry(client: TcpStream, target: SocketAddr, weather: watch::Receiver<Weather>) {
+async fn carry(client: TcpStream, road: Arc<Road>) {
+    let mut forgotten = road.forgotten.subscribe();
     // A target that is not there ends the connection, as a port forwarder would.
-    let Ok(server) = TcpStream::connect(target).await else { return };
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
+    let Ok(server) = TcpStream::connect(road.target).await else { return };
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let answers_are_lost = AtomicBool::new(false);
     // An error on one way ends both: the halves are dropped.
-    drop(tokio::try_join!(
-        pump(from_client, to_server, weather.clone()),
-        pump(from_server, to_client, weather)
-    ));
+    let both = async {
+        tokio::try_join!(
+            there(&mut from_client, &mut to_server, &road, &answers_are_lost),
+            back(&mut from_server, &mut to_client, &road, &answers_are_lost)
+        )
+    };
+    tokio::select! {
+        _ended = both => {}
+        _ = forgotten.changed() => {
+            drop((from_client, to_client));
+            // The server's side stays as it is, until this task is aborted.
+            std::future::pending::<()>().await;
+            drop((from_server, to_server));
+        }
+    }
 }
 
-async fn pump(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut weather: watch::Receiver<Weather>,
+/// From the client to the server, past the traps.
+async fn there(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    road: &Road,
+    answers_are_lost: &AtomicBool,
+) -> std::io::Result<()> {
+    let mut listener = Listener::default();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return to.shutdown().await;
+        }
+        if let Some(trap) = listener.hears(&road.traps, &buffer[..count]) {
+            match trap.act {
+                Act::LoseAnswer => answers_are_lost.store(true, Ordering::SeqCst),
+                Act::Hold => trap.opened().await,
+            }
+        }
+        if passes(road).await {
+            to.write_all(&buffer[..count]).await?;
+        }
+    }
+}
+
+/// From the server to the client.
+async fn back(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    road: &Road,
+    answers_are_lost: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -117,19 +199,26 @@ async fn pump(
         if count == 0 {
             return to.shutdown().await;
         }
-        if passes(&mut weather).await {
+        if answers_are_lost.load(Ordering::SeqCst) {
+            return Err(std::io::ErrorKind::ConnectionReset.into());
+        }
+        if passes(road).await {
             to.write_all(&buffer[..count]).await?;
         }
     }
 }
 
 /// Waits as the weather commands; false when the bytes vanish.
-async fn passes(weather: &mut watch::Receiver<Weather>) -> bool {
+async fn passes(road: &Road) -> bool {
+    let mut weather = road.weather.subscribe();
     loop {
         let now = *weather.borrow_and_update();
         match now {
             Weather::Clear | Weather::Refusing => return true,
-            Weather::BlackHole => return false,
+            Weather::BlackHole => {
+                road.struck.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
             Weather::Delay(time) => {
                 #[expect(
                     clippy::disallowed_methods,
@@ -138,9 +227,13 @@ async fn passes(weather: &mut watch::Receiver<Weather>) -> bool {
                 tokio::time::sleep(time).await;
                 return true;
             }
-            // The proxy is gone: so is the way.
-            Weather::Stalled if weather.changed().await.is_err() => return false,
-            Weather::Stalled => {}
+            Weather::Stalled => {
+                road.struck.fetch_add(1, Ordering::Relaxed);
+                // The proxy is gone: so is the way.
+                if weather.changed().await.is_err() {
+                    return false;
+                }
+            }
         }
     }
 }

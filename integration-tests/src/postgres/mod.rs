@@ -16,6 +16,7 @@
 //! dropped, when the test panics, and when the test process is killed. Started from a copied template, so that one
 //! server a test is affordable (0.3 s).
 
+mod disk;
 mod home;
 mod major;
 mod options;
@@ -33,6 +34,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub use disk::Disk;
 pub use major::Major;
 pub use options::{Options, Tls};
 pub(crate) use query::quoted;
@@ -57,6 +59,7 @@ pub struct Postgres {
     account: Option<Account>,
     port: u16,
     certificates: Option<Certificates>,
+    disk: Option<Disk>,
     postmaster: Mutex<Option<Child>>,
     home: Home,
 }
@@ -76,8 +79,15 @@ impl Postgres {
         if let Some(account) = &account {
             account.own(&socket)?;
         }
-        let mut server =
-            Postgres { major, account, port: 0, certificates, postmaster: Mutex::default(), home };
+        let disk = options.disk;
+        let postmaster = Mutex::default();
+        let mut server = Postgres { major, account, port: 0, certificates, disk, postmaster, home };
+        if disk.is_some() {
+            std::fs::create_dir(server.disk())?;
+            if let Some(account) = &server.account {
+                account.own(&server.disk())?;
+            }
+        }
         server.configure(&options)?;
         server.start_on_a_free_port().await?;
         Ok(server)
@@ -125,10 +135,16 @@ impl Postgres {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file())?;
         // SIGQUIT, an immediate shutdown, also ends the backends; SIGKILL would leave them to notice by themselves.
         let mut command = mortal(self.major.server("postgres"), "QUIT", self.account.as_ref());
+        command.arg("-D").arg(self.data()).args([
+            "-c",
+            &format!("port={}", self.port),
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]);
+        if let Some(disk) = self.disk {
+            command = disk.mounted(&self.disk(), &command);
+        }
         command
-            .arg("-D")
-            .arg(self.data())
-            .args(["-c", &format!("port={}", self.port), "-c", "listen_addresses=127.0.0.1"])
             .current_dir("/")
             .env("LC_ALL", "C.UTF-8")
             .stdin(Stdio::null())
@@ -205,6 +221,11 @@ impl Postgres {
     /// The folder of the Unix socket.
     pub fn socket(&self) -> PathBuf {
         self.home.path().join("socket")
+    }
+
+    /// Where the small disk is mounted, for a tablespace, if the server was given one. It is empty at each start.
+    pub fn disk(&self) -> PathBuf {
+        self.home.path().join("disk")
     }
 
     fn data(&self) -> PathBuf {

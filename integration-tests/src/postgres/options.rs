@@ -1,6 +1,6 @@
 //! What a test may ask of its server.
 
-use super::Major;
+use super::{Disk, Major};
 
 /// How a throw-away server is set up. The default is quick and forgets everything in a crash of the machine, though
 /// not of the server.
@@ -10,6 +10,7 @@ pub struct Options {
     pub(super) settings: Vec<(String, String)>,
     pub(super) tls: Tls,
     pub(super) fsync: bool,
+    pub(super) disk: Option<Disk>,
 }
 
 /// Whether the server speaks TLS over TCP.
@@ -48,6 +49,12 @@ impl Options {
     /// With `fsync`, for tests that are about what a crash leaves.
     pub fn durable(mut self) -> Self {
         self.fsync = true;
+        self
+    }
+
+    /// With a small disk of its own besides, at [`Postgres::disk`](super::Postgres::disk), that can be full.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disk = Some(disk);
         self
     }
 

@@ -1,6 +1,7 @@
 //! The integration tests: one program, because linking costs more than running.
 
 mod cluster;
+mod faults;
 mod harness;
 mod migrate;
 mod quickstart;

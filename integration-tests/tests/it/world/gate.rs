@@ -11,6 +11,25 @@ use tokio_postgres::Client;
 
 use super::DATABASE;
 
+/// The table whose rows ask, with its first column as given.
+macro_rules! gated {
+    ($no:literal) => {
+        concat!(
+            "create function public.pass(no int) returns boolean language plpgsql as $$
+            begin
+                if no % 5000 = 2500 then
+                    perform pg_catalog.pg_advisory_xact_lock_shared(471147114711);
+                end if;
+                return true;
+            end $$;
+            create table public.gated (",
+            $no,
+            " check (public.pass(no)), words text not null);
+            insert into public.gated select no, repeat(md5(no::text), 6) from generate_series(1, 20000) no;"
+        )
+    };
+}
+
 /// The lock. Any number that nobody else uses in these databases.
 const KEY: i64 = 471_147_114_711;
 
@@ -21,20 +40,17 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Four shards of 1 MiB or so, each with a row that asks, and a small table that nobody stops.
-    pub(crate) const SCHEMA: &str = "
-        create function public.pass(no int) returns boolean language plpgsql as $$
-        begin
-            if no % 5000 = 2500 then
-                perform pg_catalog.pg_advisory_xact_lock_shared(471147114711);
-            end if;
-            return true;
-        end $$;
-        create table public.gated (no int primary key check (public.pass(no)), words text not null);
-        insert into public.gated select no, repeat(md5(no::text), 6) from generate_series(1, 20000) no;
-        create index on public.gated (words);
+    pub(crate) const SCHEMA: &str = concat!(
+        gated!("no int primary key"),
+        "create index on public.gated (words);
         create table public.free (no int primary key, words text);
         insert into public.free select no, 'free' from generate_series(1, 1000) no;
-        create sequence public.numbers start 17;";
+        create sequence public.numbers start 17;"
+    );
+
+    /// The four shards alone, of a table without a key: a row that came twice is there twice, and no index refuses it.
+    pub(crate) const KEYLESS: &str =
+        concat!(gated!("no int not null"), "create index on public.gated (words);");
 
     /// In a task file: as small as shards get, and enough at once for all of them.
     pub(crate) const COPY: &str = "copy: { jobs: 6, shard_size: 1MiB }";
@@ -53,15 +69,31 @@ impl Gate {
 
     /// Waits until this many shards stand at the gate, and tells their units' names.
     pub(crate) async fn waiting(&self, count: usize, limit: Duration) -> Vec<String> {
-        let what = format!("{count} shards to stand at the gate");
+        self.waiting_besides(&[], count, limit).await
+    }
+
+    /// Waits until this many shards stand at the gate that are none of those.
+    pub(crate) async fn waiting_besides(
+        &self,
+        those: &[String],
+        count: usize,
+        limit: Duration,
+    ) -> Vec<String> {
+        let what = format!("{count} shards to stand at the gate besides {those:?}");
         wait::until(limit, &what, async || {
-            let query = "select array_agg(a.application_name) from pg_locks l join pg_stat_activity a using (pid)
-                  where l.locktype = 'advisory' and not l.granted and a.application_name like 'pgconvoy/%/copy/%'";
-            let row = self.keeper.query_one(query, &[]).await.map_err(|error| error.to_string())?;
-            let names: Vec<String> = row.get::<_, Option<_>>(0).unwrap_or_default();
+            let mut names = self.standing().await;
+            names.retain(|name| !those.contains(name));
             if names.len() >= count { Ok(names) } else { Err(format!("{names:?}")) }
         })
         .await
         .unwrap()
+    }
+
+    /// The units' names of the shards that stand at the gate now.
+    pub(crate) async fn standing(&self) -> Vec<String> {
+        let query = "select array_agg(a.application_name) from pg_locks l join pg_stat_activity a using (pid)
+              where l.locktype = 'advisory' and not l.granted and a.application_name like 'pgconvoy/%/copy/%'";
+        let row = self.keeper.query_one(query, &[]).await.unwrap();
+        row.get::<_, Option<_>>(0).unwrap_or_default()
     }
 }

@@ -50,7 +50,12 @@ impl Fleet {
     pub(crate) async fn begin(&self, task_file: &Path) -> Job<'_> {
         let file = task_file.to_str().unwrap();
         let id = self.ok(&["task", "create", "--start", "--yes", "-f", file]).await;
-        Job { fleet: self, id: id.trim().to_owned() }
+        self.job(id.trim())
+    }
+
+    /// A task that was begun.
+    pub(crate) fn job(&self, id: &str) -> Job<'_> {
+        Job { fleet: self, id: id.to_owned() }
     }
 }
 

@@ -1,9 +1,11 @@
-//! What most tests need: two servers, a shard that stops half-way, a source with an invariant, a task in a cluster.
+//! What most tests need: two servers, a shard that stops half-way, a source with an invariant, networks, a
+//! task in a cluster.
 
 mod gate;
 mod job;
 mod ledger;
 mod pair;
+mod roads;
 
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ pub(crate) use gate::Gate;
 pub(crate) use job::{Fleet, Job, events};
 pub(crate) use ledger::Ledger;
 pub(crate) use pair::{DATABASE, Pair, shown, told};
+pub(crate) use roads::Roads;
 
 /// For a migration of a small database on a loaded machine, a lease time and an election included.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);

@@ -47,12 +47,12 @@ impl Pair {
 
     /// The source's URL without its password.
     pub(crate) fn source_url(&self) -> String {
-        url(&self.source)
+        url(self.source.port())
     }
 
     /// The destination's URL without its password.
     pub(crate) fn destination_url(&self) -> String {
-        url(&self.destination)
+        url(self.destination.port())
     }
 
     /// A file in the folder.
@@ -75,8 +75,13 @@ impl Pair {
 
     /// A task file with both ends in it and passwords by file; `rest` follows.
     pub(crate) fn task_file(&self, name: &str, rest: &str) -> PathBuf {
-        let end = |url: String| format!("{{ url: \"{url}\", password: {{ file: password }} }}");
-        let (source, destination) = (end(self.source_url()), end(self.destination_url()));
+        self.task_file_by([self.source.port(), self.destination.port()], name, rest)
+    }
+
+    /// The same with the source and the destination as agents find them at other ports.
+    pub(crate) fn task_file_by(&self, ports: [u16; 2], name: &str, rest: &str) -> PathBuf {
+        let end = |port| format!("{{ url: \"{}\", password: {{ file: password }} }}", url(port));
+        let [source, destination] = ports.map(end);
         let text = format!("name: {name}\nsource: {source}\ndestination: {destination}\n{rest}\n");
         self.write(&format!("{name}.yaml"), &text)
     }
@@ -185,8 +190,8 @@ impl Pair {
     }
 }
 
-fn url(server: &Postgres) -> String {
-    format!("postgres://{SUPERUSER}@127.0.0.1:{}/{DATABASE}", server.port())
+fn url(port: u16) -> String {
+    format!("postgres://{SUPERUSER}@127.0.0.1:{port}/{DATABASE}")
 }
 
 async fn dump(server: &Postgres) -> String {

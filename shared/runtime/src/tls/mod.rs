@@ -32,6 +32,23 @@ pub enum Security {
     Mutual(TlsFiles),
 }
 
+impl Security {
+    /// Refuses a certificate that was not issued for this role, and, where a name is given, for this name: every other
+    /// process would refuse it too, one call after the other. Plain text proves nothing and is let through.
+    pub fn require(&self, role: Role, name: Option<&str>) -> Result<(), TlsError> {
+        let Security::Mutual(files) = self else { return Ok(()) };
+        let identity = reload::identity(&files.cert)?;
+        if identity.role == role && name.is_none_or(|name| identity.name == name) {
+            return Ok(());
+        }
+        let wanted = match name {
+            Some(name) => format!("{role} and name {name}"),
+            None => role.to_string(),
+        };
+        Err(TlsError::OtherIdentity { path: files.cert.clone(), identity, wanted })
+    }
+}
+
 /// The PEM files of one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -78,6 +95,10 @@ pub enum TlsError {
         #[source]
         source: IdentityError,
     },
+    #[error(
+        "the certificate in `{path}` is that of {identity}; one of role {wanted} is needed here"
+    )]
+    OtherIdentity { path: PathBuf, identity: Identity, wanted: String },
     #[error("these TLS settings cannot be used")]
     Settings {
         #[source]

@@ -109,8 +109,7 @@ fn read(files: &TlsFiles) -> Result<Configs, TlsError> {
     let key =
         PrivateKeyDer::from_pem_file(&files.key).map_err(|source| pem_error(&files.key, source))?;
     // A listener would refuse this process: better told here than by the other end.
-    Identity::of_certificate(&chain[0])
-        .map_err(|source| TlsError::Identity { path: files.cert.clone(), source })?;
+    identity_in(&files.cert, &chain[0])?;
     let pair_error =
         |source| TlsError::Pair { cert: files.cert.clone(), key: files.key.clone(), source };
     let mut server = server_builder(&provider, Arc::clone(&roots), &files.ca)?
@@ -125,6 +124,16 @@ fn read(files: &TlsFiles) -> Result<Configs, TlsError> {
         .map_err(pair_error)?;
     client.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Configs { client: Arc::new(client), server: Arc::new(server) })
+}
+
+/// Whom the first certificate of a file was issued for.
+pub(super) fn identity(path: &Path) -> Result<Identity, TlsError> {
+    identity_in(path, &read_certificates(path)?[0])
+}
+
+fn identity_in(path: &Path, certificate: &CertificateDer<'_>) -> Result<Identity, TlsError> {
+    Identity::of_certificate(certificate)
+        .map_err(|source| TlsError::Identity { path: path.to_owned(), source })
 }
 
 type ServerBuilder = rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>;

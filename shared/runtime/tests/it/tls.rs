@@ -260,3 +260,16 @@ async fn a_unix_socket_is_for_this_user_and_goes_with_its_listener() {
     served.end().await;
     assert!(!path.exists());
 }
+
+#[test]
+fn a_certificate_of_another_role_or_name_is_refused_before_anybody_is_dialled() {
+    let authority = Authority::new();
+    let security = authority.mutual(Role::Agent, "a-1", &[]);
+    security.require(Role::Agent, Some("a-1")).unwrap();
+    security.require(Role::Agent, None).unwrap();
+    for (role, name) in [(Role::Coordinator, None), (Role::Agent, Some("a-2"))] {
+        let refused = security.require(role, name);
+        assert!(matches!(refused, Err(TlsError::OtherIdentity { .. })), "{refused:?}");
+    }
+    Security::Plaintext.require(Role::Coordinator, None).unwrap();
+}

@@ -1,0 +1,17 @@
+//! Faults by fixed schedules, each on a running copy: every row arrives exactly once, and nobody has to do anything.
+//!
+//! Killed and frozen agents are in `cluster::agents`, nodes in `cluster::nodes` and `cluster::members`, servers that crash
+//! in `migrate::interrupted`, faults by chance in `cluster::chaos`. Here is what a network does, what a disk does, what
+//! the laws are there for, and how long a loss takes.
+
+mod anew;
+mod answers;
+mod disk;
+mod leases;
+mod roads;
+mod times;
+
+/// What a shard's writer says to commit, as it stands in the stream.
+const COMMIT: &[u8] = b"Q\0\0\0\x0bcommit\0";
+/// How the statement begins that reads or writes a shard's rows.
+const COPY: &[u8] = b"copy ";

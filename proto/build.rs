@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "pgconvoy.v1.CreateTaskRequest",
             "pgconvoy.v1.InstallKeyRequest",
             "pgconvoy.v1.Lease",
+            "pgconvoy.v1.ResumeTaskRequest",
         ])
         .compile_fds(descriptors)?;
     Ok(())

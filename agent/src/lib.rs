@@ -31,6 +31,7 @@ pub use config::{AgentConfig, Coordinators};
 pub use error::AgentError;
 
 use keeper::Keepers;
+use pg::{IDLE_LIMIT, Pool};
 use runner::{LeaseClock, Means, Runner};
 use session::{Introduction, Sessions};
 use tools::Tools;
@@ -54,7 +55,7 @@ impl Agent {
         let keepers = Arc::new(Keepers::new());
         let lease = LeaseClock::new();
         let differences = config.differences.map(Arc::from);
-        let means = Means { keepers, tools, differences };
+        let means = Means { keepers, pool: Pool::new(IDLE_LIMIT), tools, differences };
         let runner = Runner::new(config.id.clone(), config.slots, lease, means);
         let introduction = Introduction {
             agent: config.id.clone(),

@@ -101,25 +101,31 @@ impl Wanted {
         Ok(Self { submission, jobs_by_default, folder })
     }
 
+    /// The passwords as they are told now: at the source, at the destination. Empty = none is told.
+    pub(crate) fn passwords(&self) -> Result<[String; 2], Problem> {
+        let Submission { spec, source_password, destination_password, notices: _ } =
+            &self.submission;
+        let find = |side, named: Option<&PasswordRef>, endpoint: &Endpoint| {
+            let found = password::find(side, named, endpoint, &self.folder)?;
+            let exposed = found.as_ref().map(Secret::expose).unwrap_or_default();
+            Ok::<_, Problem>(exposed.to_owned())
+        };
+        Ok([
+            find(Side::Source, source_password.as_ref(), &spec.source)?,
+            find(Side::Destination, destination_password.as_ref(), &spec.destination)?,
+        ])
+    }
+
     /// The request, passwords read.
     pub(crate) fn request(
         self,
         request_id: String,
         acknowledge: Acknowledge,
     ) -> Result<v1::CreateTaskRequest, Problem> {
-        let Submission { spec, source_password, destination_password, notices: _ } =
-            self.submission;
-        let find = |side, named: Option<&PasswordRef>, endpoint: &Endpoint| {
-            let found = password::find(side, named, endpoint, &self.folder)?;
-            let exposed = found.as_ref().map(Secret::expose).unwrap_or_default();
-            Ok::<_, Problem>(exposed.to_owned())
-        };
-        let source_password = find(Side::Source, source_password.as_ref(), &spec.source)?;
-        let destination_password =
-            find(Side::Destination, destination_password.as_ref(), &spec.destination)?;
+        let [source_password, destination_password] = self.passwords()?;
         Ok(v1::CreateTaskRequest {
             request_id,
-            spec: Some(spec.into()),
+            spec: Some(self.submission.spec.into()),
             source_password,
             destination_password,
             start: false,

@@ -19,6 +19,16 @@ impl fmt::Debug for v1::CreateTaskRequest {
     }
 }
 
+impl fmt::Debug for v1::ResumeTaskRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResumeTaskRequest")
+            .field("task", &self.task)
+            .field("acknowledge", &self.acknowledge)
+            .field("acknowledge_all", &self.acknowledge_all)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for v1::InstallKeyRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InstallKeyRequest").finish_non_exhaustive()

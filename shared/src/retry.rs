@@ -4,6 +4,12 @@
 //! does not must not be hammered. Jitter spreads a thousand units that failed together; it comes from a salt (the
 //! unit's number, say) and the attempt, so that each node of a cluster reckons the same time. A window bounds it all,
 //! counted from the first failure in a row, and its end always gets one last attempt.
+//!
+//! An attempt that ran for longer than the whole window had left behind whatever failed before it, so its failure is a
+//! first one again: a shard that is copied for hours is not given up for a restart of its server at either end of them.
+//! What fails at the same place each time, however late, is given up after so many windows.
+
+use serde::{Deserialize, Serialize};
 
 use crate::failure::FailureClass;
 use crate::spec::RetryWindows;
@@ -11,6 +17,48 @@ use crate::time::Timestamp;
 
 const FIRST_PAUSE_MS: u64 = 500;
 const LONGEST_PAUSE_MS: u64 = 30_000;
+
+/// Windows that begin one after another, without anything done between them.
+const WINDOWS_MAX: u32 = 8;
+
+/// Failures in a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Streak {
+    /// How many, in the window that runs.
+    pub failures: u32,
+    /// When the first of them was: the window's begin.
+    pub first_failed: Timestamp,
+    /// Windows that were begun.
+    pub windows: u32,
+}
+
+impl Streak {
+    /// One more, after an attempt of so many milliseconds.
+    #[must_use]
+    pub fn and(
+        self,
+        class: FailureClass,
+        windows: RetryWindows,
+        ran_ms: u64,
+        at: Timestamp,
+    ) -> Self {
+        let begins = self.failures == 0
+            || (ran_ms > window_ms(class, windows) && self.windows < WINDOWS_MAX);
+        match begins {
+            true => Self { failures: 1, first_failed: at, windows: self.windows.saturating_add(1) },
+            false => Self { failures: self.failures.saturating_add(1), ..self },
+        }
+    }
+}
+
+/// A definite failure has none.
+fn window_ms(class: FailureClass, windows: RetryWindows) -> u64 {
+    match class {
+        FailureClass::Definite => 0,
+        FailureClass::Transient => windows.connection_ms,
+        FailureClass::Other => windows.other_ms,
+    }
+}
 
 /// What to do about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,30 +69,25 @@ pub enum Retry {
     GiveUp,
 }
 
-/// Decides after the `attempts`-th failure in a row (from 1), of which the first was at `first_failed`.
+/// Decides after the last failure of a streak.
 #[must_use]
 pub fn next(
     class: FailureClass,
     windows: RetryWindows,
-    attempts: u32,
-    first_failed: Timestamp,
+    streak: Streak,
     now: Timestamp,
     salt: u64,
 ) -> Retry {
-    let window_ms = match class {
-        FailureClass::Definite => return Retry::GiveUp,
-        FailureClass::Transient => windows.connection_ms,
-        FailureClass::Other => windows.other_ms,
-    };
-    let end = first_failed.plus_ms(window_ms);
-    if now >= end {
+    let end = streak.first_failed.plus_ms(window_ms(class, windows));
+    if class == FailureClass::Definite || now >= end {
         return Retry::GiveUp;
     }
-    Retry::At(now.plus_ms(pause_ms(attempts, salt)).min(end))
+    Retry::At(now.plus_ms(pause_ms(streak.failures, salt)).min(end))
 }
 
-/// Between half and the whole of the doubled pause.
-fn pause_ms(attempts: u32, salt: u64) -> u64 {
+/// Between half and the whole of the doubled pause, after so many attempts in a row (from 1).
+#[must_use]
+pub fn pause_ms(attempts: u32, salt: u64) -> u64 {
     let doublings = attempts.saturating_sub(1).min(16);
     let whole = (FIRST_PAUSE_MS << doublings).min(LONGEST_PAUSE_MS);
     let half = whole / 2;
@@ -66,8 +109,40 @@ mod tests {
     const WINDOWS: RetryWindows = RetryWindows { connection_ms: 60_000, other_ms: 1_000 };
     const START: Timestamp = Timestamp(1_000_000);
 
-    fn transient(attempts: u32, now: Timestamp, salt: u64) -> Retry {
-        next(FailureClass::Transient, WINDOWS, attempts, START, now, salt)
+    fn streak(failures: u32) -> Streak {
+        Streak { failures, first_failed: START, windows: 1 }
+    }
+
+    fn transient(failures: u32, now: Timestamp, salt: u64) -> Retry {
+        next(FailureClass::Transient, WINDOWS, streak(failures), now, salt)
+    }
+
+    #[test]
+    fn after_a_long_good_run_the_window_begins_anew_but_not_for_ever() {
+        let and =
+            |streak: Streak, ran_ms, at| streak.and(FailureClass::Transient, WINDOWS, ran_ms, at);
+        let first = and(Streak::default(), 90_000, START);
+        assert_eq!(first, streak(1));
+        let soon = START.plus_ms(30_000);
+        assert_eq!(and(first, 20_000, soon), streak(2));
+        let late = START.plus_ms(7_200_000);
+        assert_eq!(and(first, 60_000, late), streak(2), "no longer than the window: its end");
+        let anew = and(first, 60_001, late);
+        assert_eq!(anew, Streak { failures: 1, first_failed: late, windows: 2 });
+        assert!(matches!(next(FailureClass::Transient, WINDOWS, anew, late, 1), Retry::At(_)));
+
+        let mut at = START;
+        let mut streak = Streak::default();
+        let mut attempts = 0;
+        loop {
+            at = at.plus_ms(100_000);
+            streak = and(streak, 100_000, at);
+            attempts += 1;
+            if next(FailureClass::Transient, WINDOWS, streak, at, 1) == Retry::GiveUp {
+                break;
+            }
+        }
+        assert_eq!(attempts, WINDOWS_MAX + 1);
     }
 
     #[test]
@@ -101,9 +176,9 @@ mod tests {
     fn each_class_has_its_window() {
         let late = START.plus_ms(2_000);
         assert!(matches!(transient(3, late, 1), Retry::At(_)));
-        let other = next(FailureClass::Other, WINDOWS, 3, START, late, 1);
+        let other = next(FailureClass::Other, WINDOWS, streak(3), late, 1);
         assert_eq!(other, Retry::GiveUp);
-        let definite = next(FailureClass::Definite, WINDOWS, 1, START, START, 1);
+        let definite = next(FailureClass::Definite, WINDOWS, streak(1), START, 1);
         assert_eq!(definite, Retry::GiveUp);
     }
 

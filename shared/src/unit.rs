@@ -335,6 +335,13 @@ pub enum Ended {
         /// What differs; definite where planning anew would not help.
         failure: Failure,
     },
+    /// The source has no table of this name any more.
+    TableGone {
+        /// Which table.
+        table: TableNo,
+        /// Of the server that says so: only the source's own word counts.
+        system_identifier: u64,
+    },
 }
 
 /// What a done unit found out.

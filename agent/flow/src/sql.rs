@@ -110,20 +110,53 @@ fn compare(key: &[KeyColumn], operator: &str, bound: &[Box<str>]) -> String {
     }
 }
 
-/// Picks `parts - 1` bounds out of a sample of about `percent` % of a table's blocks: the server reads, sorts and counts,
-/// so whatever it can order it can cut. No more than one bound a sampled row; they ascend strictly, for keys are unique.
+/// Picks `parts - 1` bounds out of a sample of about `percent` % of a table's blocks: the server reads, sorts and weighs,
+/// so whatever it can order it can cut. Between two bounds there are equally many bytes of the sample, TOAST counted. No
+/// more than one bound a sampled row; they ascend strictly, for keys are unique.
 #[must_use]
-pub fn sample_bounds(table: &QualifiedName, key: &[KeyColumn], parts: u32, percent: f64) -> String {
-    let columns: Vec<String> = key.iter().map(|column| quote_identifier(&column.name)).collect();
-    let columns = columns.join(", ");
-    // Of rows 1 to n, those are taken at which another n-th part begins; the first begins at no bound.
+pub fn sample_bounds(
+    table: &QualifiedName,
+    columns: &[String],
+    key: &[KeyColumn],
+    parts: u32,
+    percent: f64,
+) -> String {
+    let key: Vec<String> = key.iter().map(|column| quote_identifier(&column.name)).collect();
+    let key = key.join(", ");
+    // Where another of the equal parts begins within a row's bytes, or with the first of them, it begins with the row.
     format!(
-        "select {columns} from (select {columns}, row_number() over (order by {columns}) - 1 as pgconvoy_row, \
-         count(*) over () as pgconvoy_rows from only {} tablesample system ({percent:.6})) as pgconvoy_sample \
-         where pgconvoy_row > 0 and pgconvoy_row * {parts} / pgconvoy_rows > (pgconvoy_row - 1) * {parts} / pgconvoy_rows \
-         order by {columns}",
+        "select {key} from (select {key}, pgconvoy_bytes, \
+         sum(pgconvoy_bytes) over (order by {key} rows unbounded preceding) as pgconvoy_sum, \
+         sum(pgconvoy_bytes) over () as pgconvoy_all \
+         from (select {key}, {bytes} as pgconvoy_bytes from only {table} tablesample system ({percent:.6})) as pgconvoy_row) \
+         as pgconvoy_sample where pgconvoy_sum > pgconvoy_bytes \
+         and div((pgconvoy_sum - pgconvoy_bytes - 1) * {parts}, pgconvoy_all) < div((pgconvoy_sum - 1) * {parts}, pgconvoy_all) \
+         order by {key}",
+        bytes = row_bytes(columns),
+        table = table.quoted()
+    )
+}
+
+/// Weighs the blocks of a sample of about `percent` % of a table's: block number and bytes of its rows, TOAST counted.
+#[must_use]
+pub fn sample_blocks(table: &QualifiedName, columns: &[String], percent: f64) -> String {
+    format!(
+        "select (ctid::pg_catalog.text::pg_catalog.point)[0]::bigint, sum({})::bigint \
+         from only {} tablesample system ({percent:.6}) group by 1 order by 1",
+        row_bytes(columns),
         table.quoted()
     )
+}
+
+/// The bytes of a row as it is stored. Values in TOAST are not read for it: their size stands in the row.
+fn row_bytes(columns: &[String]) -> String {
+    const HEADER: &str = "28";
+    let column = |name: &String| {
+        format!("coalesce(pg_catalog.pg_column_size({}), 0)", quote_identifier(name))
+    };
+    let columns = columns.iter().map(column);
+    let all: Vec<String> = std::iter::once(HEADER.to_owned()).chain(columns).collect();
+    format!("({})::bigint", all.join(" + "))
 }
 
 #[cfg(test)]

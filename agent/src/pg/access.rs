@@ -108,6 +108,15 @@ impl Access {
         )
     }
 
+    /// Whether a session of the other's is one of ours but for its name.
+    pub(super) fn is_same_login(&self, other: &Self) -> bool {
+        let (one, other) = (&*self.inner, &*other.inner);
+        one.side == other.side
+            && one.read_only == other.read_only
+            && one.endpoint == other.endpoint
+            && one.password == other.password
+    }
+
     /// Where it is.
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.inner.endpoint

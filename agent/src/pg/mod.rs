@@ -3,12 +3,14 @@
 //! - [`Access`]: where a database is and how one logs in; makes sessions of two kinds over one kind of connection:
 //! - [`Session`]: ordinary SQL (tokio-postgres);
 //! - [`wire::Wire`]: our own small client, for COPY data that is passed on as it comes;
+//! - [`Pool`]: those that go from one unit to the next;
 //! - [`sqlstate`]: what an error means for the unit that met it;
 //! - [`destination`]: schema `pgconvoy`, the proof of what is done, and the fences.
 
 mod access;
 pub(crate) mod destination;
 mod error;
+mod pool;
 mod session;
 pub(crate) mod sqlstate;
 #[cfg(test)]
@@ -19,5 +21,6 @@ pub(crate) mod wire;
 
 pub(crate) use access::Access;
 pub(crate) use error::PgError;
+pub(crate) use pool::{IDLE_LIMIT, Pool};
 pub(crate) use session::Session;
 pub(crate) use sqlstate::About;

@@ -30,6 +30,7 @@ use pgconvoy_shared::ids::{AgentId, UnitId};
 use pgconvoy_shared::unit::Ended;
 
 use crate::keeper::Keepers;
+use crate::pg::Pool;
 use crate::tools::Tools;
 use crate::unit::{self, Passwords, ProgressCell, UnitContext};
 
@@ -50,6 +51,8 @@ pub(crate) struct Runner {
 pub(crate) struct Means {
     /// The sessions that keep snapshots.
     pub(crate) keepers: Arc<Keepers>,
+    /// Sessions that go from unit to unit.
+    pub(crate) pool: Pool,
     /// pg_dump and pg_restore.
     pub(crate) tools: Arc<Tools>,
     /// Where every row that differs is listed.
@@ -317,6 +320,9 @@ fn tell(ended: &Ended) {
         Ended::Released => info!("given back"),
         Ended::Failed(failure) | Ended::TableChanged { failure, .. } => {
             warn!(code = failure.code, subject = failure.subject, "failed: {}", failure.message);
+        }
+        Ended::TableGone { table, .. } => {
+            warn!(%table, "the source has no such table any more");
         }
         Ended::SnapshotLost { round, gone } => {
             warn!(round, exports = gone.len(), "the task's snapshot is lost");

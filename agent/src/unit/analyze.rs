@@ -1,5 +1,8 @@
 //! `analyze` of tables at the destination, so that the first queries there are planned as well as at the source.
 //!
+//! Each is a transaction of the server's, whose end need not wait for the disk: it is enough that the last one does, for what
+//! is written before it is on disk then too (law O6).
+//!
 //! Autovacuum analyzes the leaves of a partition tree sooner or later, and its root never: whoever has the first leaf of
 //! a tree does the root and what is between too.
 
@@ -17,8 +20,13 @@ pub(super) async fn run(
 ) -> Result<WorkResult, UnitEnd> {
     let session = fence::writing_session(ctx).await?;
     let roots = roots(&session, &tables).await?;
-    for table in tables.iter().chain(&roots) {
+    let last = tables.len() + roots.len();
+    session.batch_execute("set synchronous_commit = off").await.about(session.access())?;
+    for (nth, table) in (1..).zip(tables.iter().chain(&roots)) {
         ctx.still_mine()?;
+        if nth == last {
+            session.batch_execute("set synchronous_commit = on").await.about(session.access())?;
+        }
         analyze(&session, table).await?;
         ctx.progress.add(1, 0);
     }

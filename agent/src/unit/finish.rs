@@ -27,6 +27,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     ctx.means.keepers.close(&ctx.task);
+    ctx.means.pool.close(&ctx.task).await;
     let access = ctx.access(Side::Destination);
     let mut session = access.session().await.about(&access)?;
     ctx.still_mine()?;

@@ -152,6 +152,13 @@ pub(crate) enum UnitEnd {
         /// What differs.
         failure: Failure,
     },
+    /// The source has no table of this name any more.
+    TableGone {
+        /// Which one.
+        table: TableNo,
+        /// Of the server that says so.
+        system_identifier: u64,
+    },
 }
 
 impl From<Failure> for UnitEnd {
@@ -191,6 +198,9 @@ fn ended(outcome: Result<WorkResult, UnitEnd>) -> Ended {
         Err(UnitEnd::Released) => Ended::Released,
         Err(UnitEnd::SnapshotLost { round, gone }) => Ended::SnapshotLost { round, gone },
         Err(UnitEnd::TableChanged { table, failure }) => Ended::TableChanged { table, failure },
+        Err(UnitEnd::TableGone { table, system_identifier }) => {
+            Ended::TableGone { table, system_identifier }
+        }
     }
 }
 

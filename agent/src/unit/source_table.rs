@@ -46,9 +46,40 @@ fn lost(shared: &SharedSnapshot, gone: Vec<AgentId>) -> UnitEnd {
     UnitEnd::SnapshotLost { round: shared.round, gone }
 }
 
-/// Locks a table in the current transaction, so that neither its columns nor its file change until that ends.
+/// Locks a table in the current transaction, so that neither its columns nor its file change until that ends. Names are
+/// looked up in the present, also under an imported snapshot.
 pub(super) async fn lock(wire: &mut Wire, table: &QualifiedName) -> Result<(), PgError> {
     wire.query(&sql::lock_table(table)).await.map(drop)
+}
+
+/// The same for a table that is to be moved. One that is not there any more ends the unit, with the identity of the server
+/// that says so: a name that leads to another server by now must not make tables look dropped.
+pub(super) async fn lock_to_move(
+    wire: &mut Wire,
+    no: TableNo,
+    table: &QualifiedName,
+) -> Result<(), UnitEnd> {
+    match lock(wire, table).await {
+        Ok(()) => Ok(()),
+        Err(error) if is_absent(&error) => {
+            let access = wire.access().clone();
+            wire.query("rollback").await.about(&access)?;
+            let ask = "select system_identifier from pg_catalog.pg_control_system()";
+            let said = wire.value(ask).await.about(&access)?;
+            let signed: i64 = said
+                .parse()
+                .map_err(|_| PgError::protocol(format!("system identifier {said}")))
+                .about(&access)?;
+            // It uses all 64 bits; PostgreSQL has no unsigned type to show it in.
+            Err(UnitEnd::TableGone { table: no, system_identifier: signed.cast_unsigned() })
+        }
+        Err(error) => Err(error.failure(table.to_string()).into()),
+    }
+}
+
+/// No such table, or no such schema.
+pub(super) fn is_absent(error: &PgError) -> bool {
+    matches!(error.sqlstate(), Some("42P01" | "3F000"))
 }
 
 /// The digest of its columns as the server describes them.

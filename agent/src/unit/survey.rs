@@ -86,6 +86,7 @@ async fn destination_half(ctx: &UnitContext, link: Link<AtDestination, ()>) -> R
         Some(tables_made(ctx, &session).await.about(&access)?)
     } else {
         // Otherwise the schema's unit has made it, and it must not come back once the task has ended.
+        ctx.still_mine()?;
         destination::ensure(&mut session, &ctx.task).await?;
         None
     };

@@ -1,8 +1,8 @@
 //! `pgconvoy migrate`: the whole job on one machine, with nothing else to start.
 //!
-//! The data directory holds one task. The command creates it, or goes on with it when it is run again; a task that got
-//! no further than its precheck has changed nothing at the databases, so it is made anew with what is said now (a
-//! corrected password, say). SIGINT and SIGTERM pause the task before the process ends. A task that was cancelled,
+//! The data directory holds one task. The command creates it, or goes on with it when it is run again, with the passwords
+//! that hold now; a task that got no further than its precheck has changed nothing at the databases, so it is made anew
+//! with what is said now. SIGINT and SIGTERM pause the task before the process ends. A task that was cancelled,
 //! while this runs or before, is cleaned up before the process ends, for its agents end with it.
 
 use std::path::Path;
@@ -153,17 +153,21 @@ async fn settle(cluster: &Cluster, order: Order, data_dir: &Path) -> Result<Stri
         return create(cluster, order).await;
     }
     must_be_the_same(&found, &order)?;
-    let acknowledge = order.acknowledge;
+    let Order { wanted, acknowledge, verify: _ } = order;
     let id = found.id.clone();
     match found.status() {
-        v1::TaskStatus::Paused | v1::TaskStatus::Failed => {
+        // A process that was killed leaves its task running: it too is told the passwords that hold now.
+        v1::TaskStatus::Paused | v1::TaskStatus::Failed | v1::TaskStatus::Running => {
             note(&format!("going on with task {id} ({})", found.name));
-            let request = || v1::ResumeTaskRequest {
+            let [source_password, destination_password] = wanted.passwords()?;
+            let request = v1::ResumeTaskRequest {
                 task: id.clone(),
-                acknowledge: acknowledge.ignore.clone(),
+                acknowledge: acknowledge.ignore,
                 acknowledge_all: acknowledge.yes,
+                source_password,
+                destination_password,
             };
-            cluster.tasks(async |mut client| client.resume_task(request()).await).await?;
+            cluster.tasks(async |mut client| client.resume_task(request.clone()).await).await?;
         }
         v1::TaskStatus::Created => {
             let request = || v1::StartTaskRequest {
@@ -173,7 +177,6 @@ async fn settle(cluster: &Cluster, order: Order, data_dir: &Path) -> Result<Stri
             };
             cluster.tasks(async |mut client| client.start_task(request()).await).await?;
         }
-        v1::TaskStatus::Running => note(&format!("going on with task {id} ({})", found.name)),
         v1::TaskStatus::Done => note(&format!("task {id} ({}) is done already", found.name)),
         v1::TaskStatus::Cancelled if cleaning::is_due(&found) => {
             // An earlier attempt at it may have been given up; this begins another.

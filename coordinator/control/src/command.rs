@@ -40,12 +40,14 @@ pub enum Command {
         /// Which.
         task: TaskId,
     },
-    /// Lets a paused or failed task go on.
+    /// Lets a paused or failed task go on; a running one takes new passwords by it.
     ResumeTask {
         /// Which.
         task: TaskId,
         /// Warnings that the user has read.
         acknowledge: Acknowledge,
+        /// Those that were changed at the databases since.
+        passwords: NewPasswords,
     },
     /// Ends a task; what it made at the databases to keep book is removed.
     CancelTask {
@@ -115,6 +117,15 @@ pub struct CreateTask {
     pub purpose: Purpose,
     /// Compare both ends, and how; always there where that is the purpose.
     pub verify: Option<VerifySettings>,
+}
+
+/// Passwords that a task shall use from now on, sealed by the cluster's key; none = as before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPasswords {
+    /// At the source.
+    pub source: Option<Sealed>,
+    /// At the destination.
+    pub destination: Option<Sealed>,
 }
 
 /// Warnings of a precheck that shall not stop a task.

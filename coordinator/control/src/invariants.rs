@@ -195,10 +195,12 @@ fn check_course(id: &TaskId, task: &Task, found: &mut Found) {
     let what = || format!("task {id} in {:?}, {:?}", record.stage, record.status);
     if record.status == TaskStatus::Running {
         found.unless(task.index.any_open(), "a_running_task_has_something_to_do", what);
-        let copies = task.index.kind(UnitKind::Copy).open() > 0;
+        let reads = [UnitKind::Plan, UnitKind::Copy]
+            .into_iter()
+            .any(|kind| task.index.kind(kind).open() > 0);
         let survey = task.index.kind(UnitKind::Survey).open() > 0;
         found.unless(
-            record.can_read() || !copies || survey || record.stage != Stage::Copy,
+            record.can_read() || !reads || survey || record.stage != Stage::Copy,
             "shards_wait_for_a_snapshot_that_will_be_taken",
             what,
         );

@@ -328,7 +328,7 @@ fn retrying(task: &Task) -> Vec<RetryingUnit> {
             kind: unit.subject.kind(),
             subject: task.record.describe(&unit.subject),
             failure: trouble.failure.clone()?,
-            attempts: trouble.failures,
+            attempts: trouble.streak.failures.max(trouble.losses),
             not_before,
         })
     };

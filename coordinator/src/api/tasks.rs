@@ -4,8 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
-use pgconvoy_control::command::{Acknowledge, Command, CreateTask};
+use pgconvoy_control::command::{Acknowledge, Command, CreateTask, NewPasswords};
 use pgconvoy_control::outcome::Outcome;
+use pgconvoy_control::state::Asked;
 use pgconvoy_proto::convert::WireError;
 use pgconvoy_proto::v1;
 use pgconvoy_proto::v1::task_service_server::TaskService;
@@ -36,6 +37,8 @@ impl Tasks {
         self.node.leader()?;
         let (purpose, verify) = purpose(&request)?;
         let request_id = request_id(request.request_id)?;
+        let [source_password, destination_password] =
+            [request.source_password, request.destination_password].map(Secret::new);
         let spec = request.spec.ok_or_else(|| unreadable("spec", "it is missing"))?;
         let spec = TaskSpec::try_from(spec)
             .map_err(|WireError { field, problem }| unreadable(&field, &problem.to_string()))?;
@@ -46,12 +49,8 @@ impl Tasks {
         spec.check().map_err(|problems| ApiError::Invalid(problems.to_failure().into()))?;
         let id = TaskId::from_parts(clock::wall_clock_ms(), rand::rng().next_u64());
         let command = Command::CreateTask(Box::new(CreateTask {
-            source_password: self.seal(request.source_password, &id, Side::Source)?,
-            destination_password: self.seal(
-                request.destination_password,
-                &id,
-                Side::Destination,
-            )?,
+            source_password: self.seal(source_password, &id, Side::Source)?,
+            destination_password: self.seal(destination_password, &id, Side::Destination)?,
             request_id,
             id,
             spec,
@@ -66,13 +65,37 @@ impl Tasks {
         }
     }
 
+    /// Of what the task is told now, the passwords that are others than it has: nothing is begun again for one that
+    /// it knows. One that cannot be opened is as good as none.
+    fn changed_passwords(
+        &self,
+        task: &str,
+        [source, destination]: [Secret; 2],
+    ) -> Result<NewPasswords, ApiError> {
+        let task = self.find(task)?;
+        let known = self.node.replica.read(|state| state.asked(&task));
+        let Asked { source_password, destination_password, spec: _ } =
+            known.ok_or_else(|| unknown_task(task.as_str()))?;
+        let changed = |told: Secret, known: Option<Sealed>, side| {
+            let open = |known: Sealed| self.node.vault.unseal(&known, &task, side).ok();
+            match known.and_then(open) {
+                Some(known) if known == told => Ok(None),
+                _ => self.seal(told, &task, side),
+            }
+        };
+        Ok(NewPasswords {
+            source: changed(source, source_password, Side::Source)?,
+            destination: changed(destination, destination_password, Side::Destination)?,
+        })
+    }
+
+    /// None = an empty one.
     pub(super) fn seal(
         &self,
-        password: String,
+        password: Secret,
         task: &TaskId,
         side: Side,
     ) -> Result<Option<Sealed>, ApiError> {
-        let password = Secret::new(password);
         if password.expose().is_empty() {
             return Ok(None);
         }
@@ -281,10 +304,18 @@ impl TaskService for Tasks {
         &self,
         request: Request<v1::ResumeTaskRequest>,
     ) -> Result<Response<v1::TaskStateResponse>, Status> {
-        let v1::ResumeTaskRequest { task, acknowledge: codes, acknowledge_all } =
-            request.into_inner();
+        let v1::ResumeTaskRequest {
+            task,
+            acknowledge: codes,
+            acknowledge_all,
+            source_password,
+            destination_password,
+        } = request.into_inner();
         let acknowledge = acknowledge(codes, acknowledge_all);
-        Ok(self.change(&task, |task| Command::ResumeTask { task, acknowledge }).await?)
+        let told = [source_password, destination_password].map(Secret::new);
+        let passwords = self.changed_passwords(&task, told)?;
+        let command = |task| Command::ResumeTask { task, acknowledge, passwords };
+        Ok(self.change(&task, command).await?)
     }
 
     async fn cancel_task(

@@ -161,7 +161,7 @@ impl Session {
                     let failure = Failure::definite("password_not_opened", chain(&error));
                     let failure = failure.about(format!("task {}", unit.task)).remedy(
                         "put the `secret.key` of a node that can open it into this node's data \
-                         directory, or create the task anew",
+                         directory, or resume with the task file, which says the passwords again",
                     );
                     failed.push(self.in_its_place(unit, epoch, Ended::Failed(failure)));
                 }

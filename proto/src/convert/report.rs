@@ -49,6 +49,9 @@ impl Body {
                 table: table.0,
                 failure: Some(failure.into()),
             }),
+            Ended::TableGone { table, system_identifier } => {
+                Self::TableGone(v1::TableGone { table: table.0, system_identifier })
+            }
         }
     }
 }
@@ -71,6 +74,9 @@ impl TryFrom<Body> for ReportBody {
             Body::TableChanged(changed) => {
                 let failure = required(changed.failure, "table_changed.failure")?;
                 (0, Ended::TableChanged { table: TableNo(changed.table), failure })
+            }
+            Body::TableGone(v1::TableGone { table, system_identifier }) => {
+                (0, Ended::TableGone { table: TableNo(table), system_identifier })
             }
         };
         Ok(Self::Ended { parts, ended })

@@ -344,6 +344,9 @@ pub(crate) fn report_body() -> impl Strategy<Value = ReportBody> {
             .prop_map(|(round, gone)| Ended::SnapshotLost { round, gone }),
         (any::<u32>(), failure())
             .prop_map(|(table, failure)| Ended::TableChanged { table: TableNo(table), failure }),
+        any::<(u32, u64)>().prop_map(|(table, system_identifier)| {
+            Ended::TableGone { table: TableNo(table), system_identifier }
+        }),
     ];
     prop_oneof![
         (any::<u32>(), result_part()).prop_map(|(no, part)| ReportBody::Part { no, part }),

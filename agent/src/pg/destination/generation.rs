@@ -3,7 +3,11 @@
 //! One transaction: the generation goes up, what older plans had done is forgotten, and the table is made empty. A table
 //! that is planned for the first time must *be* empty, for its rows would be somebody else's. Repeated by a later owner
 //! of the same plan it changes nothing: only the transaction that raised the generation deletes.
+//!
+//! First plans of many tables are made current in one transaction, all or none: there is no older plan whose writers could
+//! stand in the way, and nothing to delete.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pgconvoy_shared::epoch::Generation;
@@ -35,9 +39,110 @@ pub(crate) struct Plan<'a> {
     pub(crate) write_to: &'a QualifiedName,
 }
 
+/// Makes plans of one task the current ones.
+pub(crate) async fn make_current(session: &mut Session, plans: &[Plan<'_>]) -> Result<(), Failure> {
+    let Some(task) = plans.first().map(|plan| plan.task) else { return Ok(()) };
+    let known = known(session, task, plans).await?;
+    // Leaves that are written through one root have to be looked at one after another.
+    let (first, others): (Vec<&Plan<'_>>, Vec<&Plan<'_>>) = plans
+        .iter()
+        .partition(|plan| !plan.through_root() && !known.contains(&i64::from(plan.table.0)));
+    make_first_current(session, task, &first).await?;
+    for plan in others {
+        plan.make_current(session).await?;
+    }
+    Ok(())
+}
+
+/// The tables among these that were planned before.
+async fn known(
+    session: &Session,
+    task: &TaskId,
+    plans: &[Plan<'_>],
+) -> Result<BTreeSet<i64>, Failure> {
+    let tables: Vec<i64> = plans.iter().map(|plan| plan.table.0.into()).collect();
+    let rows = session
+        .query(
+            "select table_no from pgconvoy.table_state where task = $1 and table_no = any ($2)",
+            &[&task.as_str(), &tables],
+        )
+        .await
+        .about(session.access())?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+async fn make_first_current(
+    session: &mut Session,
+    task: &TaskId,
+    plans: &[&Plan<'_>],
+) -> Result<(), Failure> {
+    if plans.is_empty() {
+        return Ok(());
+    }
+    let access = session.access().clone();
+    let transaction = session.transaction().await.about(&access)?;
+    lock_task(&transaction, task).await.about(&access)?.ok_or_else(|| ended(&access))?;
+    let numbers = |of: fn(&Plan<'_>) -> u32| -> Vec<i64> {
+        plans.iter().map(|plan| of(plan).into()).collect()
+    };
+    let names = |of: fn(&QualifiedName) -> &str| -> Vec<&str> {
+        plans.iter().map(|plan| of(plan.write_to)).collect()
+    };
+    let raised = transaction
+        .execute(
+            "insert into pgconvoy.table_state (task, table_no, generation, write_schema, write_table) \
+             select $1, * from unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[])
+             on conflict do nothing",
+            &[
+                &task.as_str(),
+                &numbers(|plan| plan.table.0),
+                &numbers(|plan| plan.generation.0),
+                &names(|name| &name.schema),
+                &names(|name| &name.name),
+            ],
+        )
+        .await
+        .about(&access)?;
+    if raised < plans.len() as u64 {
+        let message = "another owner plans the same tables at this moment";
+        return Err(Failure::other("superseded", message).about(access.to_string()));
+    }
+    let looks: Vec<String> = (0..)
+        .zip(plans)
+        .map(|(nth, plan): (i32, _)| {
+            format!("select {nth} where exists (select from only {})", plan.write_to.quoted())
+        })
+        .collect();
+    let filled = transaction.query(&looks.join(" union all "), &[]).await.about(&access)?;
+    if let Some(row) = filled.first() {
+        let nth = usize::try_from(row.get::<_, i32>(0)).expect("counted above");
+        return Err(not_empty(plans[nth].write_to));
+    }
+    transaction.commit().await.about(&access)
+}
+
+/// Keeps the task's row; none = the task has ended (law O9).
+async fn lock_task(
+    transaction: &Transaction<'_>,
+    task: &TaskId,
+) -> Result<Option<()>, tokio_postgres::Error> {
+    let lock = "select from pgconvoy.task where id = $1 for key share";
+    Ok(transaction.query_opt(lock, &[&task.as_str()]).await?.map(drop))
+}
+
+fn ended(subject: impl ToString) -> Failure {
+    Failure::other("superseded", "the task has ended at the destination").about(subject.to_string())
+}
+
+fn not_empty(table: &QualifiedName) -> Failure {
+    Failure::definite("destination_not_empty", "the table has rows at the destination")
+        .about(table.to_string())
+        .remedy("empty it, or leave it out of the task; pgconvoy does not overwrite rows it did not write")
+}
+
 impl Plan<'_> {
     /// Makes this plan the current one. Copies of an older plan that stand in the way are ended.
-    pub(crate) async fn make_current(&self, session: &mut Session) -> Result<(), Failure> {
+    async fn make_current(&self, session: &mut Session) -> Result<(), Failure> {
         let access = session.access().clone();
         let pid: i32 =
             session.query_one("select pg_backend_pid()", &[]).await.about(&access)?.get(0);
@@ -76,28 +181,16 @@ impl Plan<'_> {
 
     async fn raise(&self, session: &mut Session) -> Result<(), Failure> {
         let transaction = session.transaction().await.about(self.name)?;
-        self.lock_task(&transaction).await?;
+        lock_task(&transaction, self.task)
+            .await
+            .about(self.name)?
+            .ok_or_else(|| ended(self.name))?;
         match self.upsert(&transaction).await? {
             Raised::Already => return Ok(()),
             Raised::First => self.check_empty(&transaction).await?,
             Raised::Again => self.start_over(&transaction).await?,
         }
         transaction.commit().await.about(self.name)
-    }
-
-    /// A task whose row is gone has ended (law O9).
-    async fn lock_task(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
-        let found = transaction
-            .query_opt(
-                "select 1 from pgconvoy.task where id = $1 for key share",
-                &[&self.task.as_str()],
-            )
-            .await
-            .about(self.name)?;
-        found.map(drop).ok_or_else(|| {
-            Failure::other("superseded", "the task has ended at the destination")
-                .about(self.name.to_string())
-        })
     }
 
     async fn upsert(&self, transaction: &Transaction<'_>) -> Result<Raised, Failure> {
@@ -161,12 +254,7 @@ impl Plan<'_> {
         let only = if self.through_root() { "" } else { "only " };
         let look = format!("select exists (select from {only}{})", self.write_to.quoted());
         let filled: bool = transaction.query_one(&look, &[]).await.about(self.name)?.get(0);
-        if !filled {
-            return Ok(());
-        }
-        Err(Failure::definite("destination_not_empty", "the table has rows at the destination")
-            .about(self.write_to.to_string())
-            .remedy("empty it, or leave it out of the task; pgconvoy does not overwrite rows it did not write"))
+        if filled { Err(not_empty(self.write_to)) } else { Ok(()) }
     }
 
     async fn start_over(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {

@@ -43,22 +43,36 @@ impl ShardId {
         format!("pg_catalog.hashtextextended({}, 0)", quote_literal(&name))
     }
 
+    /// The statement that reads the shard's completion.
+    fn completion(&self) -> String {
+        format!(
+            "select rows, bytes, snapshot, noted_lsn from pgconvoy.shard_progress \
+             where (task, table_no, generation, shard) = ({})",
+            self.values()
+        )
+    }
+
     /// The statement that raises unless this plan is current (law O1).
-    pub(crate) fn fence(&self) -> String {
+    fn fence(&self) -> String {
         let task = quote_literal(self.task.as_str());
         format!("select pgconvoy.fence({task}, {}, {})", self.table, self.generation)
     }
 }
 
+/// Raises unless this plan is current, and keeps it current until the transaction ends (law O1). The shard's completion, if
+/// it is done.
+pub(crate) async fn find_fenced(
+    wire: &mut Wire,
+    id: &ShardId,
+) -> Result<Option<CopyDone>, PgError> {
+    let rows = wire.query(&format!("{}; {}", id.fence(), id.completion())).await?;
+    // The first row is the fence's.
+    rows.get(1).map(found).transpose()
+}
+
 /// The shard's completion, if it is done.
 pub(crate) async fn find(wire: &mut Wire, id: &ShardId) -> Result<Option<CopyDone>, PgError> {
-    let rows = wire
-        .query(&format!(
-            "select rows, bytes, snapshot, noted_lsn from pgconvoy.shard_progress \
-             where (task, table_no, generation, shard) = ({})",
-            id.values()
-        ))
-        .await?;
+    let rows = wire.query(&id.completion()).await?;
     rows.first().map(found).transpose()
 }
 
@@ -76,8 +90,8 @@ fn found(row: &TextRow) -> Result<CopyDone, PgError> {
     })
 }
 
-/// Writes the shard's completion into the current transaction. A unique violation means that someone finished.
-pub(crate) async fn record(
+/// Writes the shard's completion into the current transaction and commits it. A unique violation means that someone finished.
+pub(crate) async fn record_and_commit(
     wire: &mut Wire,
     id: &ShardId,
     epoch: Epoch,
@@ -86,7 +100,7 @@ pub(crate) async fn record(
     let statement = format!(
         "insert into pgconvoy.shard_progress \
          (task, table_no, generation, shard, epoch, snapshot, noted_lsn, rows, bytes) \
-         values ({}, {epoch}, {}, '{}', {}, {})",
+         values ({}, {epoch}, {}, '{}', {}, {}); commit",
         id.values(),
         quote_literal(&done.snapshot),
         done.noted_lsn,
@@ -96,29 +110,43 @@ pub(crate) async fn record(
     wire.query(&statement).await.map(drop)
 }
 
+/// Tables asked about at once: with a few shards each, some thousand numbers.
+const TABLES_ASKED: usize = 500;
+
 /// Shards of these tables that are not done under the generations named (law O6).
 pub(crate) async fn missing(
     session: &Session,
     task: &TaskId,
     tables: &[AuditTable],
 ) -> Result<Vec<(TableNo, u32)>, Failure> {
-    let statement = session
-        .prepare(
-            "select shard from pgconvoy.shard_progress \
-             where task = $1 and table_no = $2 and generation = $3",
-        )
-        .await
-        .about(session.access())?;
     let mut missing = Vec::new();
-    for table in tables {
-        let (no, generation) = (i64::from(table.no.0), i64::from(table.generation.0));
-        let rows = session
-            .query(&statement, &[&task.as_str(), &no, &generation])
-            .await
-            .about(session.access())?;
-        let done: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
-        let lacking = (0..table.shards).filter(|shard| !done.contains(&i64::from(*shard)));
-        missing.extend(lacking.map(|shard| (table.no, shard)));
+    for tables in tables.chunks(TABLES_ASKED) {
+        let done = done(session, task, tables).await.about(session.access())?;
+        for table in tables {
+            let no = i64::from(table.no.0);
+            let lacking =
+                (0..table.shards).filter(|shard| !done.contains(&(no, i64::from(*shard))));
+            missing.extend(lacking.map(|shard| (table.no, shard)));
+        }
     }
     Ok(missing)
+}
+
+/// Table and number of the shards of these tables that are done.
+async fn done(
+    session: &Session,
+    task: &TaskId,
+    tables: &[AuditTable],
+) -> Result<BTreeSet<(i64, i64)>, tokio_postgres::Error> {
+    let column = |of: fn(&AuditTable) -> u32| -> Vec<i64> {
+        tables.iter().map(|table| of(table).into()).collect()
+    };
+    let rows = session
+        .query(
+            "select p.table_no, p.shard from unnest($2::bigint[], $3::bigint[]) as t (no, generation) \
+             join pgconvoy.shard_progress p on (p.task, p.table_no, p.generation) = ($1, t.no, t.generation)",
+            &[&task.as_str(), &column(|table| table.no.0), &column(|table| table.generation.0)],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

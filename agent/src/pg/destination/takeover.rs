@@ -61,9 +61,10 @@ pub(crate) async fn end_old_sessions(sql: &mut impl TextSql) -> Result<(), Failu
             return Ok(());
         }
         if Instant::now() >= end {
+            let pids: Vec<&str> = left.iter().map(|left| left.pid.as_str()).collect();
             return Err(Failure::transient(
                 "old_session_stays",
-                format!("server processes {} of an earlier owner do not end", left.join(", ")),
+                format!("server processes {} of an earlier owner do not end", pids.join(", ")),
             )
             .about(sql.access().to_string())
             .remedy("look at these processes on the server; one that is stopped (SIGSTOP, a full disk) has to be resumed or killed"));
@@ -73,8 +74,14 @@ pub(crate) async fn end_old_sessions(sql: &mut impl TextSql) -> Result<(), Failu
     }
 }
 
-/// The server processes that serve older owners.
-async fn older_sessions(sql: &mut impl TextSql, mine: &Owner) -> Result<Vec<String>, Failure> {
+/// A session as `pg_stat_activity` shows it.
+struct Seen {
+    pid: String,
+    name: String,
+}
+
+/// The sessions of older owners.
+async fn older_sessions(sql: &mut impl TextSql, mine: &Owner) -> Result<Vec<Seen>, Failure> {
     let subject = sql.access().to_string();
     let found = sql
         .rows(&format!(
@@ -88,7 +95,7 @@ async fn older_sessions(sql: &mut impl TextSql, mine: &Owner) -> Result<Vec<Stri
     for row in found {
         let [Some(pid), Some(name)] = <[_; 2]>::try_from(row).unwrap_or_default() else { continue };
         match Owner::parse(&name) {
-            Some(owner) if owner.epoch < mine.epoch => older.push(pid),
+            Some(owner) if owner.epoch < mine.epoch => older.push(Seen { pid, name }),
             Some(owner) if owner.epoch > mine.epoch => {
                 return Err(Failure::other(
                     "superseded",
@@ -103,13 +110,16 @@ async fn older_sessions(sql: &mut impl TextSql, mine: &Owner) -> Result<Vec<Stri
     Ok(older)
 }
 
-/// The name is looked at again in the same statement: a process number may be another session's by now.
-async fn end_sessions(sql: &mut impl TextSql, pids: &[String]) -> Result<(), Failure> {
+/// The name is looked at again in the same statement: by now a process number may be another session's, and a session
+/// another unit's.
+async fn end_sessions(sql: &mut impl TextSql, seen: &[Seen]) -> Result<(), Failure> {
     let subject = sql.access().to_string();
+    let seen: Vec<String> =
+        seen.iter().map(|seen| format!("({}, {})", seen.pid, quote_literal(&seen.name))).collect();
     let statement = format!(
         "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity \
-         where pid in ({}) and pg_catalog.starts_with(application_name, 'pgconvoy/')",
-        pids.join(", ")
+         where (pid, application_name) in ({})",
+        seen.join(", ")
     );
     sql.rows(&statement).await.about(subject).map(drop)
 }
@@ -127,16 +137,18 @@ pub(crate) async fn end_lock_holder(sql: &mut impl TextSql, key: &str) -> Result
     );
     let holders = sql.rows(&statement).await.about(&subject)?;
     let mine = Owner::parse(sql.access().application_name());
-    let older: Vec<String> = holders
+    let older: Vec<Seen> = holders
         .into_iter()
         .filter_map(|row| match <[_; 2]>::try_from(row) {
-            Ok([Some(pid), Some(name)]) => Some((pid, Owner::parse(&name)?)),
+            Ok([Some(pid), Some(name)]) => Some(Seen { pid, name }),
             _ => None,
         })
-        .filter(|(_, holder)| {
-            mine.as_ref().is_some_and(|mine| holder.unit == mine.unit && holder.epoch < mine.epoch)
+        .filter(|seen| {
+            let holder = Owner::parse(&seen.name);
+            mine.as_ref()
+                .zip(holder)
+                .is_some_and(|(mine, holder)| holder.unit == mine.unit && holder.epoch < mine.epoch)
         })
-        .map(|(pid, _)| pid)
         .collect();
     if older.is_empty() { Ok(()) } else { end_sessions(sql, &older).await }
 }

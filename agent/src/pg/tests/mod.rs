@@ -2,6 +2,7 @@
 
 mod copy;
 mod login;
+mod pool;
 
 use pgconvoy_integration_tests::postgres::{PASSWORD, Postgres, SUPERUSER};
 use pgconvoy_shared::endpoint::{Endpoint, Side, SslMode};

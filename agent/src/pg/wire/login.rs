@@ -25,17 +25,19 @@ impl Access {
     }
 
     async fn wire(&self, patience: Patience) -> Result<Wire, PgError> {
-        self.connect(patience, |transport| self.log_wire_in(transport)).await
+        self.connect(patience, |transport| self.log_wire_in(transport, patience)).await
     }
 
-    async fn log_wire_in(&self, transport: Transport) -> Result<Wire, PgError> {
+    async fn log_wire_in(&self, transport: Transport, patience: Patience) -> Result<Wire, PgError> {
         let mut wire = Wire {
             access: self.clone(),
             transport,
+            patience,
             inbox: BytesMut::new(),
             parameters: BTreeMap::new(),
             key: None,
             state: State::Busy,
+            transaction_status: b'I',
         };
         wire.start_up().await?;
         wire.authenticate().await?;

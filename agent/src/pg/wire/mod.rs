@@ -27,11 +27,12 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub(crate) use copy_in::CopyIn;
 
 use pgconvoy_flow::fingerprint::DescribedColumn;
+use pgconvoy_shared::name::quote_literal;
 
 use super::access::{Access, major_of};
 use super::error::{PgError, ServerError};
 use super::session::in_background;
-use super::transport::Transport;
+use super::transport::{Patience, Transport};
 
 /// What one read may bring: large enough that a read costs little beside its bytes, small enough for many units.
 pub(crate) const READ_BYTES: usize = 256 * 1024;
@@ -46,12 +47,15 @@ pub(crate) type TextRow = Vec<Option<String>>;
 pub(crate) struct Wire {
     access: Access,
     transport: Transport,
+    patience: Patience,
     /// Read and not yet taken.
     inbox: BytesMut,
     /// What the server tells of itself: `server_version`, `server_encoding`, …
     parameters: BTreeMap<String, String>,
     key: Option<CancelKey>,
     state: State,
+    /// What the server said of transactions when it last waited for a query: `I`, `T` or `E`.
+    transaction_status: u8,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +95,25 @@ impl Wire {
     pub(crate) fn major(&self) -> Result<u32, PgError> {
         let version = self.parameter("server_version").unwrap_or_default();
         major_of(version).ok_or_else(|| PgError::protocol(format!("server_version is `{version}`")))
+    }
+
+    /// Whether this is what `access` would give, but for its name.
+    pub(super) fn is_like(&self, access: &Access, patience: Patience) -> bool {
+        self.access.is_same_login(access) && self.patience == patience
+    }
+
+    /// The server waits for a query, outside a transaction.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.state == State::Idle && self.transaction_status == b'I'
+    }
+
+    /// The session under another name, and otherwise as one that has only just been opened: what units set is set anew. An
+    /// error means that it is of no use any more.
+    pub(super) async fn handed_over(mut self, access: &Access) -> Result<Self, PgError> {
+        self.access = access.clone();
+        let name = quote_literal(access.application_name());
+        self.query(&format!("set application_name = {name}; set client_encoding = 'UTF8'")).await?;
+        Ok(self)
     }
 
     /// Runs one or more statements; the rows of all of them, in order.
@@ -209,6 +232,10 @@ impl Wire {
                 Ok(Some(Message::ParameterStatus(body))) => {
                     let (Ok(name), Ok(value)) = (body.name(), body.value()) else { continue };
                     self.parameters.insert(name.to_owned(), value.to_owned());
+                }
+                Ok(Some(Message::ReadyForQuery(body))) => {
+                    self.transaction_status = body.status();
+                    return Ok(Some(Message::ReadyForQuery(body)));
                 }
                 Ok(message) => return Ok(message),
                 Err(source) => return Err(self.broken(source)),

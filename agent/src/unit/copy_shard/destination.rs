@@ -33,28 +33,27 @@ pub(super) async fn half(
         shard: shard.shard,
     };
     let access = ctx.access(Side::Destination);
-    let mut wire = access.writer().await.about(&access)?;
+    let mut wire = ctx.means.pool.writer(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     lock_shard(&mut wire, &id).await?;
     let subject = &shard.table.write_to;
-    wire.query(&id.fence()).await.about(subject)?;
-    if let Some(done) = progress::find(&mut wire, &id).await.about(subject)? {
-        wire.close().await;
+    if let Some(done) = progress::find_fenced(&mut wire, &id).await.about(subject)? {
+        wire.query("rollback").await.about(subject)?;
+        ctx.means.pool.give(wire);
         return Ok(done);
     }
     link.send(Go).await?;
 
     let done = write_rows(ctx, shard, &mut wire, &mut link).await?;
     ctx.still_mine()?;
-    match progress::record(&mut wire, &id, ctx.epoch, &done).await {
+    match progress::record_and_commit(&mut wire, &id, ctx.epoch, &done).await {
         Ok(()) => {}
         Err(error) if error.sqlstate() == Some(UNIQUE_VIOLATION) => {
             return done_by_another(&mut wire, &id, error).await.about(subject).map_err(Into::into);
         }
         Err(error) => return Err(error.failure(subject.to_string()).into()),
     }
-    wire.query("commit").await.about(subject)?;
-    wire.close().await;
+    ctx.means.pool.give(wire);
     Ok(done)
 }
 

@@ -28,18 +28,18 @@ pub(super) async fn half(
     mut link: Link<FromSource, Go>,
 ) -> Result<(), UnitEnd> {
     let access = ctx.access(Side::Source);
-    let mut wire = access.reader().await.about(&access)?;
+    let mut wire = ctx.means.pool.reader(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     // None: the shard was done already.
     let Some(Go) = link.next().await else {
-        wire.close().await;
+        ctx.means.pool.give(wire);
         return Ok(());
     };
     let encoding = see_bytes_as_they_are(&mut wire).await.about(&access)?;
     source_table::begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;
 
     let table = &shard.table;
-    source_table::lock(&mut wire, &table.name).await.about(&table.name)?;
+    source_table::lock_to_move(&mut wire, table.no, &table.name).await?;
     source_table::check_filenode(&mut wire, table.no, &table.name, table.filenode).await?;
     check_columns(&mut wire, shard).await?;
     let snapshot = wire.value("select pg_current_snapshot()").await.about(&access)?;
@@ -50,7 +50,7 @@ pub(super) async fn half(
     wire.query("commit").await.about(&access)?;
     wait_until_flushed(&mut wire, noted_lsn).await?;
     link.send(FromSource::End(ReadRows { rows, bytes, snapshot, noted_lsn })).await?;
-    wire.close().await;
+    ctx.means.pool.give(wire);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use pgconvoy_flow::formats;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
-use pgconvoy_shared::spec::MigrationType;
+use pgconvoy_shared::unit::CopyFormat;
 
 use super::{AtDestination, FromSource};
 use crate::pg::destination::generation;
@@ -17,7 +17,7 @@ use crate::unit::{UnitContext, UnitEnd};
 
 pub(super) async fn half(
     ctx: &UnitContext,
-    mut link: Link<AtDestination, FromSource>,
+    mut link: Link<Vec<AtDestination>, Vec<FromSource>>,
 ) -> Result<(), UnitEnd> {
     let access = ctx.access(Side::Destination);
     let mut session = access.session().await.about(&access)?;
@@ -27,40 +27,82 @@ pub(super) async fn half(
         .await
         .about(&access)?
         .get(0);
-    while let Some(from) = link.next().await {
-        let write_to = write_to(&from, &encoding);
-        let types = column_types(ctx, &session, &write_to).await?;
-        let types = from.columns.iter().map(|column| {
-            let there = types.get(&column.name).copied().ok_or_else(|| {
-                Failure::definite(
-                    "undefined_column",
-                    format!(
-                        "the destination's table has no column `{}` that can be written",
-                        column.name
-                    ),
-                )
-                .about(write_to.to_string())
-                .remedy(
-                    "add the column to the destination's table, then resume the task; a schema that the task moves \
-                     is as the source had it when the schema was read",
-                )
-            })?;
-            Ok((column.type_oid, there))
-        });
-        let types: Vec<(u32, u32)> = types.collect::<Result<_, Failure>>()?;
-        ctx.still_mine()?;
-        let plan = generation::Plan {
+    while let Some(tables) = link.next().await {
+        let answers = decide(ctx, &mut session, &tables, &encoding).await?;
+        link.send(answers).await?;
+    }
+    session.close().await;
+    Ok(())
+}
+
+/// Chooses where and how rows are written, and makes the plans current.
+async fn decide(
+    ctx: &UnitContext,
+    session: &mut Session,
+    tables: &[FromSource],
+    encoding: &str,
+) -> Result<Vec<AtDestination>, UnitEnd> {
+    let write_to: Vec<QualifiedName> = tables.iter().map(|from| write_to(from, encoding)).collect();
+    let there = tables_there(session, &write_to).await?;
+    let mut answers = Vec::with_capacity(tables.len());
+    for ((from, write_to), there) in tables.iter().zip(&write_to).zip(there) {
+        let types = there.ok_or_else(|| undefined_table(ctx, write_to))?;
+        let format = format(from, write_to, &types)?;
+        answers.push(AtDestination { format, write_to: write_to.clone() });
+    }
+    ctx.still_mine()?;
+    let plans: Vec<_> = tables
+        .iter()
+        .zip(&write_to)
+        .map(|(from, write_to)| generation::Plan {
             task: &ctx.task,
             table: from.table.no,
             generation: from.table.generation,
             name: &from.table.name,
-            write_to: &write_to,
-        };
-        plan.make_current(&mut session).await?;
-        link.send(AtDestination { format: formats::format_for(types), write_to }).await?;
-    }
-    session.close().await;
-    Ok(())
+            write_to,
+        })
+        .collect();
+    generation::make_current(session, &plans).await?;
+    Ok(answers)
+}
+
+fn format(
+    from: &FromSource,
+    write_to: &QualifiedName,
+    types: &ColumnTypes,
+) -> Result<CopyFormat, Failure> {
+    let types: Vec<(u32, u32)> = from
+        .columns
+        .iter()
+        .map(|column| match types.get(&column.name) {
+            Some(there) => Ok((column.type_oid, *there)),
+            None => Err(undefined_column(&column.name, write_to)),
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(formats::format_for(types))
+}
+
+fn undefined_column(column: &str, table: &QualifiedName) -> Failure {
+    Failure::definite(
+        "undefined_column",
+        format!("the destination's table has no column `{column}` that can be written"),
+    )
+    .about(table.to_string())
+    .remedy(
+        "add the column to the destination's table, then resume the task; a schema that the task moves is as the source \
+         had it when the schema was read",
+    )
+}
+
+fn undefined_table(ctx: &UnitContext, table: &QualifiedName) -> Failure {
+    Failure::definite("undefined_table", "there is no such table at the destination")
+        .about(table.to_string())
+        .remedy(if ctx.with_schema() {
+            "it came with the schema and was dropped or renamed since: make it as the source has it, then resume the task"
+        } else {
+            "make it there, then resume the task; or cancel the task and create one that leaves the table out, or asks \
+             for `schema` too"
+        })
 }
 
 /// The leaf of the same name, unless its rows may belong to another leaf here: hashes of enums and other types of the
@@ -73,33 +115,32 @@ fn write_to(from: &FromSource, encoding: &str) -> QualifiedName {
 }
 
 /// Type of each column that can be written.
-async fn column_types(
-    ctx: &UnitContext,
+type ColumnTypes = BTreeMap<String, u32>;
+
+/// The columns of each table; none where there is no such table.
+async fn tables_there(
     session: &Session,
-    table: &QualifiedName,
-) -> Result<BTreeMap<String, u32>, Failure> {
+    tables: &[QualifiedName],
+) -> Result<Vec<Option<ColumnTypes>>, Failure> {
+    let names: Vec<String> = tables.iter().map(QualifiedName::quoted).collect();
     let rows = session
         .query(
-            "select a.attname::text, a.atttypid from pg_class c \
-             left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' \
-             where c.relnamespace = to_regnamespace(quote_ident($1)) and c.relname = $2 and c.relkind in ('r', 'p')",
-            &[&&*table.schema, &&*table.name],
+            "select t.nth, a.attname::text, a.atttypid
+             from unnest($1::text[]) with ordinality as t (name, nth)
+             join pg_class c on c.oid = to_regclass(t.name) and c.relkind in ('r', 'p')
+             left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''",
+            &[&names],
         )
         .await
-        .about(table)?;
-    if rows.is_empty() {
-        return Err(Failure::definite(
-            "undefined_table",
-            "there is no such table at the destination",
-        )
-        .about(table.to_string())
-        .remedy(if ctx.spec.types.contains(&MigrationType::Schema) {
-            "it came with the schema and was dropped or renamed since: make it as the source has it, then resume the task"
-        } else {
-            "make it there, then resume the task; or cancel the task and create one that leaves the table out, or asks \
-             for `schema` too"
-        }));
+        .about(session.access())?;
+    let mut there: Vec<Option<ColumnTypes>> = vec![None; tables.len()];
+    for row in rows {
+        let nth = usize::try_from(row.get::<_, i64>(0)).expect("ordinality counts from 1");
+        let columns = there[nth - 1].get_or_insert_default();
+        // A table without columns gives one row of nulls.
+        if let Some(name) = row.get::<_, Option<String>>(1) {
+            columns.insert(name, row.get(2));
+        }
     }
-    // A table without columns gives one row of nulls.
-    Ok(rows.iter().filter_map(|row| Some((row.get::<_, Option<String>>(0)?, row.get(1)))).collect())
+    Ok(there)
 }

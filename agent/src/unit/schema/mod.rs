@@ -22,6 +22,7 @@ mod toc;
 mod wording;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use pgconvoy_shared::spec::MigrationType;
 use tracing::info;
@@ -30,7 +31,7 @@ use super::link::{Link, link};
 use super::{UnitContext, UnitEnd};
 use crate::pg::{About, Session};
 use dump::{Ask, Dumped};
-use restore::Archive;
+use restore::{Archive, aside};
 
 pub(super) use compare::compare;
 pub(super) use run::run;
@@ -74,8 +75,13 @@ async fn destination_half(
     let toc = archive.entries(ctx, tools).await?;
     let with_rows = ctx.spec.types.contains(&MigrationType::Full);
     let owners = assignable_owners(session).await?;
-    let entries = entry::arrange(toc, &catalog, &ctx.spec.objects, &owners, with_rows);
-    info!(entries = entries.len(), pg_dump = catalog.dump_major, "the schema was dumped");
+    let pg_dump = catalog.dump_major;
+    let spec = Arc::clone(&ctx.spec);
+    let arranged = aside("the schema's statements", move || {
+        entry::arrange(toc, &catalog, &spec.objects, &owners, with_rows)
+    });
+    let entries = arranged.await?;
+    info!(entries = entries.len(), pg_dump, "the schema was dumped");
     store::save(ctx, session, &entries).await?;
     Ok(())
 }

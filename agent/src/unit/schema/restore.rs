@@ -5,6 +5,7 @@ use std::io::{Seek, Write};
 use std::process::Stdio;
 
 use bytes::Bytes;
+use pgconvoy_runtime::tasks;
 use pgconvoy_shared::failure::Failure;
 
 use super::dump;
@@ -38,7 +39,8 @@ impl Archive {
         let post_data = self.restore(ctx, tools, &["--list", "--section=post-data"]).await?;
         let script = ["--verbose", "--no-tablespaces", "--file=-"];
         let script = self.restore(ctx, tools, &script).await?;
-        toc::parse(&all, &post_data, &script).map_err(|bad| {
+        let parsed = aside("the archive's contents", move || toc::parse(&all, &post_data, &script));
+        parsed.await?.map_err(|bad| {
             let message =
                 format!("the archive of pg_dump {} is not understood: {bad}", tools.major);
             Failure::definite("archive_not_understood", message)
@@ -69,6 +71,16 @@ impl Archive {
                 .into()
         })
     }
+}
+
+/// Works through the texts of a large schema where nobody waits for it: a heartbeat of the agent least of all.
+pub(super) async fn aside<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, UnitEnd> {
+    tasks::blocking(what, work)
+        .await
+        .map_err(|died| Failure::other("internal_error", died.to_string()).into())
 }
 
 fn full(error: &std::io::Error) -> UnitEnd {

@@ -6,8 +6,8 @@
 //!
 //! goes to the server as one message. The mark is set by the transaction that ran the statement, and only if the task
 //! goes on and no younger owner was here: whatever dies in between, statement and mark are both there or both not. A lost
-//! answer is found by the mark. Statements before the rows are many and short, so several share a transaction; when
-//! that fails, they are run one by one to find out which one it was.
+//! answer is found by the mark. Statements before the rows, and those that build indexes of small tables, are many and
+//! short, so several share a transaction; when that fails, they are run one by one to find out which one it was.
 //!
 //! What may fail without stopping the migration: grants to roles that are not there and changes of owner that the role
 //! may not make. The precheck has warned of both; here they are logged.
@@ -43,7 +43,7 @@ pub(in crate::unit) async fn run(
     loop {
         let page = store::page(ctx, session, pick, last.as_ref()).await?;
         let Some(end) = page.last().cloned() else { return Ok(count) };
-        for batch in batches(page) {
+        for batch in batches(page, pick.is_quick()) {
             ctx.still_mine()?;
             run_batch(ctx, session, &batch).await?;
             let ran = u32::try_from(batch.len()).expect("a batch has few entries");
@@ -69,24 +69,19 @@ async fn prepare(ctx: &UnitContext, session: &Session) -> Result<(), Failure> {
     session.batch_execute(&settings).await.about(session.access())
 }
 
-fn batches(entries: Vec<StoredEntry>) -> Vec<Vec<StoredEntry>> {
+/// What shares a transaction. A statement that may take hours is kept as soon as it is done.
+fn batches(entries: Vec<StoredEntry>, quick: bool) -> Vec<Vec<StoredEntry>> {
     let mut batches = Vec::new();
     let mut batch: Vec<StoredEntry> = Vec::new();
     let mut bytes = 0;
     for entry in entries {
-        // After the rows a statement may take hours: each is kept as soon as it is done.
-        let alone = entry.section != "pre";
         let full = batch.len() >= BATCH_ENTRIES || bytes + entry.statement.len() > BATCH_BYTES;
-        if !batch.is_empty() && (alone || full) {
+        if !batch.is_empty() && (full || !quick) {
             batches.push(mem::take(&mut batch));
             bytes = 0;
         }
         bytes += entry.statement.len();
         batch.push(entry);
-        if alone {
-            batches.push(mem::take(&mut batch));
-            bytes = 0;
-        }
     }
     if !batch.is_empty() {
         batches.push(batch);
@@ -250,10 +245,11 @@ mod tests {
     fn short_statements_share_a_transaction_and_long_ones_do_not() {
         let mut entries: Vec<_> = (0..50).map(|no| entry(no, "pre", "create")).collect();
         entries.push(entry(50, "pre", &"x".repeat(BATCH_BYTES)));
-        entries.push(entry(51, "index", "create index"));
-        entries.push(entry(52, "post", "alter"));
-        let sizes: Vec<_> = batches(entries).iter().map(Vec::len).collect();
-        assert_eq!(sizes, [BATCH_ENTRIES, 2, 1, 1, 1]);
+        entries.push(entry(51, "pre", "create"));
+        let sizes =
+            |quick| batches(entries.clone(), quick).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(true), [BATCH_ENTRIES, 2, 1, 1]);
+        assert_eq!(sizes(false), [1; 52]);
     }
 
     #[test]

@@ -19,10 +19,22 @@ const PAGE_ROWS: i64 = 200;
 pub(in crate::unit) enum Pick {
     /// Before the rows.
     Pre,
-    /// These, by number.
+    /// These, by number: one statement of a large table, or all of some small ones.
     Entries(Vec<u32>),
     /// All that is left after the rows: indexes first, then the rest.
     Rest,
+}
+
+impl Pick {
+    /// Whether each statement takes little time, so that several may share a transaction.
+    pub(super) fn is_quick(&self) -> bool {
+        match self {
+            Self::Pre => true,
+            Self::Entries(numbers) => numbers.len() > 1,
+            // A foreign key reads its table, a materialized view whatever it likes.
+            Self::Rest => false,
+        }
+    }
 }
 
 /// An entry to be run.

@@ -113,7 +113,7 @@ async fn destination_half(
     while let Some(from) = link.next().await {
         let answer = match columns(&mut wire, &from.name).await {
             Ok(columns) => judge(&from, AtDestination { columns, encoding: encoding(&wire) }),
-            Err(error) if is_absent(&error) => Err(NotCompared {
+            Err(error) if source_table::is_absent(&error) => Err(NotCompared {
                 reason: "there is no such table at the destination".to_owned(),
                 differs: true,
             }),
@@ -167,8 +167,12 @@ async fn cut(
         .map(|column| Some((*from.columns.get(&column.name)?, *there.columns.get(&column.name)?)))
         .collect();
     let alike = pairs.is_some_and(|pairs| sorted_alike(pairs, from.encoding == there.encoding));
-    let cut =
-        if count > 1 && alike { ranges(wire, &from.name, key, count, size).await? } else { None };
+    let columns: Vec<String> = from.columns.keys().cloned().collect();
+    let cut = if count > 1 && alike {
+        ranges(wire, &from.name, &columns, key, count, size).await?
+    } else {
+        None
+    };
     Ok(cut.unwrap_or_else(|| shards::whole(size)))
 }
 
@@ -213,11 +217,6 @@ async fn columns(wire: &mut Wire, table: &QualifiedName) -> Result<Columns, PgEr
             Ok((field(row, 0)?, KeyType { type_oid: field(row, 1)?, by_bytes }))
         })
         .collect()
-}
-
-/// No such table, or no such schema.
-pub(super) fn is_absent(error: &PgError) -> bool {
-    matches!(error.sqlstate(), Some("42P01" | "3F000"))
 }
 
 #[cfg(test)]

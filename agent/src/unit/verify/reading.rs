@@ -96,10 +96,11 @@ impl<'a> Reading<'a> {
         Rows::new(self.secret.clone(), self.order.shard.table.key.len())
     }
 
-    pub(super) async fn end(self) -> Result<(), PgError> {
+    /// Ends the transactions and leaves the sessions to other units.
+    pub(super) async fn end(self, ctx: &UnitContext) -> Result<(), PgError> {
         for Reader { mut wire, .. } in self.readers {
             wire.query("commit").await?;
-            wire.close().await;
+            ctx.means.pool.give(wire);
         }
         Ok(())
     }
@@ -167,20 +168,20 @@ async fn side_by_side(
     let snapshot = first.value("select pg_catalog.pg_export_snapshot()").await?;
     let (mut wires, mut readers) = (vec![first], 1);
     while readers < wanted {
-        match beside(access, &snapshot).await {
+        match beside(ctx, access, &snapshot).await {
             Ok(wire) => wires.push(wire),
             Err(error) if error.sqlstate() == Some(NO_ROOM) => break,
             Err(error) => return Err(error),
         }
         readers += 1;
     }
-    let parts = shards::blocks(readers, size).into_iter().map(|shard| shard.part).collect();
+    let parts = shards::blocks(readers, size, &[]).into_iter().map(|shard| shard.part).collect();
     Ok((wires, parts))
 }
 
 /// A session that sees a snapshot.
-async fn beside(access: &Access, snapshot: &str) -> Result<Wire, PgError> {
-    let mut wire = access.reader().await?;
+async fn beside(ctx: &UnitContext, access: &Access, snapshot: &str) -> Result<Wire, PgError> {
+    let mut wire = ctx.means.pool.reader(access).await?;
     see_bytes_as_they_are(&mut wire).await?;
     wire.query("begin isolation level repeatable read read only").await?;
     wire.query(&set_snapshot(snapshot)).await?;

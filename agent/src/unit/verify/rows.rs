@@ -27,7 +27,6 @@ use pgconvoy_shared::verify::{
 };
 
 use super::list::List;
-use super::plan::is_absent;
 use super::reading::{Reading, see_bytes_as_they_are};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::Wire;
@@ -78,13 +77,13 @@ async fn source_half(
     let access = ctx.access(Side::Source);
     let shard = &order.shard;
     let table = &shard.table;
-    let mut wire = access.reader().await.about(&access)?;
+    let mut wire = ctx.means.pool.reader(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     see_bytes_as_they_are(&mut wire).await.about(&access)?;
     source_table::begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;
     match source_table::lock(&mut wire, &table.name).await {
         Ok(()) => {}
-        Err(error) if is_absent(&error) => {
+        Err(error) if source_table::is_absent(&error) => {
             return Ok(left_out("the source dropped the table", true));
         }
         Err(error) => return Err(error.failure(table.name.to_string()).into()),
@@ -146,7 +145,7 @@ async fn source_half(
         listed?;
     }
     list.end()?;
-    reading.end().await.about(&table.name)?;
+    reading.end(ctx).await.about(&table.name)?;
     keep_first(&mut found.listed);
     Ok(found)
 }
@@ -198,7 +197,7 @@ async fn destination_half(
     let Some(FromSource::Begin(secret)) = link.next().await else { return Ok(()) };
     let access = ctx.access(Side::Destination);
     let table = &order.shard.table.write_to;
-    let mut wire = access.reader().await.about(&access)?;
+    let mut wire = ctx.means.pool.reader(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     see_bytes_as_they_are(&mut wire).await.about(&access)?;
     wire.query("begin isolation level repeatable read read only").await.about(&access)?;
@@ -214,7 +213,7 @@ async fn destination_half(
             link.send(FromDestination::Digest(digest)).await?;
             reading
         }
-        Err(error) if is_absent(&error) || is_changed(&error) => {
+        Err(error) if source_table::is_absent(&error) || is_changed(&error) => {
             let reason = "the table was changed at the destination meanwhile".to_owned();
             let why = NotCompared { reason, differs: true };
             return link.send(FromDestination::Absent(why)).await;
@@ -230,7 +229,7 @@ async fn destination_half(
         }
         link.send(FromDestination::AllRows).await?;
     }
-    Ok(reading.end().await.about(table)?)
+    Ok(reading.end(ctx).await.about(table)?)
 }
 
 /// A partitioned table holds rows only through its partitions.

@@ -1,5 +1,6 @@
 //! Rows: survey, planning, copying and audit, judged by plain SQL.
 
+mod bounds;
 mod fences;
 mod later;
 mod moment;

@@ -2,7 +2,7 @@
 
 use pgconvoy_shared::failure::FailureClass;
 use pgconvoy_shared::ids::AgentId;
-use pgconvoy_shared::unit::{Ended, Export, SnapshotMode};
+use pgconvoy_shared::unit::{Ended, Export, SnapshotMode, Work};
 
 use super::Rows;
 use crate::world::DATABASE;
@@ -51,6 +51,22 @@ async fn rows_rewritten_since_the_moment_are_not_read_as_none() {
             }
             other => panic!("{change}: {other:#?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_was_dropped_is_told_by_the_source_itself() {
+    for mode in [SnapshotMode::Task, SnapshotMode::Shard] {
+        let rows = rows(mode).await;
+        let (done, tables) = rows.survey().await;
+        let planned = rows.plan(Rows::to_plan(&tables)).await;
+        rows.world.source.sql(DATABASE, "drop table t").await.unwrap();
+        let gone =
+            Ended::TableGone { table: planned[0].0.no, system_identifier: done.system_identifier };
+        let shard = &Rows::to_copy(&done, &planned[0])[0];
+        assert_eq!(rows.copy(10, shard).await.unwrap_err(), gone);
+        let (ended, _) = rows.end_of(11, Work::Plan(Rows::to_plan(&tables))).await;
+        assert_eq!(ended, gone);
     }
 }
 

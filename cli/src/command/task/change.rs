@@ -1,18 +1,22 @@
 //! `pgconvoy task start`, `pause`, `resume`, `cancel` and `delete`: each says what it made of the task, and does nothing
 //! the second time. Where nothing runs on a data directory, `cancel` and `delete` have the task cleaned up themselves.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use pgconvoy_proto::v1;
+use pgconvoy_shared::endpoint::Endpoint;
+use pgconvoy_shared::spec::TaskSpec;
 use serde_json::json;
 use tonic::{Response, Status};
 
 use super::Which;
-use crate::client::TaskClient;
+use crate::client::{Cluster, TaskClient};
 use crate::command::cleaning;
 use crate::exit::Exit;
 use crate::output::{self, Format};
 use crate::problem::Problem;
-use crate::submission::Acknowledge;
+use crate::submission::{Acknowledge, Wanted};
 use crate::view::task::status_word;
 
 /// Start a created task
@@ -35,12 +39,21 @@ pub(super) struct Pause {
 
 /// Let a paused or failed task go on from its checkpoints
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  pgconvoy task resume shop")]
+#[command(after_help = "\
+Examples:
+  pgconvoy task resume shop
+  pgconvoy task resume shop -f shop.yaml     # after a password was changed
+
+With -f the passwords are found anew where the task file says (or in PGPASSFILE), and the task,
+running or not, uses them from now on. Nothing else of the file is taken.")]
 pub(super) struct Resume {
-    #[command(flatten)]
-    which: Which,
+    /// Task file (YAML) that says where the passwords are now; - reads standard input
+    #[arg(short = 'f', long = "file", value_name = "TASK.yaml")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     acknowledge: Acknowledge,
+    #[command(flatten)]
+    which: Which,
     #[arg(long, hide = true, value_name = "TABLE")]
     table: Option<String>,
 }
@@ -87,15 +100,47 @@ impl Resume {
         if self.table.is_some() {
             return Err(Problem::not_yet("--table, letting one table go on,"));
         }
+        let Which { task, reach } = self.which;
         let Acknowledge { ignore, yes } = self.acknowledge;
         let request = v1::ResumeTaskRequest {
-            task: self.which.task.clone(),
+            task: task.clone(),
             acknowledge: ignore,
             acknowledge_all: yes,
+            ..Default::default()
         };
-        let ask = async |mut client: TaskClient| client.resume_task(request.clone()).await;
-        change(self.which, format, ask).await
+        let wanted = self.file.as_deref().map(Wanted::from_file).transpose()?;
+        let resume = async |cluster: &Cluster| {
+            let request = match wanted {
+                Some(wanted) => {
+                    must_lead_there(&cluster.task(&task, 1).await?, &wanted)?;
+                    let [source_password, destination_password] = wanted.passwords()?;
+                    v1::ResumeTaskRequest { source_password, destination_password, ..request }
+                }
+                None => request,
+            };
+            cluster.tasks(async |mut client| client.resume_task(request.clone()).await).await
+        };
+        show(&reach.with(resume).await?, format)?;
+        Ok(Exit::Done)
     }
+}
+
+/// A password is of a role at a server: those of another task's file are not for this one.
+fn must_lead_there(task: &v1::Task, wanted: &Wanted) -> Result<(), Problem> {
+    let there = task.spec.clone().and_then(|spec| TaskSpec::try_from(spec).ok());
+    let spec = &wanted.submission.spec;
+    let same = |there: &Endpoint, here: &Endpoint| {
+        (&there.host, there.port, &there.database, &there.user)
+            == (&here.host, here.port, &here.database, &here.user)
+    };
+    if there.is_some_and(|there| {
+        same(&there.source, &spec.source) && same(&there.destination, &spec.destination)
+    }) {
+        return Ok(());
+    }
+    let message = format!("the task file names other databases or roles than task {}", task.id);
+    let remedy = "give the file that the task was created from; a task stays with its two ends";
+    Err(Problem::usage("file_of_another_task", message, remedy))
 }
 
 impl Cancel {

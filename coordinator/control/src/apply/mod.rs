@@ -40,8 +40,8 @@ pub fn apply(state: &mut State, stamped: &Stamped) -> Applied {
             start_task::start_task(&mut cx, task, acknowledge)
         }
         Command::PauseTask { task } => pause_task::pause_task(&mut cx, task),
-        Command::ResumeTask { task, acknowledge } => {
-            resume_task::resume_task(&mut cx, task, acknowledge)
+        Command::ResumeTask { task, acknowledge, passwords } => {
+            resume_task::resume_task(&mut cx, task, acknowledge, passwords)
         }
         Command::CancelTask { task } => cancel_task::cancel_task(&mut cx, task),
         Command::DeleteTask { task } => delete_task::delete_task(&mut cx, task),

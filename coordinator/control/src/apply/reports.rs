@@ -111,5 +111,8 @@ fn end(clerk: &mut Clerk<'_>, no: UnitNo, parts: u32, ended: &Ended) {
         (None, Ended::TableChanged { table, failure }) => {
             course::table_changed(clerk, no, &agent, *table, failure.clone());
         }
+        (None, Ended::TableGone { table, system_identifier }) => {
+            course::table_gone(clerk, no, &agent, *table, *system_identifier);
+        }
     }
 }

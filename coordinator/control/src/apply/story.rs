@@ -21,7 +21,8 @@ use pgconvoy_shared::verify::{Purpose, RowsCompared, VerifySettings};
 
 use super::apply;
 use crate::command::{
-    Acknowledge, Command, CreateTask, Grant, NoteExport, RegisterAgent, Report, ReportBody, Stamped,
+    Acknowledge, Command, CreateTask, Grant, NewPasswords, NoteExport, RegisterAgent, Report,
+    ReportBody, Stamped,
 };
 use crate::invariants;
 use crate::outcome::{Applied, Effect, Outcome, Reception};
@@ -257,7 +258,8 @@ impl Story {
 
     pub(crate) fn resume_acknowledging(&mut self, codes: &[&str]) {
         let task = self.task.clone();
-        self.expect(Command::ResumeTask { task, acknowledge: acknowledging(codes) });
+        let (acknowledge, passwords) = (acknowledging(codes), NewPasswords::default());
+        self.expect(Command::ResumeTask { task, acknowledge, passwords });
     }
 
     pub(crate) fn cancel(&mut self) {
@@ -315,6 +317,10 @@ impl Story {
         self.expect(Command::DrainAgent { agent: agent_id(name) });
     }
 
+    pub(crate) fn undrain(&mut self, name: &str) {
+        self.expect(Command::UndrainAgent { agent: agent_id(name) });
+    }
+
     pub(crate) fn lose(&mut self, name: &str) {
         let incarnation = self.incarnation(name);
         self.expect(Command::LoseAgent { agent: agent_id(name), incarnation });
@@ -353,7 +359,13 @@ impl Story {
     pub(crate) fn lease(&mut self, name: &str, kind: UnitKind) -> Held {
         let unit = self.ready_unit(kind);
         let epoch = self.grant(name, &unit).expect("it is ready");
-        Held { unit, agent: agent_id(name), incarnation: self.incarnation(name), epoch }
+        self.held(name, &unit, epoch)
+    }
+
+    /// A lease that was granted.
+    pub(crate) fn held(&self, name: &str, unit: &UnitId, epoch: Epoch) -> Held {
+        let incarnation = self.incarnation(name);
+        Held { unit: unit.clone(), agent: agent_id(name), incarnation, epoch }
     }
 
     fn report(&mut self, held: &Held, body: ReportBody) -> Reception {
@@ -491,8 +503,13 @@ impl Story {
 
     /// Leases and finishes all units of a kind that is answered without anything of interest.
     pub(crate) fn finish_all(&mut self, name: &str, kind: UnitKind) -> u32 {
+        self.finish_all_but(name, kind, 0)
+    }
+
+    /// The same, but the last so many of them stay.
+    pub(crate) fn finish_all_but(&mut self, name: &str, kind: UnitKind, left: u32) -> u32 {
         let mut finished = 0;
-        while self.counts(kind).ready > 0 {
+        while self.counts(kind).ready > left {
             let held = self.lease(name, kind);
             match kind {
                 UnitKind::Copy => {

@@ -1,6 +1,6 @@
 //! How leases end other than with a result, and what that means for the task.
 
-use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::ids::{AgentId, TableNo, UnitNo};
 use pgconvoy_shared::retry::{self, Retry};
 use pgconvoy_shared::unit::UnitKind;
@@ -14,6 +14,9 @@ use crate::state::{Afterwards, EventKind, TaskStatus, Trouble, UnitState};
 
 /// A unit that was given back without a fault is not leased again at once: whatever made its agent give it back may last.
 const PAUSE_AFTER_RELEASE_MS: u64 = 1_000;
+
+/// A unit that lost so many agents in a row is told of, and again whenever they are twice as many. Two may be chance.
+const LOSSES_TOLD: u32 = 4;
 
 /// Tells every agent that runs a unit of this task to stop.
 pub(crate) fn revoke_all(clerk: &mut Clerk<'_>, afterwards: Afterwards) {
@@ -60,23 +63,77 @@ pub(crate) fn dropped(clerk: &mut Clerk<'_>, no: UnitNo) {
 }
 
 /// The agent is lost, or lives anew: the unit is free, or dropped if it was to be.
+///
+/// It may be the unit that its agents die of (its memory, say), and whatever else they run with them. So one that loses
+/// agents again and again waits longer each time and goes to another agent if one can take it, and the task says so. It is
+/// never given up for that: machines that fail one after another look just the same. Any answer on the unit, and an agent
+/// that is stopped in good order answers for all its units, begins the count anew.
 pub(crate) fn lease_lost(clerk: &mut Clerk<'_>, no: UnitNo, agent: &AgentId) {
+    let at = clerk.at;
     let lease = clerk.record().unit(no).and_then(|unit| unit.lease());
-    if lease.and_then(|lease| lease.revoked) == Some(Afterwards::Dropped) {
-        dropped(clerk, no);
-    } else {
-        clerk.edit_unit(no, |unit| {
-            unit.state = UnitState::Ready;
-            unit.trouble.get_or_insert_default().lost_by = Some(agent.clone());
-        });
+    let revoked = lease.and_then(|lease| lease.revoked);
+    if revoked == Some(Afterwards::Dropped) {
+        return dropped(clerk, no);
     }
+    let mut losses = 0;
+    clerk.edit_unit(no, |unit| {
+        let trouble = unit.trouble.get_or_insert_default();
+        trouble.lost_by = Some(agent.clone());
+        unit.state = UnitState::Ready;
+        // It was told to stop: whatever its agent died of, this unit was about to end.
+        if revoked.is_none() {
+            trouble.losses = trouble.losses.saturating_add(1);
+            trouble.last_failed = at;
+            losses = trouble.losses;
+        }
+        // The first one costs nothing: others' deaths are rare, and somebody should go on at once.
+        if losses > 1 {
+            trouble.avoid = Some(agent.clone());
+            let not_before = at.plus_ms(retry::pause_ms(losses, salt(no)));
+            unit.state = UnitState::BackOff { not_before };
+        }
+    });
+    if losses >= LOSSES_TOLD && losses.is_power_of_two() {
+        tell_losses(clerk, no, agent, losses);
+    }
+}
+
+fn tell_losses(clerk: &mut Clerk<'_>, no: UnitNo, agent: &AgentId, losses: u32) {
+    let record = clerk.record();
+    let Some(unit) = record.unit(no) else { return };
+    let what = record.describe(&unit.subject);
+    let message = format!("{losses} agents in a row were lost while they ran {what}");
+    let failure = Failure::transient("unit_loses_agents", message.clone()).about(what).remedy(
+        "see in their machines' logs what ended them: for want of memory, give them more, or fewer slots; it is tried \
+         again and again meanwhile",
+    );
+    clerk.edit_unit(no, |unit| {
+        unit.trouble.get_or_insert_default().failure = Some(failure.clone());
+    });
+    clerk.tell_of(
+        EventKind::UnitLosesAgents,
+        message,
+        Some(agent.clone()),
+        Some(no),
+        Some(failure),
+    );
+}
+
+/// Spreads units that are tried again at the same time, alike on each node.
+fn salt(no: UnitNo) -> u64 {
+    u64::from(no.0)
 }
 
 /// The agent gave the unit back undone, of its own accord.
 pub(crate) fn released(clerk: &mut Clerk<'_>, no: UnitNo, agent: &AgentId) {
     let leaving = clerk.agents.get(agent).is_none_or(|agent| agent.draining);
     if leaving {
-        clerk.set(no, UnitState::Ready);
+        clerk.edit_unit(no, |unit| {
+            unit.state = UnitState::Ready;
+            if let Some(trouble) = &mut unit.trouble {
+                trouble.losses = 0;
+            }
+        });
     } else {
         back_off_shortly(clerk, no, agent);
     }
@@ -87,7 +144,9 @@ pub(super) fn back_off_shortly(clerk: &mut Clerk<'_>, no: UnitNo, agent: &AgentI
     let not_before = clerk.at.plus_ms(PAUSE_AFTER_RELEASE_MS);
     clerk.edit_unit(no, |unit| {
         unit.state = UnitState::BackOff { not_before };
-        unit.trouble.get_or_insert_default().avoid = Some(agent.clone());
+        let trouble = unit.trouble.get_or_insert_default();
+        trouble.avoid = Some(agent.clone());
+        trouble.losses = 0;
     });
 }
 
@@ -102,14 +161,14 @@ pub(crate) fn failed(clerk: &mut Clerk<'_>, no: UnitNo, agent: &AgentId, failure
     let what = record.describe(&unit.subject);
     let kind = unit.subject.kind();
     let failure = if failure.subject.is_empty() { failure.about(&what) } else { failure };
-    let known = unit.trouble.as_deref().cloned().unwrap_or_default();
-    let failures = known.failures.saturating_add(1);
-    let first_failed = if known.failures == 0 { at } else { known.first_failed };
-    let salt = u64::from(no.0);
-    let retry = retry::next(failure.class, record.spec.retry, failures, first_failed, at, salt);
+    let known = unit.trouble.as_ref().map(|trouble| trouble.streak).unwrap_or_default();
+    let ran_ms = unit.lease().map_or(0, |lease| at.since_ms(lease.since));
+    let windows = record.spec.retry;
+    let streak = known.and(failure.class, windows, ran_ms, at);
+    let retry = retry::next(failure.class, windows, streak, at, salt(no));
     let trouble = Trouble {
-        failures,
-        first_failed,
+        streak,
+        losses: 0,
         last_failed: at,
         failure: Some(failure.clone()),
         avoid: Some(agent.clone()),
@@ -191,15 +250,16 @@ pub(crate) fn table_changed(
     table: TableNo,
     failure: Failure,
 ) {
-    use pgconvoy_shared::failure::FailureClass;
-
-    let copies_it = clerk.record().unit(no).is_some_and(
-        |unit| matches!(unit.subject, Subject::Copy { table: copied, .. } if copied == table),
-    );
-    if !copies_it {
-        failed(clerk, no, agent, failure);
-    } else if failure.class == FailureClass::Definite {
+    let subject = clerk.record().unit(no).map(|unit| &unit.subject);
+    let (copies_it, plans_it) = match subject {
+        Some(Subject::Copy { table: copied, .. }) => (*copied == table, false),
+        Some(Subject::Plan(tables)) => (false, tables.contains(&table)),
+        _ => (false, false),
+    };
+    if failure.class == FailureClass::Definite && (copies_it || plans_it) {
         clerk.record().outdated.insert(table);
+        failed(clerk, no, agent, failure);
+    } else if !copies_it {
         failed(clerk, no, agent, failure);
     } else {
         // The lease ends here, so that the unit is dropped at once, like its table's others.
@@ -221,7 +281,7 @@ mod tests {
 
     use crate::apply::story::Story;
     use crate::rejected::Rejected;
-    use crate::state::{EventKind, TaskStatus};
+    use crate::state::{EventKind, TaskStatus, UnitState};
 
     fn copying() -> Story {
         Story::copying(&[("public.orders", 3)]).with_agents(&["a", "b"])
@@ -265,6 +325,51 @@ mod tests {
         assert_eq!(story.cause().code, "wrong_password");
         assert!(story.copied(&other, 10).is_accepted(), "what ends well still counts");
         assert_eq!(story.view().rows_done, 10);
+    }
+
+    #[test]
+    fn a_long_good_run_opens_a_new_window() {
+        let mut story = copying();
+        let failure = || Failure::other("odd", "something odd");
+        let mut held = story.lease("a", UnitKind::Copy);
+        story.fail(&held, failure());
+        story.now = story.now.plus_ms(5_000);
+        held.epoch = story.grant("a", &held.unit).expect("due");
+        story.now = story.now.plus_ms(3_600_000);
+        story.fail(&held, failure());
+        assert_eq!(story.status(), TaskStatus::Running);
+        assert_eq!(story.view().retrying[0].attempts, 1);
+    }
+
+    #[test]
+    fn a_unit_that_its_agents_die_of_waits_longer_each_time_and_is_told_of() {
+        let mut story = copying();
+        let unit = story.ready_unit(UnitKind::Copy);
+        let mut lives = 2..;
+        let mut killed_once_more = |story: &mut Story| {
+            story.now = story.now.plus_ms(30_000);
+            story.grant("a", &unit).expect("due");
+            story.register("a", lives.next().expect("a number"));
+            match story.state.unit(&unit).expect("it exists").state {
+                UnitState::BackOff { not_before } => not_before.since_ms(story.now),
+                _ => 0,
+            }
+        };
+        let pauses: Vec<_> = (0..4).map(|_| killed_once_more(&mut story)).collect();
+        assert_eq!(pauses[0], 0, "somebody else goes on at once");
+        assert!(pauses.is_sorted_by(|a, b| a < b), "{pauses:?}");
+        assert!(story.event(EventKind::UnitLosesAgents).starts_with("4 agents in a row"));
+        assert_eq!(story.view().retrying[0].attempts, 4);
+        assert_eq!(story.status(), TaskStatus::Running);
+
+        // An agent that is stopped in good order gives back what it runs.
+        story.now = story.now.plus_ms(30_000);
+        let epoch = story.grant("a", &unit).expect("due");
+        let held = story.held("a", &unit, epoch);
+        story.drain("a");
+        story.release(&held);
+        story.undrain("a");
+        assert_eq!(killed_once_more(&mut story), 0);
     }
 
     #[test]
@@ -335,6 +440,25 @@ mod tests {
             panic!("a survey")
         };
         assert_eq!((survey.round, survey.lost), (2, None));
+    }
+
+    #[test]
+    fn a_table_that_was_rewritten_before_it_is_planned_gets_a_new_snapshot_on_resume() {
+        let mut story = Story::created("shop").with_agents(&["a"]);
+        story.start();
+        story.prepare("a", &[("public.orders", 1_000), ("public.t", 10)]);
+        let held = story.lease("a", UnitKind::Plan);
+        let failure = Failure::definite("table_rewritten", "rewritten since the snapshot");
+        story.end(&held, Ended::TableChanged { table: TableNo(1), failure });
+        assert_eq!(story.cause().code, "table_rewritten");
+        story.resume();
+        let waits = story.ready_unit(UnitKind::Plan);
+        assert_eq!(story.grant("a", &waits), Err(Rejected::NotReady { unit: waits.clone() }));
+        story.survey("a", 2, true);
+        let plan = story.lease("a", UnitKind::Plan);
+        let Work::Plan(tables) = story.work(&plan) else { panic!("a plan") };
+        assert_eq!(tables.len(), 2);
+        assert!(tables.iter().all(|table| table.generation.0 == 2));
     }
 
     #[test]

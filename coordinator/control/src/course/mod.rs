@@ -8,7 +8,7 @@
 //! A stage begins by making its units, and ends when none of them is open; so no unit waits for another one, and what is
 //! ready is found without a walk over a graph. Stages that were not asked for are left out. Three things lead back: an audit
 //! that misses shards (to copy), a snapshot whose keepers are all gone (a survey beside the copy stage), and a table that is
-//! not as planned (planned anew within the copy stage).
+//! not as planned (planned anew within the copy stage). A table that is gone at the source takes no part from then on.
 //!
 //! Units of the next stage are made also while a task is paused or has failed, when a late result completes the one before:
 //! what may be leased is decided by the task's status ([`crate::state::record::TaskRecord::may_run`]).
@@ -16,6 +16,7 @@
 mod audit;
 mod copy;
 mod gate;
+mod gone;
 mod group;
 mod lease_end;
 mod life;
@@ -36,6 +37,7 @@ use crate::state::unit::Subject;
 use crate::state::{EventKind, Tally, TaskStatus, UnitState};
 
 pub(crate) use gate::{acknowledge, ensure_precheck};
+pub(crate) use gone::table_gone;
 pub(crate) use lease_end::{dropped, failed, lease_lost, released, revoke_all, table_changed};
 pub(crate) use life::{cancel, finish_again, resume, start};
 pub(crate) use snapshot::{exports_gone, snapshot_lost};

@@ -11,8 +11,9 @@ use pgconvoy_shared::ids::{TableNo, UnitNo};
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::{ResultPart, SharedSnapshot, SurveyDone, SurveyedTable};
 
-use super::{bad_result, plan, settle};
+use super::{bad_result, gone, plan, settle};
 use crate::state::clerk::Clerk;
+use crate::state::record::TaskRecord;
 use crate::state::unit::Subject;
 use crate::state::{EventKind, Stage, Table, count};
 
@@ -37,17 +38,7 @@ pub(super) fn surveyed(
     let record = clerk.record();
     let round = record.snapshot.round;
     let shared = check_snapshot(record.shares_snapshot(), round, &found.snapshot)?;
-    if let Some(known) = record.system_identifier.filter(|id| *id != found.system_identifier) {
-        let failure = Failure::definite(
-            "source_changed",
-            format!(
-                "the source is another cluster than before: system identifier {}, was {known}",
-                found.system_identifier
-            ),
-        )
-        .remedy("let the task's source host lead to the cluster it began with, then resume; or cancel the task");
-        return Err(Box::new(failure));
-    }
+    must_be_the_source(record, found.system_identifier)?;
     record.system_identifier = Some(found.system_identifier);
     let first = record.stage == Stage::Survey;
     let continues = found.continues && !record.snapshot.unusable;
@@ -72,6 +63,22 @@ pub(super) fn surveyed(
     Ok(())
 }
 
+/// Whatever another cluster says of tables is not about the task's.
+pub(super) fn must_be_the_source(
+    record: &TaskRecord,
+    system_identifier: u64,
+) -> Result<(), Box<Failure>> {
+    let Some(known) = record.system_identifier.filter(|id| *id != system_identifier) else {
+        return Ok(());
+    };
+    let message = format!(
+        "the source is another cluster than before: system identifier {system_identifier}, was {known}"
+    );
+    let failure = Failure::definite("source_changed", message)
+        .remedy("let the task's source host lead to the cluster it began with, then resume; or cancel the task");
+    Err(Box::new(failure))
+}
+
 fn tell_left_out(clerk: &mut Clerk<'_>, found: &SurveyDone) {
     if found.left_out == 0 {
         return;
@@ -84,20 +91,8 @@ fn tell_left_out(clerk: &mut Clerk<'_>, found: &SurveyDone) {
     clerk.tell(EventKind::TablesNotMigrated, message);
 }
 
-fn tell_gone(clerk: &mut Clerk<'_>, gone: &[QualifiedName]) {
-    if gone.is_empty() {
-        return;
-    }
-    let message = format!(
-        "dropped or renamed at the source: {}. The destination keeps these tables with what was copied of them, which may \
-         be a part of their rows: empty them there, and drop them once the task is done",
-        names(gone, count(gone.len()))
-    );
-    clerk.tell(EventKind::TablesGone, message);
-}
-
 /// Some of so many names, for a message.
-fn names(some: &[QualifiedName], all: u32) -> String {
+pub(super) fn names(some: &[QualifiedName], all: u32) -> String {
     let told: Vec<_> = some.iter().take(NAMES_TOLD).map(QualifiedName::to_string).collect();
     let more = all.saturating_sub(count(told.len()));
     let told = told.join(", ");
@@ -159,13 +154,7 @@ fn take_tables(clerk: &mut Clerk<'_>, surveyed: Vec<SurveyedTable>) {
         to_plan.push((bytes, no));
     }
     by_name.retain(|_, no| live.binary_search(no).is_ok());
-    for no in by_name.values() {
-        clerk.edit_table(*no, |table| {
-            table.unplan();
-            table.gone = true;
-        });
-    }
-    tell_gone(clerk, &by_name.into_keys().collect::<Vec<_>>());
+    gone::leave_out(clerk, &by_name.into_values().collect::<Vec<_>>());
     // What only compares makes plans of its own, at its stage.
     if clerk.record().migrates() {
         plan::make_units(clerk, to_plan);

@@ -94,6 +94,10 @@ event_kinds! {
     TablesNotMigrated = "tables_not_migrated",
     /// Tables that a later survey found no more: the destination keeps what was copied of them.
     TablesGone = "tables_gone",
+    /// A user gave passwords that were changed at the databases.
+    PasswordsRenewed = "passwords_renewed",
+    /// Agents were lost one after another while they ran the same unit.
+    UnitLosesAgents = "unit_loses_agents",
 }
 
 /// The latest events of a task.

@@ -239,7 +239,10 @@ impl TaskRecord {
     /// Units of this kind may be leased.
     pub(crate) fn may_run(&self, kind: UnitKind) -> bool {
         match self.status {
-            TaskStatus::Running => kind != UnitKind::Copy || self.can_read(),
+            // What is planned under a moment that nobody can read is planned for nothing.
+            TaskStatus::Running => {
+                !matches!(kind, UnitKind::Plan | UnitKind::Copy) || self.can_read()
+            }
             TaskStatus::Created | TaskStatus::Paused | TaskStatus::Failed => {
                 kind == UnitKind::Precheck && self.precheck_asked
             }

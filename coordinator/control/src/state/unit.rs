@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, Incarnation, TableNo};
+use pgconvoy_shared::retry::Streak;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{ResultPart, UnitKind};
 
@@ -225,10 +226,10 @@ impl std::ops::Sub for Tally {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
     /// Failures in a row.
-    pub failures: u32,
-    /// When the first of them was.
-    pub first_failed: Timestamp,
-    /// When the latest was.
+    pub streak: Streak,
+    /// Agents in a row that were lost while they ran it, and said nothing of it.
+    pub losses: u32,
+    /// When it last failed, or lost an agent.
     pub last_failed: Timestamp,
     /// The latest.
     pub failure: Option<Failure>,

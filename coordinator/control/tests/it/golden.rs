@@ -8,13 +8,14 @@ use std::path::PathBuf;
 
 use pgconvoy_control::codec;
 use pgconvoy_control::command::{
-    Acknowledge, Command, Grant, NoteExport, Report, ReportBody, Stamped,
+    Acknowledge, Command, Grant, NewPasswords, NoteExport, Report, ReportBody, Stamped,
 };
 use pgconvoy_control::state::State;
 use pgconvoy_control::{apply, work};
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{Incarnation, TableNo, UnitId, UnitNo};
+use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{Ended, SnapshotMode, UnitKind, WorkResult};
 
@@ -45,6 +46,7 @@ fn batch() -> Vec<Stamped> {
     let agent = fixtures::agent_id("agent-1");
     let codes = BTreeSet::from(["unlogged_tables".to_owned()]);
     let acknowledge = Acknowledge { codes, all: true };
+    let passwords = NewPasswords { source: Some(Sealed(vec![1, 2, 3])), destination: None };
     let unit = UnitId { task: task.clone(), no: UnitNo(300) };
     let failure = Failure::transient("connection_lost", "reset").about("source").remedy("wait");
     let ended = |ended| ReportBody::Ended { parts: 0, ended };
@@ -53,7 +55,7 @@ fn batch() -> Vec<Stamped> {
         Command::CreateTask(Box::new(fixtures::create(0, SnapshotMode::Task))),
         Command::StartTask { task: task.clone(), acknowledge: acknowledge.clone() },
         Command::PauseTask { task: task.clone() },
-        Command::ResumeTask { task: task.clone(), acknowledge },
+        Command::ResumeTask { task: task.clone(), acknowledge, passwords },
         Command::CancelTask { task: task.clone() },
         Command::DeleteTask { task: task.clone() },
         Command::PrecheckTask { task: task.clone() },
@@ -72,6 +74,7 @@ fn batch() -> Vec<Stamped> {
             report(2, ended(Ended::Released)),
             report(3, ended(Ended::SnapshotLost { round: 1, gone: vec![agent.clone()] })),
             report(4, ended(Ended::TableChanged { table, failure })),
+            report(6, ended(Ended::TableGone { table, system_identifier: 42 })),
             report(5, ended(Ended::Done(WorkResult::Audit { missing: vec![(table, 4)] }))),
         ]),
         Command::NoteExport(NoteExport {

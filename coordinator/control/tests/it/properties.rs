@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use pgconvoy_control::command::{Acknowledge, Command, NoteExport, Report, ReportBody, Stamped};
+use pgconvoy_control::command::{Command, NoteExport, Report, ReportBody, Stamped};
 use pgconvoy_control::liveness::Liveness;
 use pgconvoy_control::schedule::{self, Observed};
 use pgconvoy_control::state::State;
@@ -68,7 +68,10 @@ impl Machine {
             2 => self.apply(Command::DrainAgent { agent }),
             3 => self.apply(Command::UndrainAgent { agent }),
             4 => self.apply(Command::PauseTask { task }),
-            5 | 6 => self.apply(Command::ResumeTask { task, acknowledge: Acknowledge::default() }),
+            5 | 6 => {
+                let (acknowledge, passwords) = Default::default();
+                self.apply(Command::ResumeTask { task, acknowledge, passwords });
+            }
             7 if b < 20 => self.apply(Command::CancelTask { task }),
             7 => self.apply(Command::PrecheckTask { task }),
             8 => {
@@ -108,7 +111,7 @@ impl Machine {
         let incarnation = lease.incarnation;
         let order = work::order(&self.state, &unit);
         let table = pgconvoy_shared::ids::TableNo(u32::from(a % 4));
-        let (parts, ended) = match (b % 16, order) {
+        let (parts, ended) = match (b % 17, order) {
             (0, _) => (vec![], Ended::Failed(Failure::transient("t", "t"))),
             (1, _) => (vec![], Ended::Failed(Failure::definite("d", "d"))),
             (2, _) => (vec![], Ended::SnapshotLost { round: 1, gone: vec![agent.clone()] }),
@@ -119,6 +122,7 @@ impl Machine {
                 (vec![], Ended::TableChanged { table, failure: Failure::definite("changed", "c") })
             }
             (5, _) => (vec![], Ended::Done(WorkResult::Audit { missing: vec![(table, 9)] })),
+            (16, _) => (vec![], Ended::TableGone { table, system_identifier: 42 }),
             (6, _) | (_, None) => (vec![], Ended::Released),
             (shards, Some(order)) => {
                 let (parts, result) = fixtures::answer(&order.work, &agent, u32::from(shards) % 4);

@@ -2,7 +2,7 @@
 
 use pgconvoy_proto::v1::TaskStatus;
 
-use crate::world::{DATABASE, Fleet, Gate, LIMIT, Pair, SOON, told};
+use crate::world::{DATABASE, Fleet, Gate, LIMIT, Mover, Pair, SOON, told};
 
 #[tokio::test]
 async fn cluster_a_task_is_created_watched_paused_resumed_and_deleted_and_each_command_may_be_repeated()
@@ -114,6 +114,32 @@ async fn cluster_a_cancelled_task_stops_keeps_rows_and_leaves_nothing_of_ours() 
     assert_eq!(shown.code(), Some(0), "{}", told(&shown));
     fleet.ok(&["task", "resume", "shop", "--yes"]).await;
     again.done(&pair).await;
+}
+
+#[tokio::test]
+async fn cluster_a_password_that_is_changed_meanwhile_is_given_to_the_task_when_it_is_resumed() {
+    let pair = Pair::new(Gate::SCHEMA).await;
+    let mover = Mover::of(&pair).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let gate = Gate::shut(&pair.destination).await;
+    let job = fleet.begin(&mover.task_file("shop", Gate::COPY)).await;
+    gate.waiting(4, LIMIT).await;
+    mover.change_password("second-otter").await;
+    // Who is in stays in; whoever comes next is refused, and that is told for what it is.
+    gate.open().await;
+    let failed = job.until("the old password to fail", |task| task.status() == TaskStatus::Failed);
+    assert_eq!(failed.await.cause.map(|cause| cause.code), Some("wrong_password".to_owned()));
+
+    let file = mover.task_file("shop", Gate::COPY);
+    let resume = ["task", "resume", "shop", "-f", file.to_str().unwrap()];
+    let other = pair.task_file("other", Gate::COPY);
+    let resume_with_other = ["task", "resume", "shop", "-f", other.to_str().unwrap()];
+    fleet.refused(&resume_with_other, 2, "file_of_another_task").await;
+    fleet.ok(&resume).await;
+    let again = fleet.ok(&resume).await;
+    assert!(again.contains("running already") || again.contains("done"), "known by now: {again}");
+    job.done(&pair).await;
+    assert_eq!(job.events("passwords_renewed").await.len(), 1);
 }
 
 #[tokio::test]

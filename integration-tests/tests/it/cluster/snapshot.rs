@@ -85,6 +85,24 @@ async fn cluster_one_keeper_that_lives_keeps_the_moment_and_a_quiet_source_gives
 }
 
 #[tokio::test]
+async fn cluster_a_table_that_is_dropped_before_its_turn_is_left_out_without_a_hand() {
+    let pair = Pair::new(Gate::SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let gate = Gate::shut(&pair.destination).await;
+    let job = fleet.begin(&pair.task_file("shop", "copy: { jobs: 1, shard_size: 1MiB }")).await;
+    gate.waiting(1, LIMIT).await;
+    pair.source.sql(DATABASE, "drop table public.free").await.unwrap();
+    gate.open().await;
+    job.ended().await;
+    let told = job.events("tables_gone").await;
+    assert!(told.len() == 1 && told[0].message.contains(": public.free. "), "{told:?}");
+    assert_eq!(pair.count("select count(*) from public.gated").await, 20_000);
+    // As the event says: the table stands at the destination until somebody drops it there.
+    pair.destination.sql(DATABASE, "drop table public.free").await.unwrap();
+    pair.same().await;
+}
+
+#[tokio::test]
 async fn cluster_a_table_whose_columns_change_in_the_middle_is_planned_anew_or_told() {
     let pair = Pair::new(Gate::SCHEMA).await;
     let fleet = Fleet::start(1, &["anna"]).await;

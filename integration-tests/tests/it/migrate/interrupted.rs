@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use pgconvoy_integration_tests::process::Process;
 
-use crate::world::{Gate, LIMIT, Ledger, Pair, told};
+use crate::world::{Gate, LIMIT, Ledger, Mover, Pair, told};
 
 /// A migration whose large table stands half-way.
 async fn half_way(pair: &Pair) -> (Process, Gate) {
@@ -34,6 +34,25 @@ async fn after_an_interrupt_the_same_command_goes_on() {
     assert_eq!(status.code(), Some(130), "{}", process.log());
     assert!(process.log().contains("run the same command again"), "{}", process.log());
     goes_on(&pair, gate).await;
+}
+
+#[tokio::test]
+async fn after_a_kill_it_goes_on_with_the_password_that_holds_now() {
+    let pair = Pair::new(Gate::SCHEMA).await;
+    let mover = Mover::of(&pair).await;
+    let migrate = || {
+        let file = mover.task_file("half", Gate::COPY);
+        pair.command("migrate").args(["--yes", "-f"]).arg(file)
+    };
+    let gate = Gate::shut(&pair.destination).await;
+    let process = Process::start("migrate", migrate(), &pair.path("")).unwrap();
+    gate.waiting(4, LIMIT).await;
+    process.kill().unwrap();
+    mover.change_password("second-otter").await;
+    gate.open().await;
+    let finished = migrate().run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    pair.same().await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod gate;
 mod job;
 mod ledger;
+mod mover;
 mod pair;
 mod roads;
 
@@ -14,6 +15,7 @@ use pgconvoy_integration_tests::postgres::Major;
 pub(crate) use gate::Gate;
 pub(crate) use job::{Fleet, Job, events};
 pub(crate) use ledger::Ledger;
+pub(crate) use mover::Mover;
 pub(crate) use pair::{DATABASE, Pair, shown, told};
 pub(crate) use roads::Roads;
 

@@ -10,6 +10,7 @@ use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{TableNo, TaskId, UnitId};
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::{
     AuditTable, CopyDone, CopyShard, Ended, Export, PlanTable, ResultPart, SharedSnapshot,
     SnapshotMode, Survey, SurveyDone, Work, WorkResult,
@@ -39,6 +40,8 @@ struct Db {
 }
 
 type Snapshot = Option<(u32, u64)>;
+
+const SYSTEM_IDENTIFIER: u64 = 42;
 
 impl Databases {
     pub(super) fn create(&mut self, task: &TaskId, chance: &mut Chance) {
@@ -198,7 +201,7 @@ impl Db {
         };
         let snapshot = (survey.mode == SnapshotMode::Task).then_some(shared);
         SurveyDone {
-            system_identifier: 42,
+            system_identifier: SYSTEM_IDENTIFIER,
             snapshot,
             continues,
             left_out: 0,
@@ -216,6 +219,7 @@ impl Db {
         }
         let mut parts = Vec::new();
         for table in tables {
+            self.must_have(table.no, &table.name)?;
             let known = self.generations.entry(table.no).or_default();
             if *known > table.generation.0 {
                 return Err(Box::new(refusal("stale_generation", "planned anew since")));
@@ -232,11 +236,23 @@ impl Db {
         Ok(parts)
     }
 
+    /// Who comes to lock a table that was dropped finds it gone.
+    fn must_have(&self, table: TableNo, name: &QualifiedName) -> Result<(), Box<Answer>> {
+        if self.tables.iter().any(|no| fixtures::surveyed(*no, 0).name == *name) {
+            return Ok(());
+        }
+        let ended = Ended::TableGone { table, system_identifier: SYSTEM_IDENTIFIER };
+        Err(Box::new(Answer { parts: vec![], ended }))
+    }
+
     fn copy(
         &mut self,
         shard: &CopyShard,
     ) -> Result<Result<CopyDone, Answer>, (&'static str, String)> {
         let (no, generation) = (shard.table.no, shard.table.generation.0);
+        if let Err(gone) = self.must_have(no, &shard.table.name) {
+            return Ok(Err(*gone));
+        }
         let known = self.generations.get(&no).copied().unwrap_or_default();
         if self.finished || known != generation {
             return Ok(Err(refusal("stale_generation", "planned anew or ended since")));

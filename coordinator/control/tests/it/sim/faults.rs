@@ -1,6 +1,6 @@
 //! What goes wrong, what users do meanwhile, and how it heals.
 
-use pgconvoy_control::command::{Acknowledge, Command};
+use pgconvoy_control::command::Command;
 use pgconvoy_control::state::{State, TaskStatus};
 use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::unit::UnitKind;
@@ -171,7 +171,8 @@ impl World {
 }
 
 fn resume(task: TaskId) -> Command {
-    Command::ResumeTask { task, acknowledge: Acknowledge::default() }
+    let (acknowledge, passwords) = Default::default();
+    Command::ResumeTask { task, acknowledge, passwords }
 }
 
 /// What the destination forgets now will be missed by the audit that follows.

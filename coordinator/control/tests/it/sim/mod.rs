@@ -28,7 +28,7 @@ use world::{Bugs, World};
 const FIXED_SEEDS: u64 = 60;
 
 /// What the fixed seeds lead to, all in all: else they would prove little.
-const LED_TO: [EventKind; 11] = [
+const LED_TO: [EventKind; 12] = [
     EventKind::UnitMoved,
     EventKind::AgentLost,
     EventKind::UnitFailed,
@@ -36,6 +36,7 @@ const LED_TO: [EventKind; 11] = [
     EventKind::SnapshotContinues,
     EventKind::RowsStartAnew,
     EventKind::TablePlannedAnew,
+    EventKind::TablesGone,
     EventKind::ShardsMissing,
     EventKind::TaskFailed,
     EventKind::TaskPaused,

@@ -132,9 +132,12 @@ impl World {
             60..63 => failed(Failure::definite),
             63..75 => Some(Ended::Released),
             75..90 => {
-                let Work::Copy(shard) = &self.databases.statements[&key].work else { return None };
-                let table = shard.table.no;
-                let failure = if self.chance.happens(200) {
+                let (table, planned) = match &self.databases.statements[&key].work {
+                    Work::Copy(shard) => (shard.table.no, true),
+                    Work::Plan(tables) => (tables.last()?.no, false),
+                    _ => return None,
+                };
+                let failure = if !planned || self.chance.happens(200) {
                     Failure::definite("table_rewritten", "rewritten since the snapshot")
                 } else {
                     Failure::other("columns_changed", "a column was added")

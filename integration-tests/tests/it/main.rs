@@ -3,6 +3,7 @@
 mod cluster;
 mod faults;
 mod harness;
+mod memory;
 mod migrate;
 mod quickstart;
 mod verify;

@@ -163,13 +163,16 @@ async fn look_at(
     table: &PlanTable,
 ) -> Result<LookedAt, UnitEnd> {
     let name = &table.name;
-    wire.query("begin isolation level repeatable read read only").await.about(name)?;
+    source_table::begin_now(wire).await.about(name)?;
     source_table::lock_to_move(wire, table.no, name).await?;
     source_table::check_filenode(wire, table.no, name, table.filenode).await?;
     let fingerprint = source_table::fingerprint(wire, name).await.about(name)?;
     let columns = catalog::columns(wire, name).await.about(name)?;
-    let hash_leaf = catalog::hash_leaf(wire, name).await.about(name)?;
-    let size = catalog::size(wire, name, table.bytes).await.about(name)?;
+    let (size, is_partition) = catalog::size(wire, name, table.bytes).await.about(name)?;
+    let hash_leaf = match is_partition {
+        true => catalog::hash_leaf(wire, name).await.about(name)?,
+        false => None,
+    };
     let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
     let (key, shards) = cut(ctx, wire, name, &names, size).await.about(name)?;
     wire.query("commit").await.about(name)?;

@@ -77,7 +77,7 @@ async fn source_half(
     for table in tables {
         ctx.still_mine()?;
         let name = &table.name;
-        wire.query("begin isolation level repeatable read read only").await.about(name)?;
+        source_table::begin_now(&mut wire).await.about(name)?;
         source_table::lock(&mut wire, name).await.about(name)?;
         let from = FromSource {
             name: name.clone(),
@@ -86,7 +86,7 @@ async fn source_half(
             encoding: encoding(&wire),
         };
         let key = catalog::key(&mut wire, name).await.about(name)?;
-        let size = catalog::size(&mut wire, name, table.bytes).await.about(name)?;
+        let (size, _) = catalog::size(&mut wire, name, table.bytes).await.about(name)?;
         link.send(from.clone()).await?;
         match link.expect().await? {
             Err(why) => {

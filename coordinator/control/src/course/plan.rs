@@ -45,8 +45,12 @@ pub(super) fn discard(clerk: &mut Clerk<'_>, no: TableNo) {
     }
 }
 
-/// A table whose plan does not hold any more is planned again; what was copied of it counts no more.
+/// A table whose plan does not hold any more is planned again; what was copied of it counts no more. One that has no plan
+/// yet is about to get one, by a unit that others of its group wait for, too.
 pub(super) fn anew(clerk: &mut Clerk<'_>, no: TableNo) {
+    if clerk.record().table(no).is_none_or(|table| table.plan.is_none()) {
+        return;
+    }
     discard(clerk, no);
     clerk.edit_table(no, crate::state::Table::unplan);
     let bytes = clerk.record().table(no).map_or(0, |table| table.surveyed.bytes);

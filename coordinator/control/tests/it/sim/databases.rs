@@ -36,7 +36,8 @@ struct Db {
     /// Done shards, with the moment that their rows show.
     progress: BTreeMap<(TableNo, u32, u32), Option<u64>>,
     owners: BTreeMap<UnitId, (Epoch, RunKey)>,
-    finished: bool,
+    /// The run that removed everything of the task.
+    finished_by: Option<RunKey>,
 }
 
 type Snapshot = Option<(u32, u64)>;
@@ -113,7 +114,7 @@ impl Databases {
         if moments.len() > 1 {
             return Err(format!("rows of {task} show the moments {moments:?}"));
         }
-        if !db.finished {
+        if db.finished_by.is_none() {
             return Err(format!("{task} was not finished"));
         }
         Ok(())
@@ -130,6 +131,14 @@ impl Databases {
         let owner = db.owners.get(&statement.unit);
         if owner.is_some_and(|(epoch, _)| *epoch > statement.epoch) {
             return Ok((refusal("ended_by_new_owner", "session was ended"), None));
+        }
+        if let Some(finish) = db.finished_by.filter(|_| writes(&statement.work)) {
+            // Those that had begun were ended with their sessions; nobody else begins (law O9).
+            if key > finish {
+                let details = format!("{:?} of {} began", statement.work.kind(), statement.unit);
+                return Err(("nobody_writes_after_the_end", details));
+            }
+            return Ok((refusal("task_row_gone", "the task has ended here"), None));
         }
         let mut parts = Vec::new();
         let mut snapshot = None;
@@ -168,11 +177,32 @@ impl Databases {
                 result
             }
             Work::Finish => {
-                db.finished = true;
+                db.finished_by = Some(key);
                 WorkResult::Finish
             }
         };
         Ok((Answer { parts, ended: Ended::Done(result) }, snapshot))
+    }
+}
+
+/// What leaves something at the destination. A survey does where the task moves rows alone.
+fn writes(work: &Work) -> bool {
+    match work {
+        Work::SchemaPre
+        | Work::Survey(_)
+        | Work::Plan(_)
+        | Work::Copy(_)
+        | Work::Index(_)
+        | Work::SchemaPost
+        | Work::Sequences
+        | Work::Analyze(_) => true,
+        Work::Precheck
+        | Work::Audit(_)
+        | Work::VerifyPlan(_)
+        | Work::VerifyRows(_)
+        | Work::VerifySchema
+        | Work::VerifySequences
+        | Work::Finish => false,
     }
 }
 
@@ -214,9 +244,6 @@ impl Db {
         tables: &[PlanTable],
         chance: &mut Chance,
     ) -> Result<Vec<ResultPart>, Box<Answer>> {
-        if self.finished {
-            return Err(Box::new(refusal("task_row_gone", "the task has ended here")));
-        }
         let mut parts = Vec::new();
         for table in tables {
             self.must_have(table.no, &table.name)?;
@@ -254,8 +281,8 @@ impl Db {
             return Ok(Err(*gone));
         }
         let known = self.generations.get(&no).copied().unwrap_or_default();
-        if self.finished || known != generation {
-            return Ok(Err(refusal("stale_generation", "planned anew or ended since")));
+        if known != generation {
+            return Ok(Err(refusal("stale_generation", "planned anew since")));
         }
         let moment = shard.snapshot.as_ref().map(|s| s.snapshot.parse().expect("a moment"));
         let key = (no, generation, shard.shard);

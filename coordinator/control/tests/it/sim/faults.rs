@@ -3,11 +3,11 @@
 use pgconvoy_control::command::Command;
 use pgconvoy_control::state::{State, TaskStatus};
 use pgconvoy_shared::ids::TaskId;
-use pgconvoy_shared::unit::UnitKind;
+use pgconvoy_shared::unit::{SnapshotMode, UnitKind};
 
 use super::leader::Tag;
 use super::raft::Node;
-use super::world::{Event, World};
+use super::world::{Event, World, task};
 
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -161,7 +161,7 @@ impl World {
         let missing: Vec<_> = (0u64..)
             .zip(&self.tasks)
             .filter(|(_, task)| self.oracle.state.task_status(task).is_none())
-            .map(|(no, _)| crate::fixtures::create(no, pgconvoy_shared::unit::SnapshotMode::Task))
+            .map(|(no, _)| task(no, SnapshotMode::Task))
             .map(|create| Command::CreateTask(Box::new(create)))
             .collect();
         if !missing.is_empty() {

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use pgconvoy_control::command::CreateTask;
 use pgconvoy_control::invariants;
 use pgconvoy_control::state::{EventKind, State, TaskStatus};
 use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::unit::SnapshotMode;
+use pgconvoy_shared::verify::Purpose;
 
 use super::agent::Agent;
 use super::chance::Chance;
@@ -165,7 +167,7 @@ impl World {
         for no in 0..task_count {
             let mode =
                 if world.chance.happens(700) { SnapshotMode::Task } else { SnapshotMode::Shard };
-            let create = fixtures::create(no, mode);
+            let create = task(no, mode);
             world.tasks.push(create.id.clone());
             world.databases.create(&create.id, &mut world.chance);
             let command = pgconvoy_control::command::Command::CreateTask(Box::new(create));
@@ -334,6 +336,13 @@ impl World {
         self.note(format!("{fault:?}"));
         self.strike(fault);
     }
+}
+
+/// The third task of a world only compares.
+pub(super) fn task(no: u64, mode: SnapshotMode) -> CreateTask {
+    let create = fixtures::create(no, mode);
+    let purpose = if no == 2 { Purpose::Verify } else { Purpose::Migrate };
+    CreateTask { purpose, ..create }
 }
 
 pub(super) fn digest(state: &State) -> Vec<Vec<u8>> {

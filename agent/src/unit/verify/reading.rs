@@ -159,7 +159,7 @@ async fn side_by_side(
         quote_literal(&table.quoted())
     );
     let bytes = first.value(&ask).await?.parse().unwrap_or(0);
-    let size = catalog::size(&mut first, table, bytes).await?;
+    let (size, _) = catalog::size(&mut first, table, bytes).await?;
     let of_use = shards::count(size, ctx.spec.copy.shard_size_bytes).min(size.blocks);
     let wanted = of_use.min(READERS_MAX).min(ctx.spec.copy.jobs);
     if wanted <= 1 || first.major()? < TID_RANGE_SCAN {

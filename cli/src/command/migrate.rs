@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::cleaning;
 use super::job::{Job, slots_for, start};
+use super::remarks;
 use super::verify::SampleFlag;
 use crate::client::{Cluster, Watch};
 use crate::embedded::Embedded;
@@ -70,7 +71,7 @@ impl Migrate {
         let lists = report.is_some().then(|| data_dir.join("differences"));
         let slots = slots_for(&order.wanted);
         let embedded = start(&data_dir, agents, slots, lists.clone()).await?;
-        let ended = drive(&embedded, order, &data_dir, shutdown).await;
+        let ended = drive(&embedded, order, &data_dir, format, shutdown).await;
         embedded.stop().await;
         let Some(ended) = ended? else { return Ok(Exit::Interrupted) };
         if let Some(report) = report {
@@ -100,18 +101,23 @@ async fn drive(
     embedded: &Embedded,
     order: Order,
     data_dir: &Path,
+    format: Format,
     shutdown: &Shutdown,
 ) -> Result<Option<v1::Task>, Problem> {
     let cluster = embedded.cluster();
     let task = settle(&cluster, order, data_dir).await?;
-    tokio::select! {
-        ended = to_the_end(&cluster, &task, data_dir) => ended.map(Some),
-        problem = embedded.failed() => Err(problem),
+    let ended = tokio::select! {
+        ended = to_the_end(&cluster, &task, data_dir) => ended?,
+        problem = embedded.failed() => return Err(problem),
         () = shutdown.begun() => {
             pause(&cluster, &task).await;
-            Ok(None)
+            return Ok(None);
         }
+    };
+    if format == Format::Table {
+        remarks::tell(&cluster, &ended.id).await?;
     }
+    Ok(Some(ended))
 }
 
 /// Shows how the task goes on until nothing more happens; the task as it is then.

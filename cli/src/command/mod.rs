@@ -10,6 +10,7 @@ mod errors;
 mod job;
 mod migrate;
 mod precheck;
+mod remarks;
 mod task;
 mod verify;
 

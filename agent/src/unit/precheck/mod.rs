@@ -21,6 +21,7 @@ mod tables;
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::WorkResult;
 use pgconvoy_shared::verify::Purpose;
 
@@ -38,6 +39,7 @@ struct SourceFacts {
     objects: objects::SourceFacts,
     roles: roles::SourceFacts,
     extensions: Vec<extensions::Extension>,
+    extension_rows: Vec<QualifiedName>,
     named: conflicts::Named,
 }
 
@@ -110,6 +112,7 @@ async fn source_facts(
         objects: objects::of_source(session, &ctx.spec.objects).await?,
         roles: roles::of_source(session).await?,
         extensions: extensions::of_source(session).await?,
+        extension_rows: extensions::with_users_rows(session, &ctx.spec.objects).await?,
         named: conflicts::named(session, &ctx.spec.objects).await?,
         tables,
     })
@@ -135,8 +138,12 @@ fn of_source(ctx: &UnitContext, source: &SourceFacts, report: &mut Report) {
     server::judge_source(ctx, &source.server, source.tables.len(), report);
     tables::judge(ctx, &source.tables, report);
     privileges::judge_source(&source.privileges, &source.tables, report);
+    objects::judge_patterns(&source.objects, report);
     if ctx.purpose != Purpose::Verify {
         objects::judge_source(ctx, &source.objects, report);
+        if ctx.with_rows() {
+            extensions::judge_users_rows(&source.extension_rows, report);
+        }
     }
 }
 

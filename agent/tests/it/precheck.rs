@@ -139,7 +139,6 @@ async fn what_the_source_holds_that_needs_care() -> anyhow::Result<()> {
             "foreign_table_rows_left_out source public.afar",
             "function_needs_library source public.handler",
             "keyless_table source public.keyless",
-            "large_objects_left_out source",
             "object_left_out source view public.over_other, which needs public.other",
             "prepared_transaction source",
             "role_missing destination somebody",

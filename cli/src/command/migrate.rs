@@ -37,7 +37,7 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(10);
 #[command(after_help = "\
 Examples:
   pgconvoy migrate --source postgres://me@old/shop --destination postgres://me@new/shop
-  pgconvoy migrate -f shop.yaml --ignore unlogged_table,large_objects
+  pgconvoy migrate -f shop.yaml --ignore unlogged_table,large_objects_left_out
   PGPASSFILE=~/.pgpass pgconvoy migrate -f shop.yaml --types schema
   pgconvoy migrate -f shop.yaml --verify      # exits with 4 if the two ends differ then
 

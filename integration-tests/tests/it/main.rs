@@ -6,5 +6,6 @@ mod harness;
 mod memory;
 mod migrate;
 mod quickstart;
+mod types;
 mod verify;
 mod world;

@@ -98,6 +98,9 @@ async fn write_rows(
         }
         FromSource::Data(_) | FromSource::End(_) => return Err(out_of_turn().into()),
     }
+    if let Some(clear) = sql::clear(&shard.table, &shard.part) {
+        wire.query(&clear).await.about(subject)?;
+    }
     let mut copy = wire.copy_in(&sql::copy_in(&shard.table)).await.about(subject)?;
     let read = pass_rows(ctx, &mut copy, link, subject).await?;
     let passed = copy.frames().rows_at_end(shard.table.format);

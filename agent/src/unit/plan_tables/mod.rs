@@ -25,7 +25,7 @@ use pgconvoy_shared::unit::{
 };
 
 use super::link::{Link, link};
-use super::{UnitContext, UnitEnd, source_table};
+use super::{UnitContext, UnitEnd, large_objects, source_table};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::{TextRow, Wire, field};
 use crate::pg::{About, PgError};
@@ -59,6 +59,10 @@ struct AtDestination {
 
 /// Plans tables.
 pub(crate) async fn run(ctx: &UnitContext, tables: Vec<PlanTable>) -> Result<WorkResult, UnitEnd> {
+    let (large_objects, tables) = large_objects::split(tables);
+    if let Some(table) = large_objects {
+        large_objects::plan(ctx, table).await?;
+    }
     let (source, destination) = link(1);
     tokio::try_join!(
         Box::pin(source_half(ctx, &tables, source)),

@@ -12,7 +12,6 @@ use crate::unit::UnitContext;
 /// At the source.
 #[derive(Debug)]
 pub(super) struct SourceFacts {
-    large_objects: i64,
     foreign_tables: Vec<QualifiedName>,
     not_valid: Vec<QualifiedName>,
     invalid_indexes: Vec<QualifiedName>,
@@ -51,9 +50,7 @@ pub(super) async fn of_source(
             .filter(|name| rules.matches(name));
         Ok(names.collect())
     };
-    let large_objects = "select count(*) from pg_largeobject_metadata";
     Ok(SourceFacts {
-        large_objects: session.query_one(large_objects, &[]).await?.get(0),
         foreign_tables: names(
             "select n.nspname::text, c.relname::text
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -190,14 +187,6 @@ pub(super) fn judge_patterns(facts: &SourceFacts, report: &mut Report) {
 
 pub(super) fn judge_source(ctx: &UnitContext, facts: &SourceFacts, report: &mut Report) {
     let side = Side::Source;
-    if facts.large_objects > 0 && ctx.with_rows() {
-        report.add(
-            Finding::warning("large_objects_left_out", side)
-                .observed(format!("{} large objects", facts.large_objects))
-                .required("none: they are not migrated yet")
-                .remedy("move them by other means (pg_dump --large-objects), or keep them in bytea columns"),
-        );
-    }
     if ctx.with_rows() {
         let foreign = Finding::warning("foreign_table_rows_left_out", side)
             .observed("its rows are on another server")

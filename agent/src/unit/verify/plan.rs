@@ -31,7 +31,7 @@ use crate::pg::{About, PgError};
 use crate::unit::link::{Link, link};
 use crate::unit::plan_tables::catalog::{self, HashLeaf};
 use crate::unit::plan_tables::{ranges, tell};
-use crate::unit::{UnitContext, UnitEnd, source_table};
+use crate::unit::{UnitContext, UnitEnd, large_objects, source_table};
 
 /// Columns by name.
 type Columns = BTreeMap<String, KeyType>;
@@ -58,6 +58,10 @@ pub(in crate::unit) async fn run(
     ctx: &UnitContext,
     tables: Vec<PlanTable>,
 ) -> Result<WorkResult, UnitEnd> {
+    let (large_objects, tables) = large_objects::split(tables);
+    if let Some(table) = large_objects {
+        large_objects::plan_to_verify(ctx, table).await?;
+    }
     let (source, destination) = link(1);
     tokio::try_join!(
         Box::pin(source_half(ctx, tables, source)),

@@ -27,6 +27,7 @@ cargo x COMMAND
   teeth                 the fault tests, each with a law of ownership left out: they must go red
   soak                  the long tests, one at a time
   bench                 the scale bench of state machine and scheduler
+  bench verify [OPTIONS]  what a verification costs beside the copy it checks (--scale 100, --rounds 3)
 ";
 
 fn main() -> ExitCode {
@@ -70,6 +71,7 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
             build_binary()?;
             cargo(&["nextest", "run", "--workspace", "--profile", "soak"]).run()
         }
+        ["bench", "verify", options @ ..] => bench_verify(options),
         ["bench"] => cargo(&["bench", "--package", "pgconvoy-control"]).run(),
         ["help" | "--help" | "-h"] => {
             eprint!("{USAGE}");
@@ -77,6 +79,20 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
         }
         _ => bail!("no such command\n\n{USAGE}"),
     }
+}
+
+fn bench_verify(options: &[&str]) -> anyhow::Result<()> {
+    cargo(&["build", "--release", "--package", "pgconvoy", "--bin", "pgconvoy"]).run()?;
+    let run = [
+        "run",
+        "--release",
+        "--package",
+        "pgconvoy-integration-tests",
+        "--bin",
+        "bench_verify",
+        "--",
+    ];
+    cargo(&[&run, options].concat()).run()
 }
 
 fn lint() -> anyhow::Result<()> {

@@ -39,7 +39,7 @@ const SHARDS_PER_PART: usize = 500;
 const BATCH: usize = 50;
 
 /// The first major that reads a range of blocks without reading the others.
-const TID_RANGE_SCAN: u32 = 14;
+pub(super) const TID_RANGE_SCAN: u32 = 14;
 
 /// What the source half says of a table.
 #[derive(Debug)]

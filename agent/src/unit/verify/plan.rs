@@ -11,7 +11,8 @@
 //!
 //! A table is cut into ranges of its key only where both ends sort that key alike for certain
 //! ([`sorted_alike`]): in any other order a row would be looked for in the wrong range
-//! at one of the two ends, and told as missing. Everything else is one shard: its digests need no order.
+//! at one of the two ends, and told as missing. Everything else is one shard, of which each end
+//! reads several ranges of its own blocks at once ([`reading`](super::reading)): its digests need no order.
 
 use std::collections::BTreeMap;
 

@@ -11,6 +11,7 @@
 mod config;
 mod error;
 mod keeper;
+mod laws;
 mod pg;
 mod runner;
 mod session;

@@ -2,8 +2,10 @@
 //!
 //! Any coordinator answers unary calls (a follower forwards them); streams are the leader's, whose address a follower
 //! gives in metadata `pgconvoy-leader`. Every call of ours may be repeated: each is idempotent, and creating a task
-//! carries a request id. So a call goes on from address to address until one answers, for as long as an election may
+//! carries a request id. So a call goes to another node ([`nodes`]) until one answers, for as long as an election may
 //! take, and a stream that broke is opened again.
+
+mod nodes;
 
 use std::time::Duration;
 
@@ -13,7 +15,6 @@ use pgconvoy_proto::v1::agent_service_client::AgentServiceClient;
 use pgconvoy_proto::v1::cluster_service_client::ClusterServiceClient;
 use pgconvoy_proto::v1::task_service_client::TaskServiceClient;
 use pgconvoy_runtime::telemetry::chain;
-use pgconvoy_runtime::tls::Dialer;
 use pgconvoy_shared::failure::{Failure, FailureClass};
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
@@ -21,6 +22,7 @@ use tonic::{Code, Response, Status};
 
 use crate::exit::Exit;
 use crate::problem::Problem;
+pub(crate) use nodes::Nodes;
 
 /// With nobody listening anywhere, an election cannot be the reason.
 const UNREACHABLE_LIMIT: Duration = Duration::from_secs(3);
@@ -37,8 +39,8 @@ pub(crate) type ClusterClient = ClusterServiceClient<Channel>;
 /// The coordinators, over whatever leads to them.
 #[derive(Debug, Clone)]
 pub(crate) enum Cluster {
-    /// Any of these addresses.
-    Addresses { dialer: Dialer, addresses: Vec<String> },
+    /// At their addresses.
+    Nodes(Nodes),
     /// One that is in this process, or behind its socket.
     Channel(Channel),
 }
@@ -115,49 +117,62 @@ impl Cluster {
         }
     }
 
+    /// The cluster as its leader sees it, or as well as it can be told without one.
+    pub(crate) async fn status(&self) -> Result<v1::GetStatusResponse, Problem> {
+        match self {
+            Self::Nodes(nodes) => nodes.status().await.map_err(Verdict::into_problem),
+            Self::Channel(_) => {
+                self.cluster(async |mut client| client.get_status(v1::GetStatusRequest {}).await)
+                    .await
+            }
+        }
+    }
+
+    async fn channel(&self) -> Result<Channel, Verdict> {
+        match self {
+            Self::Nodes(nodes) => nodes.channel().await,
+            Self::Channel(channel) => Ok(channel.clone()),
+        }
+    }
+
+    /// The one that was asked last did not answer as it should.
+    fn leave(&self, leader: Option<&str>) -> Result<(), Problem> {
+        match self {
+            Self::Nodes(nodes) => nodes.leave(leader),
+            Self::Channel(_) => Ok(()),
+        }
+    }
+
     async fn ask<R>(
         &self,
         ask: impl AsyncFn(Channel) -> Result<Response<R>, Status>,
     ) -> Result<R, Problem> {
         let begun = Instant::now();
-        let mut next = 0;
-        let mut leader: Option<String> = None;
+        let mut follows_a_hint = false;
+        let mut somebody_is_there = false;
         loop {
-            let was_hinted = leader.is_some();
-            let (channel, last_of_round) = match self {
-                Self::Channel(channel) => (channel.clone(), true),
-                Self::Addresses { dialer, addresses } => {
-                    let address = match leader.take() {
-                        Some(leader) => leader,
-                        None => {
-                            next += 1;
-                            addresses[(next - 1) % addresses.len()].clone()
-                        }
-                    };
-                    let channel = dialer
-                        .channel(&address)
-                        .map_err(|error| Problem::usage("bad_address", chain(&error), ""))?;
-                    (channel, next % addresses.len() == 0)
-                }
+            let verdict = match self.channel().await {
+                Err(verdict) => verdict,
+                Ok(channel) => match ask(channel).await {
+                    Ok(answer) => return Ok(answer.into_inner()),
+                    Err(status) => judge(&status),
+                },
             };
-            let status = match ask(channel).await {
-                Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) => status,
-            };
-            match judge(&status) {
+            let (leader, reached, problem) = match verdict {
                 Verdict::Final(problem) => return Err(problem),
-                Verdict::Elsewhere { leader: hint, reached, problem } => {
-                    let limit = if reached { ELECTION_LIMIT } else { UNREACHABLE_LIMIT };
-                    if begun.elapsed() > limit && last_of_round {
-                        return Err(problem);
-                    }
-                    leader = hint;
-                    // Two nodes that each name the other as leader must not keep us spinning.
-                    if was_hinted || (last_of_round && leader.is_none()) {
-                        sleep(PAUSE).await;
-                    }
-                }
+                Verdict::Elsewhere { leader, reached, problem } => (leader, reached, problem),
+            };
+            somebody_is_there |= reached;
+            let limit = if somebody_is_there { ELECTION_LIMIT } else { UNREACHABLE_LIMIT };
+            if begun.elapsed() > limit {
+                return Err(problem);
             }
+            self.leave(leader.as_deref())?;
+            // Two nodes that each name the other as leader must not keep us spinning.
+            if follows_a_hint || leader.is_none() {
+                sleep(PAUSE).await;
+            }
+            follows_a_hint = leader.is_some();
         }
     }
 }
@@ -178,6 +193,14 @@ enum Verdict {
     Elsewhere { leader: Option<String>, reached: bool, problem: Problem },
 }
 
+impl Verdict {
+    fn into_problem(self) -> Problem {
+        match self {
+            Self::Final(problem) | Self::Elsewhere { problem, .. } => problem,
+        }
+    }
+}
+
 fn judge(status: &Status) -> Verdict {
     match failure_of(status) {
         Some(failure) if failure.class == FailureClass::Transient => Verdict::Elsewhere {
@@ -191,16 +214,20 @@ fn judge(status: &Status) -> Verdict {
         None if std::error::Error::source(status).is_some()
             || matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) =>
         {
-            let message = format!("no coordinator could be reached: {}", causes(status));
-            let failure = Failure::transient("no_coordinator", message).remedy(
-                "see whether one runs and whether --coordinators (PGCONVOY_COORDINATORS), --data-dir and the --tls \
-                 flags are right",
-            );
-            let problem = Problem::new(Exit::NoCoordinator, failure);
-            Verdict::Elsewhere { leader: None, reached: false, problem }
+            unreached(&causes(status))
         }
         None => Verdict::Final(unexpected(&format!("{:?}: {}", status.code(), causes(status)))),
     }
+}
+
+fn unreached(why: &str) -> Verdict {
+    let message = format!("no coordinator could be reached: {why}");
+    let failure = Failure::transient("no_coordinator", message).remedy(
+        "see whether one runs and whether --coordinators (PGCONVOY_COORDINATORS), --data-dir and the --tls flags are \
+         right",
+    );
+    let problem = Problem::new(Exit::NoCoordinator, failure);
+    Verdict::Elsewhere { leader: None, reached: false, problem }
 }
 
 /// The message and what it stems from; tonic's own "transport error" alone says nothing.

@@ -7,7 +7,7 @@ use pgconvoy_runtime::telemetry::chain;
 use pgconvoy_runtime::tls::{Dialer, Security, TlsFiles};
 use tonic::transport::Channel;
 
-use crate::client::Cluster;
+use crate::client::{Cluster, Nodes};
 use crate::embedded::{Embedded, is_data_dir, socket_of};
 use crate::problem::Problem;
 
@@ -70,10 +70,7 @@ impl Coordinators {
         }
         let security = self.tls.security()?;
         let dialer = Dialer::new(&security).map_err(|error| bad_address(&error))?;
-        for address in &addresses {
-            dialer.channel(address).map_err(|error| bad_address(&error))?;
-        }
-        Ok(Cluster::Addresses { dialer, addresses })
+        Ok(Cluster::Nodes(Nodes::new(dialer, addresses)?))
     }
 }
 

@@ -12,8 +12,8 @@ use pgconvoy_coordinator::{Coordinator, CoordinatorConfig, CoordinatorHandle};
 use pgconvoy_runtime::shutdown::{Reason, Shutdown};
 use pgconvoy_runtime::telemetry::chain;
 use pgconvoy_runtime::tls::{Dialer, Security};
+use pgconvoy_runtime::unix_socket;
 use pgconvoy_shared::failure::Failure;
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
@@ -38,7 +38,7 @@ pub(crate) fn is_data_dir(dir: &Path) -> bool {
 /// The way to a migration that runs on this directory; none where none does.
 pub(crate) async fn socket_of(dir: &Path) -> Result<Option<Channel>, Problem> {
     let socket = dir.join(SOCKET);
-    if UnixStream::connect(&socket).await.is_err() {
+    if unix_socket::connect(&socket).await.is_err() {
         // No file, or one that a killed process left.
         return Ok(None);
     }

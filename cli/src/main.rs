@@ -10,6 +10,7 @@ mod exit;
 mod output;
 mod password;
 mod problem;
+mod report;
 mod settings;
 mod submission;
 mod view;

@@ -12,7 +12,7 @@ use pgconvoy_shared::ids::{NodeId, TaskId};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::api::error::{ApiError, LeaderHint};
+use crate::api::error::{ApiError, LeaderHint, REMOVED};
 use crate::leader::{Leader, Seat};
 use crate::machine::{self, Replica};
 use crate::metrics::{Metrics, Reading};
@@ -52,6 +52,7 @@ impl Node {
         match &*self.seat.borrow() {
             Seat::Here(leader) => Ok(Arc::clone(leader)),
             Seat::Elsewhere(hint) => Err(ApiError::NotLeader(Some(hint.clone()))),
+            Seat::Removed => Err(ApiError::removed()),
             Seat::Vacant => Err(ApiError::NotLeader(None)),
         }
     }
@@ -81,7 +82,8 @@ impl Node {
             | raft::Role::Learner
             | raft::Role::Follower
             | raft::Role::Candidate
-            | raft::Role::Leader => Ok(()),
+            | raft::Role::Leader
+            | raft::Role::Removed => Ok(()),
         }
     }
 
@@ -90,6 +92,7 @@ impl Node {
     pub(crate) fn readiness(&self) -> Result<(), &'static str> {
         match &*self.seat.borrow() {
             Seat::Here(_) | Seat::Elsewhere(_) => Ok(()),
+            Seat::Removed => Err(REMOVED),
             Seat::Vacant => Err("no leader is known"),
         }
     }

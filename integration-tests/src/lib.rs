@@ -1,6 +1,6 @@
 //! The harness of pgconvoy's integration tests: real servers, real processes, faults.
 //!
-//! - [`postgres::Postgres`]: a throw-away server; [`shop`]: something to move.
+//! - [`postgres::Postgres`]: a throw-away server; [`shop`], [`types`]: something to move.
 //! - [`convoy::Convoy`]: coordinators and agents; [`process::Process`]: one process to pause, kill, start again.
 //! - [`net::Proxy`]: a network that misbehaves.
 //! - [`wait::until`]: waits for a state with a limit; nothing else sleeps.
@@ -19,4 +19,5 @@ pub mod process;
 pub mod quickstart;
 pub mod shop;
 mod spawn;
+pub mod types;
 pub mod wait;

@@ -169,6 +169,14 @@ impl Process {
         Ok(i32::try_from(running.id())?)
     }
 
+    /// The most memory it ever had at once, while it runs: what the kernel notes as `VmHWM`.
+    pub fn peak_memory_bytes(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).context("VmHWM in kB")?;
+        Ok(kib.parse::<u64>()? * 1024)
+    }
+
     /// Waits for a line of the log or of standard output that holds `text`, from the first line on.
     pub async fn wait_for_line(&self, text: &str, limit: Duration) -> anyhow::Result<String> {
         let what = format!("{} to write a line with \"{text}\"", self.name);

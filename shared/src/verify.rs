@@ -201,9 +201,27 @@ pub struct ObjectsCompared {
     pub differences: u64,
     /// Some of them, at most [`LISTED_MAX`].
     pub listed: Vec<ObjectDifference>,
+    /// What could not be compared, which is no difference; at most [`LISTED_MAX`].
+    pub skipped: Vec<ObjectSkipped>,
+}
+
+/// Something that could not be compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectSkipped {
+    /// `ROLE app`.
+    pub object: String,
+    /// In a sentence.
+    pub reason: String,
 }
 
 impl ObjectsCompared {
+    /// Names one more thing that could not be compared, if there is room.
+    pub fn skip(&mut self, object: &str, reason: String) {
+        if self.skipped.len() < LISTED_MAX {
+            self.skipped.push(ObjectSkipped { object: shortened(object), reason });
+        }
+    }
+
     /// Takes one more difference in; lists it if there is room, its texts cut to [`LISTED_BYTES_MAX`].
     pub fn push(&mut self, difference: ObjectDifference) {
         self.differences = self.differences.saturating_add(1);

@@ -3,6 +3,7 @@
 //! Everything here only starts cargo and reads files; `check` and `tidy` write nothing.
 
 mod run;
+mod teeth;
 mod tidy;
 
 use std::process::ExitCode;
@@ -21,8 +22,12 @@ cargo x COMMAND
   test [unit|it|doc]    unit and property tests; integration tests with real servers; doc tests; or all of them
   sim [--seeds N] [--secs S] [--replay SEED]
                         the control plane's simulation: N fixed seeds, then new ones for S seconds; or one again
+  chaos [--runs N] [--seed SEED]
+                        N migrations, one after the other, each under a random schedule of faults; or one again
+  teeth                 the fault tests, each with a law of ownership left out: they must go red
   soak                  the long tests, one at a time
   bench                 the scale bench of state machine and scheduler
+  bench verify [OPTIONS]  what a verification costs beside the copy it checks (--scale 100, --rounds 3)
 ";
 
 fn main() -> ExitCode {
@@ -60,10 +65,13 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
             doc_tests()
         }
         ["sim", options @ ..] => simulate(options),
+        ["teeth"] => teeth::run(),
+        ["chaos", options @ ..] => chaos(options),
         ["soak"] => {
             build_binary()?;
             cargo(&["nextest", "run", "--workspace", "--profile", "soak"]).run()
         }
+        ["bench", "verify", options @ ..] => bench_verify(options),
         ["bench"] => cargo(&["bench", "--package", "pgconvoy-control"]).run(),
         ["help" | "--help" | "-h"] => {
             eprint!("{USAGE}");
@@ -71,6 +79,20 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
         }
         _ => bail!("no such command\n\n{USAGE}"),
     }
+}
+
+fn bench_verify(options: &[&str]) -> anyhow::Result<()> {
+    cargo(&["build", "--release", "--package", "pgconvoy", "--bin", "pgconvoy"]).run()?;
+    let run = [
+        "run",
+        "--release",
+        "--package",
+        "pgconvoy-integration-tests",
+        "--bin",
+        "bench_verify",
+        "--",
+    ];
+    cargo(&[&run, options].concat()).run()
 }
 
 fn lint() -> anyhow::Result<()> {
@@ -101,7 +123,7 @@ fn build_binary() -> anyhow::Result<()> {
 
 /// The simulation is a test that reads its orders from the environment.
 fn simulate(options: &[&str]) -> anyhow::Result<()> {
-    let mut step: Step = cargo(&[
+    let step = cargo(&[
         "nextest",
         "run",
         "--package",
@@ -112,17 +134,43 @@ fn simulate(options: &[&str]) -> anyhow::Result<()> {
         "-E",
         "test(/(^|::)sim/)",
     ]);
+    let variables = [
+        ("--seeds", "PGCONVOY_SIM_SEEDS"),
+        ("--secs", "PGCONVOY_SIM_SECS"),
+        ("--replay", "PGCONVOY_SIM_SEED"),
+    ];
+    ordered(step, options, &variables)?.run()
+}
+
+/// Faults by chance: a test, too.
+fn chaos(options: &[&str]) -> anyhow::Result<()> {
+    let step = cargo(&[
+        "nextest",
+        "run",
+        "--package",
+        "pgconvoy-integration-tests",
+        "--profile",
+        "soak",
+        "--no-capture",
+        "-E",
+        "test(/(^|::)chaos_/)",
+    ]);
+    let variables = [("--runs", "PGCONVOY_CHAOS_RUNS"), ("--seed", "PGCONVOY_CHAOS_SEED")];
+    let step = ordered(step, options, &variables)?;
+    build_binary()?;
+    step.run()
+}
+
+/// A step with options, each a number, as environment variables.
+fn ordered(mut step: Step, options: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<Step> {
     let mut options = options.iter();
     while let Some(option) = options.next() {
-        let variable = match *option {
-            "--seeds" => "PGCONVOY_SIM_SEEDS",
-            "--secs" => "PGCONVOY_SIM_SECS",
-            "--replay" => "PGCONVOY_SIM_SEED",
-            other => bail!("no option {other}\n\n{USAGE}"),
+        let Some((_, variable)) = variables.iter().find(|(name, _)| name == option) else {
+            bail!("no option {option}\n\n{USAGE}")
         };
         let Some(value) = options.next() else { bail!("{option} wants a number") };
         value.parse::<u64>().map_err(|error| anyhow::anyhow!("{option} {value}: {error}"))?;
         step = step.env(variable, value);
     }
-    step.run()
+    Ok(step)
 }

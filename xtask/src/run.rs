@@ -36,6 +36,21 @@ impl Step {
         Ok(())
     }
 
+    /// It must fail, and say these words.
+    pub(crate) fn fails_with(mut self, words: &str) -> anyhow::Result<()> {
+        let shown = shown(&self.0);
+        eprintln!("── {shown}");
+        let output = self.0.output().with_context(|| format!("start {shown}"))?;
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8_lossy(&told);
+        ensure!(!output.status.success(), "`{shown}` passed");
+        ensure!(
+            told.contains(words),
+            "`{shown}` failed for another reason than `{words}`:\n{told}"
+        );
+        Ok(())
+    }
+
     /// What it writes to standard output.
     pub(crate) fn output(mut self) -> anyhow::Result<Vec<u8>> {
         let shown = shown(&self.0);

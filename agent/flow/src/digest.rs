@@ -68,6 +68,7 @@ impl Row<'_> {
 }
 
 /// Takes COPY data apart into rows. The first `key_columns` columns are the key; 0 = none.
+#[derive(Clone)]
 pub struct Rows {
     secret: HashKey,
     key_columns: usize,
@@ -78,6 +79,7 @@ pub struct Rows {
 }
 
 /// A row of which only a part was seen.
+#[derive(Clone)]
 struct Begun {
     hasher: xxhash_rust::xxh3::Xxh3,
     /// The key so far, or the beginning of the row.
@@ -232,6 +234,16 @@ impl Digest {
             bucket.sum = bucket.sum.wrapping_add(row.hash);
             self.compared += 1;
         }
+    }
+
+    /// Adds other rows of the same end.
+    pub fn add_all(&mut self, other: &Self) {
+        for (bucket, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            bucket.rows += more.rows;
+            bucket.sum = bucket.sum.wrapping_add(more.sum);
+        }
+        self.rows += other.rows;
+        self.compared += other.compared;
     }
 
     /// The buckets that differ from the other end's.
@@ -414,6 +426,19 @@ mod tests {
         classify(of(ours), of(theirs), |row| found.push((row.difference, row.key, row.count)));
         found.sort();
         found
+    }
+
+    #[test]
+    fn digests_of_parts_add_up_to_that_of_the_whole() {
+        let digest = |rows: &[&str]| {
+            let mut digest = Digest::new(Sample::ALL);
+            let mut taken = Rows::new(secret(), 1);
+            taken.take(&copied(rows), |row| digest.add(&row)).unwrap();
+            digest
+        };
+        let mut parts = digest(&["3\tc\n"]);
+        parts.add_all(&digest(&["1\ta\n", "2\tb\n"]));
+        assert_eq!(parts, digest(&["1\ta\n", "2\tb\n", "3\tc\n"]));
     }
 
     #[test]

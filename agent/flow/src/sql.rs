@@ -7,6 +7,8 @@
 use pgconvoy_shared::name::{QualifiedName, quote_identifier, quote_literal};
 use pgconvoy_shared::unit::{CopyFormat, KeyColumn, Part, TablePlan};
 
+use crate::large_objects;
+
 /// Locks a table against everything that would change its columns or rewrite its rows (law S4). Takes no snapshot.
 #[must_use]
 pub fn lock_table(table: &QualifiedName) -> String {
@@ -22,6 +24,9 @@ pub fn describe_table(table: &QualifiedName) -> String {
 /// Reads one shard.
 #[must_use]
 pub fn copy_out(plan: &TablePlan, part: &Part) -> String {
+    if plan.name == large_objects::table() {
+        return large_objects::copy_out(plan, part);
+    }
     let table = plan.name.quoted();
     let options = options(plan.format);
     match predicate(&plan.key, part) {
@@ -33,6 +38,12 @@ pub fn copy_out(plan: &TablePlan, part: &Part) -> String {
             )
         }
     }
+}
+
+/// Removes what an older plan of one shard wrote, where that is not done for the whole table at once.
+#[must_use]
+pub fn clear(plan: &TablePlan, part: &Part) -> Option<String> {
+    (plan.name == large_objects::table()).then(|| large_objects::clear(plan, part))
 }
 
 /// Writes one shard.
@@ -55,6 +66,9 @@ pub fn copy_out_compared(
     table: &QualifiedName,
     only: bool,
 ) -> String {
+    if plan.name == large_objects::table() {
+        return large_objects::copy_out_compared(plan, part);
+    }
     let columns = names(&plan.columns);
     let only = if only { "only " } else { "" };
     let predicate = predicate(&plan.key, part).map(|p| format!(" where {p}")).unwrap_or_default();
@@ -79,7 +93,7 @@ fn names(columns: &[String]) -> String {
 }
 
 /// The rows of a part; none = all.
-fn predicate(key: &[KeyColumn], part: &Part) -> Option<String> {
+pub(crate) fn predicate(key: &[KeyColumn], part: &Part) -> Option<String> {
     let conditions: Vec<String> = match part {
         Part::Whole => Vec::new(),
         Part::Range { from, to } => [(">=", from), ("<", to)]

@@ -32,7 +32,7 @@ pub(crate) const IDLE_LIMIT: Duration = Duration::from_secs(2);
 /// A session that was alive two seconds ago and says nothing for so long is given up.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Sessions that wait for a unit. There are never more of them than units ran at once within the limit. Clones are the
+/// Sessions that wait for a unit. There are never more of them than were in use at once within the limit. Clones are the
 /// same pool.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {

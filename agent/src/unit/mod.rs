@@ -10,6 +10,7 @@ mod copy_shard;
 mod fence;
 mod finish;
 mod index;
+mod large_objects;
 pub(crate) mod link;
 mod plan_tables;
 mod precheck;

@@ -11,6 +11,8 @@ use crate::keeper::{NoSnapshot, is_gone, set_snapshot};
 use crate::pg::wire::Wire;
 use crate::pg::{About, Access, PgError};
 
+const BEGIN: &str = "begin isolation level repeatable read read only";
+
 /// Begins a transaction that sees the task's moment, or one of its own.
 pub(super) async fn begin(
     ctx: &UnitContext,
@@ -18,7 +20,6 @@ pub(super) async fn begin(
     wire: &mut Wire,
     shared: Option<&SharedSnapshot>,
 ) -> Result<(), UnitEnd> {
-    const BEGIN: &str = "begin isolation level repeatable read read only";
     let Some(shared) = shared else {
         return Ok(wire.query(BEGIN).await.map(drop).about(access)?);
     };
@@ -29,8 +30,7 @@ pub(super) async fn begin(
             Err(NoSnapshot::Gone(gone)) => return Err(lost(shared, gone)),
             Err(NoSnapshot::Failed(failure)) => return Err(failure.into()),
         };
-        wire.query(BEGIN).await.about(access)?;
-        match wire.query(&set_snapshot(&export)).await {
+        match wire.query(&format!("{BEGIN}; {}", set_snapshot(&export))).await {
             Ok(_) => return Ok(()),
             Err(error) if is_gone(&error) => {
                 ctx.means.keepers.forget(&ctx.task, shared.round, &export);
@@ -44,6 +44,11 @@ pub(super) async fn begin(
 
 fn lost(shared: &SharedSnapshot, gone: Vec<AgentId>) -> UnitEnd {
     UnitEnd::SnapshotLost { round: shared.round, gone }
+}
+
+/// Begins a transaction that sees the present, from its first statement but a lock on: what plans are made in (law S3).
+pub(super) async fn begin_now(wire: &mut Wire) -> Result<(), PgError> {
+    wire.query(BEGIN).await.map(drop)
 }
 
 /// Locks a table in the current transaction, so that neither its columns nor its file change until that ends. Names are

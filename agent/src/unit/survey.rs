@@ -28,7 +28,7 @@ use pgconvoy_shared::unit::{
 use pgconvoy_shared::verify::Purpose;
 
 use super::link::{Link, link};
-use super::{UnitContext, UnitEnd};
+use super::{UnitContext, UnitEnd, large_objects};
 use crate::keeper::{self, TakenSnapshot};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::{About, PgError, Session, destination};
@@ -169,7 +169,8 @@ async fn source_half(
     let mut left_out = 0;
     let mut left_out_names = Vec::new();
     for (name, table) in tables {
-        if there.lacks(&name) {
+        // Large objects need nothing of the schema.
+        if name != large_objects::table() && there.lacks(&name) {
             left_out += 1;
             if left_out_names.len() < LEFT_OUT_NAMES {
                 left_out_names.push(name);
@@ -288,6 +289,11 @@ async fn list(ctx: &UnitContext, session: &Session) -> Result<Tables, PgError> {
             let rows = row.get::<_, f64>(3) as u64;
             tables.insert(name, Listed { bytes, rows, filenode: Some(filenode) });
         }
+    }
+    if let Some(size) = large_objects::size(ctx, session).await? {
+        // Whoever rewrites their catalogues keeps what older snapshots see.
+        let listed = Listed { bytes: size.bytes, rows: size.objects, filenode: None };
+        tables.insert(large_objects::table(), listed);
     }
     Ok(tables)
 }

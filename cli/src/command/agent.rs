@@ -51,6 +51,9 @@ pub(super) struct Agent {
     /// Where to serve the gRPC health service, such as 127.0.0.1:7431 [default: nowhere]
     #[arg(long, value_name = "ADDRESS", env = "PGCONVOY_LISTEN")]
     listen: Option<SocketAddr>,
+    /// Folder where it lists every row that a comparison finds to differ, a file of JSON lines for each shard [default: none]
+    #[arg(long, value_name = "DIR", env = "PGCONVOY_DIFFERENCES")]
+    differences: Option<PathBuf>,
     /// Listen without TLS off loopback
     #[arg(long)]
     insecure_plaintext: bool,
@@ -77,7 +80,7 @@ impl Agent {
                 addresses: file.pick_list(self.coordinators, "coordinators")?,
                 security,
             },
-            differences: None,
+            differences: file.pick(self.differences, "differences")?,
         };
         let agent =
             Process::start(config, shutdown.clone()).await.map_err(|error| problem(&id, error))?;

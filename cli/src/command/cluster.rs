@@ -102,10 +102,7 @@ impl Cluster {
                 output::data(format, &value, |_| answer.cluster_id.clone())?;
             }
             ClusterCommand::Status { coordinators } => {
-                let cluster = coordinators.cluster()?;
-                let request = v1::GetStatusRequest {};
-                let answer =
-                    cluster.cluster(async |mut client| client.get_status(request).await).await?;
+                let answer = coordinators.cluster()?.status().await?;
                 output::data(format, &ClusterView::from(answer), ClusterView::to_text)?;
             }
             ClusterCommand::AddNode { node: NodeAt(node), coordinators } => {

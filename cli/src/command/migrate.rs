@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::cleaning;
 use super::job::{Job, slots_for, start};
+use super::remarks;
 use super::verify::SampleFlag;
 use crate::client::{Cluster, Watch};
 use crate::embedded::Embedded;
@@ -23,6 +24,7 @@ use crate::exit::Exit;
 use crate::output::progress::Progress;
 use crate::output::{self, Format, note};
 use crate::problem::{Problem, in_lines};
+use crate::report::ReportFlag;
 use crate::submission::{Acknowledge, Wanted, new_request_id};
 use crate::view::precheck::PrecheckView;
 use crate::view::task::TaskView;
@@ -35,7 +37,7 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(10);
 #[command(after_help = "\
 Examples:
   pgconvoy migrate --source postgres://me@old/shop --destination postgres://me@new/shop
-  pgconvoy migrate -f shop.yaml --ignore unlogged_table,large_objects
+  pgconvoy migrate -f shop.yaml --ignore unlogged_table,large_objects_left_out
   PGPASSFILE=~/.pgpass pgconvoy migrate -f shop.yaml --types schema
   pgconvoy migrate -f shop.yaml --verify      # exits with 4 if the two ends differ then
 
@@ -51,23 +53,39 @@ pub(super) struct Migrate {
     verify: bool,
     #[command(flatten)]
     sample: SampleFlag,
+    #[command(flatten)]
+    report: ReportFlag,
 }
 
 impl Migrate {
     pub(super) async fn run(self, format: Format, shutdown: &Shutdown) -> Result<Exit, Problem> {
         let Job { spec, acknowledge, data_dir, agents, not_built } = self.job;
         not_built.refuse()?;
-        if self.sample.is_given() && !self.verify {
-            let message = "--sample says which rows are compared, and nothing is";
+        if (self.sample.is_given() || self.report.is_given()) && !self.verify {
+            let message = "--sample and --report are about a comparison, and nothing is compared";
             return Err(Problem::usage("bad_usage", message, "add --verify"));
         }
         let verify = self.verify.then(|| self.sample.settings());
         let order = Order { wanted: spec.wanted()?, acknowledge, verify };
+        let report = self.report.create()?;
+        let lists = report.is_some().then(|| data_dir.join("differences"));
         let slots = slots_for(&order.wanted);
-        let embedded = start(&data_dir, agents, slots, None).await?;
+        let embedded = start(&data_dir, agents, slots, lists.clone()).await?;
         let ended = drive(&embedded, order, &data_dir, format, shutdown).await;
         embedded.stop().await;
-        ended
+        let Some(ended) = ended? else { return Ok(Exit::Interrupted) };
+        if let Some(report) = report {
+            report.write(&ended, lists.as_deref())?;
+        }
+        let begin_anew = begin_anew(&ended, &data_dir);
+        let was_cancelled = ended.status() == v1::TaskStatus::Cancelled;
+        let exit = conclude(ended, format)?;
+        if was_cancelled {
+            note(&format!(
+                "what it moved stays at the destination, and nothing else; {begin_anew}"
+            ));
+        }
+        Ok(exit)
     }
 }
 
@@ -78,27 +96,28 @@ struct Order {
     verify: Option<v1::VerifySettings>,
 }
 
+/// Brings the task to its end; none = it was interrupted before.
 async fn drive(
     embedded: &Embedded,
     order: Order,
     data_dir: &Path,
     format: Format,
     shutdown: &Shutdown,
-) -> Result<Exit, Problem> {
+) -> Result<Option<v1::Task>, Problem> {
     let cluster = embedded.cluster();
     let task = settle(&cluster, order, data_dir).await?;
     let ended = tokio::select! {
         ended = to_the_end(&cluster, &task, data_dir) => ended?,
         problem = embedded.failed() => return Err(problem),
-        () = shutdown.begun() => return pause(&cluster, &task).await,
+        () = shutdown.begun() => {
+            pause(&cluster, &task).await;
+            return Ok(None);
+        }
     };
-    let begin_anew = begin_anew(&ended, data_dir);
-    let was_cancelled = ended.status() == v1::TaskStatus::Cancelled;
-    let exit = conclude(ended, format)?;
-    if was_cancelled {
-        note(&format!("what it moved stays at the destination, and nothing else; {begin_anew}"));
+    if format == Format::Table {
+        remarks::tell(&cluster, &ended.id).await?;
     }
-    Ok(exit)
+    Ok(Some(ended))
 }
 
 /// Shows how the task goes on until nothing more happens; the task as it is then.
@@ -311,7 +330,7 @@ fn stopped_by_precheck(task: &v1::Task) -> bool {
 }
 
 /// Pauses the task, so that the next run goes on from here.
-async fn pause(cluster: &Cluster, task: &str) -> Result<Exit, Problem> {
+async fn pause(cluster: &Cluster, task: &str) {
     let request = || v1::PauseTaskRequest { task: task.to_owned() };
     let paused = async {
         cluster.tasks(async |mut client| client.pause_task(request()).await).await?;
@@ -323,7 +342,6 @@ async fn pause(cluster: &Cluster, task: &str) -> Result<Exit, Problem> {
         Ok(Err(_)) | Err(_) => ("the task's state is kept", ""),
     };
     note(&format!("interrupted: {told}; run the same command again to go on{kept}"));
-    Ok(Exit::Interrupted)
 }
 
 /// What an interrupted task has when it goes on. The session that keeps the task's snapshot ends with this process, and

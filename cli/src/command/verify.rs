@@ -1,13 +1,8 @@
 //! `pgconvoy verify`: compares two databases, embedded. Writes to neither, and leaves nothing here but the report.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
-
 use clap::Args;
 use pgconvoy_proto::v1;
 use pgconvoy_runtime::shutdown::Shutdown;
-use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::verify::Sample;
 
 use super::job::{Job, remove, slots_for, start};
@@ -18,8 +13,8 @@ use crate::exit::Exit;
 use crate::output::Format;
 use crate::output::progress::Progress;
 use crate::problem::Problem;
+use crate::report::ReportFlag;
 use crate::submission::{Acknowledge, Wanted, new_request_id};
-use crate::view::verification::report_lines;
 
 /// Compare two databases: schema, rows, sequences; writes to neither
 #[derive(Debug, Args)]
@@ -34,9 +29,8 @@ pub(super) struct Verify {
     job: Job,
     #[command(flatten)]
     sample: SampleFlag,
-    /// Write everything that differs to this file, one JSON object a line
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportFlag,
 }
 
 /// Which rows are compared.
@@ -72,8 +66,7 @@ impl Verify {
         let Job { spec, acknowledge, data_dir, agents, not_built } = self.job;
         not_built.refuse()?;
         let wanted = spec.wanted()?;
-        // Before anything is read for hours.
-        let report = self.report.as_deref().map(create).transpose()?;
+        let report = self.report.create()?;
         let folder = data_dir.join("verify");
         let lists = report.is_some().then(|| folder.join("differences"));
         let slots = slots_for(&wanted);
@@ -83,8 +76,8 @@ impl Verify {
             () = shutdown.begun() => Ok(None),
         };
         embedded.stop().await;
-        let written = match (&ended, report, &lists) {
-            (Ok(Some(task)), Some(file), Some(lists)) => write_report(file, task, lists),
+        let written = match (&ended, report) {
+            (Ok(Some(task)), Some(report)) => report.write(task, lists.as_deref()),
             _ => Ok(()),
         };
         let removed = remove(&folder, &data_dir);
@@ -120,51 +113,6 @@ async fn compare(
     };
     progress.finish();
     cluster.task(&ended.id, 0).await
-}
-
-fn create(path: &Path) -> Result<File, Problem> {
-    File::create(path).map_err(|error| {
-        let message = format!("cannot write the report `{}`: {error}", path.display());
-        Problem::usage("file_unwritable", message, "give another --report")
-    })
-}
-
-/// What a task keeps of the differences.
-pub(crate) fn write_lines(path: &Path, task: &v1::Task) -> Result<(), Problem> {
-    let lines: Vec<String> =
-        report_lines(task, true).iter().map(|line| format!("{line}\n")).collect();
-    create(path)?.write_all(lines.concat().as_bytes()).map_err(|error| unwritable(&error))
-}
-
-/// Objects and skipped tables from the task, rows from the lists that the agents wrote.
-fn write_report(file: File, task: &v1::Task, lists: &Path) -> Result<(), Problem> {
-    let written = || -> std::io::Result<()> {
-        let mut file = BufWriter::new(file);
-        for line in report_lines(task, false) {
-            writeln!(file, "{line}")?;
-        }
-        let mut paths: Vec<PathBuf> = match std::fs::read_dir(lists) {
-            Ok(entries) => {
-                entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?
-            }
-            // No unit compared rows.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        paths.sort();
-        for path in paths {
-            for line in BufReader::new(File::open(path)?).lines() {
-                writeln!(file, "{}", line?)?;
-            }
-        }
-        file.flush()
-    };
-    written().map_err(|error| unwritable(&error))
-}
-
-fn unwritable(error: &std::io::Error) -> Problem {
-    let failure = Failure::other("file_unwritable", format!("cannot write the report: {error}"));
-    Problem::new(Exit::Failed, failure.remedy("free space, or give another --report"))
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ const WINDOW: Duration = Duration::from_secs(20);
 /// Plain lines come no more often than this, but for a new phase or status.
 const LINE_PAUSE: Duration = Duration::from_secs(5);
 
+/// Figures that fall are believed after this time: an election, and a few heartbeats of agents.
+const DIP: Duration = Duration::from_secs(15);
+
 /// Shows a task each time it changes.
 pub(crate) struct Progress {
     meter: Meter,
@@ -44,14 +47,12 @@ impl Progress {
     /// Shows the task as it is now.
     pub(crate) fn update(&mut self, task: &v1::Task) {
         let now = Instant::now();
-        let (_, bytes) = moved(task);
-        self.meter.add(now, bytes);
         let headline = headline(task);
-        let figures = figures(task, &self.meter);
+        let Stand { percent, figures } = stand(task, &mut self.meter, now);
         match &mut self.screen {
             Screen::Bar(bar) => {
                 bar.set_length(100);
-                bar.set_position(human::percent(bytes, task.bytes_total));
+                bar.set_position(percent.unwrap_or(0));
                 bar.set_prefix(headline);
                 bar.set_message(figures);
             }
@@ -96,55 +97,82 @@ fn headline(task: &v1::Task) -> String {
     }
 }
 
-/// Rows and bytes that are durable or under way: a large shard must not look like a stall.
-fn moved(task: &v1::Task) -> (u64, u64) {
-    let moving = match task.purpose() {
-        v1::Purpose::Verify => "verify_rows",
-        v1::Purpose::Unspecified | v1::Purpose::Migrate | v1::Purpose::Precheck => "copy",
-    };
-    let copying = task.running.iter().filter(|unit| unit.kind == moving);
-    copying.fold((task.rows_done, task.bytes_done), |(rows, bytes), unit| {
-        (rows.saturating_add(unit.rows), bytes.saturating_add(unit.bytes))
-    })
+/// What is told of a task: a measure of how far the present phase is, where it has one, and figures.
+#[derive(Debug, PartialEq, Eq)]
+struct Stand {
+    percent: Option<u64>,
+    figures: String,
 }
 
-fn figures(task: &v1::Task, meter: &Meter) -> String {
-    let mut parts = Vec::new();
-    let (rows, bytes) = moved(task);
-    if task.bytes_total > 0 || bytes > 0 {
-        parts.push(format!("{}%", human::percent(bytes, task.bytes_total.max(bytes))));
-        parts.push(format!("{} rows", human::count(rows)));
-        parts.push(format!(
-            "{} of {}",
-            human::bytes(bytes),
-            human::bytes(task.bytes_total.max(bytes))
-        ));
-        if task.phase() == v1::Phase::Copy
-            && let Some(rate) = meter.bytes_per_second()
-        {
-            parts.push(format!("{}/s", human::bytes(rate)));
-            let left = task.bytes_total.saturating_sub(bytes);
-            if let Some(secs) = left.checked_div(rate) {
-                parts.push(format!("{} left", human::duration_ms(secs.saturating_mul(1000))));
-            }
+/// How far a task is. A phase in which bytes move is measured by them; another one by its units.
+fn stand(task: &v1::Task, meter: &mut Meter, now: Instant) -> Stand {
+    let (percent, mut parts) = match task.phase() {
+        v1::Phase::Copy => moving(task, meter, now),
+        v1::Phase::Verify if task.purpose() == v1::Purpose::Verify => moving(task, meter, now),
+        v1::Phase::Verify => counted(task, "verify_rows", "shards compared"),
+        v1::Phase::Index => counted(task, "index", "indexes"),
+        v1::Phase::Unspecified | v1::Phase::Precheck | v1::Phase::Schema | v1::Phase::Done => {
+            (None, Vec::new())
         }
-    }
-    if task.phase() != v1::Phase::Copy {
-        // Elsewhere bytes stand still, and units are what moves.
-        parts.extend(task.running.first().map(|unit| unit.subject.clone()));
+    };
+    if !moves_bytes(task) {
+        // Which unit runs says more than figures that stand still; but not what the headline says already.
+        let subject = task.running.first().map(|unit| &unit.subject);
+        parts.extend(subject.filter(|subject| **subject != headline(task)).cloned());
     }
     let retrying = task.retrying.first().filter(|_| !has_ended(task)).map(|unit| {
         let why = unit.failure.as_ref().map(|failure| failure.message.as_str()).unwrap_or_default();
         format!("trying {} again: {why}", unit.subject)
     });
     parts.extend(retrying);
-    parts.join(", ")
+    Stand { percent, figures: parts.join(", ") }
 }
 
-/// Bytes over the last seconds.
+fn moves_bytes(task: &v1::Task) -> bool {
+    task.phase() == v1::Phase::Copy
+        || (task.phase() == v1::Phase::Verify && task.purpose() == v1::Purpose::Verify)
+}
+
+/// Bytes that are durable or under way: a large shard must not look like a stall.
+fn moving(task: &v1::Task, meter: &mut Meter, now: Instant) -> (Option<u64>, Vec<String>) {
+    let (done, total) = (task.bytes_done, task.bytes_total.max(task.bytes_done));
+    if total == 0 {
+        return (None, Vec::new());
+    }
+    meter.add(now, done);
+    let percent = meter.steady(now, human::percent(done, total));
+    let mut parts = vec![
+        format!("{percent}%"),
+        format!("{} rows", human::count(task.rows_done)),
+        format!("{} of {}", human::bytes(done), human::bytes(total)),
+    ];
+    if let Some(rate) = meter.bytes_per_second() {
+        parts.push(format!("{}/s", human::bytes(rate)));
+        if let Some(secs) = (total - done).checked_div(rate) {
+            parts.push(format!("{} left", human::duration_ms(secs.saturating_mul(1000))));
+        }
+    }
+    (Some(percent), parts)
+}
+
+/// Units of a kind, as `what`.
+fn counted(task: &v1::Task, kind: &str, what: &str) -> (Option<u64>, Vec<String>) {
+    match task.units.iter().find(|units| units.kind == kind).filter(|units| units.total > 0) {
+        Some(units) => {
+            let percent = human::percent(units.done.into(), units.total.into());
+            (Some(percent), vec![format!("{what} {} of {}", units.done, units.total)])
+        }
+        None => (None, Vec::new()),
+    }
+}
+
+/// Bytes over the last seconds, and the percentage that was shown.
 #[derive(Debug, Default)]
 struct Meter {
     samples: VecDeque<(Instant, u64)>,
+    shown: u64,
+    /// Since when the percentage is below what is shown.
+    below: Option<Instant>,
 }
 
 impl Meter {
@@ -159,6 +187,18 @@ impl Meter {
         {
             self.samples.pop_front();
         }
+    }
+
+    /// The percentage to show: it never steps back for a moment. A new leader hears of units under way with their next
+    /// heartbeats, and until then counts less than there is. Only what stays away ([`DIP`]) is shown as gone.
+    fn steady(&mut self, now: Instant, percent: u64) -> u64 {
+        if percent >= self.shown {
+            self.below = None;
+        } else if now.duration_since(*self.below.get_or_insert(now)) < DIP {
+            return self.shown;
+        }
+        self.shown = percent;
+        self.shown
     }
 
     /// None as long as there is nothing to reckon from.
@@ -190,29 +230,69 @@ mod tests {
         assert_eq!(meter.bytes_per_second(), None);
     }
 
+    fn task(phase: v1::Phase) -> v1::Task {
+        v1::Task {
+            status: v1::TaskStatus::Running.into(),
+            phase: phase.into(),
+            ..Default::default()
+        }
+    }
+
+    fn running(kind: &str, subject: &str) -> Vec<v1::RunningUnit> {
+        let (kind, subject) = (kind.to_owned(), subject.to_owned());
+        vec![v1::RunningUnit { kind, subject, bytes: 1 << 20, ..Default::default() }]
+    }
+
     #[test]
     fn figures_tell_what_moves() {
         let mut task = v1::Task {
-            status: v1::TaskStatus::Running.into(),
-            phase: v1::Phase::Copy.into(),
             rows_done: 1234,
-            bytes_done: 1 << 20,
+            // Those of running units are among them.
+            bytes_done: 2 << 20,
             bytes_total: 4 << 20,
-            running: vec![v1::RunningUnit {
-                kind: "copy".into(),
-                bytes: 1 << 20,
-                ..Default::default()
-            }],
-            ..Default::default()
+            running: running("copy", "public.orders shard 3"),
+            ..task(v1::Phase::Copy)
         };
         let start = Instant::now();
         let mut meter = Meter::default();
         meter.add(start, 0);
-        meter.add(start + Duration::from_secs(2), 2 << 20);
+        let stood = stand(&task, &mut meter, start + Duration::from_secs(2));
         let expected = "50%, 1,234 rows, 2.0 MiB of 4.0 MiB, 1.0 MiB/s, 2.0s left";
-        assert_eq!(figures(&task, &meter), expected);
+        assert_eq!(stood, Stand { percent: Some(50), figures: expected.into() });
         assert_eq!(headline(&task), "copy");
         task.status = v1::TaskStatus::Paused.into();
         assert_eq!(headline(&task), "paused");
+    }
+
+    #[test]
+    fn a_phase_in_which_no_bytes_move_tells_its_units() {
+        let (mut meter, now) = (Meter::default(), Instant::now());
+        let mut figures = |task: &v1::Task| stand(task, &mut meter, now).figures;
+        let mut precheck = task(v1::Phase::Precheck);
+        precheck.running = running("precheck", "precheck");
+        assert_eq!(figures(&precheck), "", "the headline says it");
+
+        let units = v1::UnitCount { kind: "index".into(), total: 8, done: 2, running: 1 };
+        let index = v1::Task {
+            bytes_done: 9,
+            bytes_total: 9,
+            units: vec![units],
+            running: running("index", "index public.orders_at"),
+            ..task(v1::Phase::Index)
+        };
+        assert_eq!(figures(&index), "indexes 2 of 8, index public.orders_at");
+        assert_eq!(stand(&index, &mut Meter::default(), now).percent, Some(25));
+    }
+
+    #[test]
+    fn the_percentage_steps_back_only_for_what_stays_away() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let mut meter = Meter::default();
+        for (secs, percent, shown) in
+            [(0, 40, 40), (1, 30, 40), (5, 41, 41), (6, 10, 41), (20, 12, 41), (22, 13, 13)]
+        {
+            assert_eq!(meter.steady(at(secs), percent), shown, "after {secs} s");
+        }
     }
 }

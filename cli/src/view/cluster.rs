@@ -66,6 +66,12 @@ impl ClusterView {
             (Some(id), None) => format!("node {id}"),
             (None, _) => "none".into(),
         };
+        let removed = match self.role.as_str() {
+            "removed" => "this node belongs to the cluster no more, and what it shows is old; stop it and name the others \
+                          with --coordinators; to use it again, empty its data directory and `cluster add-node`"
+                .to_owned(),
+            _ => String::new(),
+        };
         let head = fields([
             ("cluster", self.cluster_id.clone().unwrap_or_else(|| "none yet".into())),
             (
@@ -73,6 +79,7 @@ impl ClusterView {
                 format!("node {} ({}), version {}", self.node_id, self.role, self.version),
             ),
             ("leader", leader),
+            ("removed", removed),
             ("term", self.term.to_string()),
             (
                 "log",

@@ -92,11 +92,17 @@ impl VerificationView {
         if !keys.is_empty() {
             parts.push(keys.join("\n"));
         }
-        let objects = [&self.schema, &self.sequences];
-        let differences = objects.into_iter().flatten().flat_map(|found| &found.listed);
+        let differences = objects_of(self).flat_map(|found| &found.listed);
         let objects: Vec<String> = differences.map(object_text).collect();
         if !objects.is_empty() {
             parts.push(objects.join("\n"));
+        }
+        let skipped = objects_of(self).flat_map(|found| &found.skipped);
+        let skipped: Vec<String> = skipped
+            .map(|skipped| format!("not compared: {}: {}", skipped.object, skipped.reason))
+            .collect();
+        if !skipped.is_empty() {
+            parts.push(skipped.join("\n"));
         }
         parts.join("\n\n")
     }
@@ -139,6 +145,10 @@ impl VerificationView {
         }
         lines.join("\n")
     }
+}
+
+fn objects_of(found: &VerificationView) -> impl Iterator<Item = &ObjectsCompared> {
+    [&found.schema, &found.sequences].into_iter().flatten()
 }
 
 /// `MISSING INDEX public.orders_day_idx`, with both texts where there are two.
@@ -211,28 +221,35 @@ impl TableVerificationView {
     }
 }
 
-/// All that a task keeps of its differences, as JSON lines. `rows` = also the rows, which a task keeps the first of.
-pub(crate) fn report_lines(task: &v1::Task, rows: bool) -> Vec<Value> {
+/// Objects that differ and what was not compared, as JSON lines.
+pub(crate) fn object_lines(task: &v1::Task) -> Vec<Value> {
     let mut lines = Vec::new();
     let Some(found) = VerificationView::of(task) else { return lines };
-    for object in [&found.schema, &found.sequences].into_iter().flatten().flat_map(|o| &o.listed) {
-        lines.push(json!(object));
+    for objects in objects_of(&found) {
+        lines.extend(objects.listed.iter().map(|object| json!(object)));
+        let skipped = objects.skipped.iter();
+        lines.extend(skipped.map(|o| json!({ "object": o.object, "not_compared": o.reason })));
     }
     for table in &task.tables {
-        let view = TableVerificationView::of(table);
-        if let Some(why) = &view.rows.not_compared {
+        if let Some(why) = TableVerificationView::of(table).rows.not_compared {
             lines.push(json!({ "table": table.name, "not_compared": why.reason }));
-        }
-        for row in view.rows.listed.iter().filter(|_| rows) {
-            lines.push(json!({
-                "table": table.name,
-                "difference": row.difference,
-                "key": row.key,
-                "count": row.count,
-            }));
         }
     }
     lines
+}
+
+/// Rows of a table that differ, as far as the task keeps them, as JSON lines.
+pub(crate) fn row_lines(table: &v1::TaskTable) -> Vec<Value> {
+    let rows = TableVerificationView::of(table).rows.listed;
+    let line = |row: &RowDifference| {
+        json!({
+            "table": table.name,
+            "difference": row.difference,
+            "key": row.key,
+            "count": row.count,
+        })
+    };
+    rows.iter().map(line).collect()
 }
 
 /// Hundredths of a percent as a number without needless zeros; 0 stands for all.
@@ -290,14 +307,5 @@ mod tests {
         assert!(text.starts_with("verification: 1 difference\n"), "{text}");
         assert!(text.contains("10 compared in 2 tables (2.5 % of the rows"), "{text}");
         assert!(text.contains("missing: public.orders 7"), "{text}");
-    }
-
-    #[test]
-    fn a_report_is_one_json_value_a_line() {
-        let lines = report_lines(&task(0), true);
-        let expected =
-            json!({ "table": "public.orders", "difference": "missing", "key": "7", "count": 1 });
-        assert_eq!(lines, [expected]);
-        assert!(report_lines(&task(0), false).is_empty());
     }
 }

@@ -90,6 +90,7 @@ impl Cluster {
             Role::Follower => "follower",
             Role::Candidate => "candidate",
             Role::Leader => "leader",
+            Role::Removed => "removed",
             Role::Stopped => "stopped",
         };
         let leader = status.leadership.leader;

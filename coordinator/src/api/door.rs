@@ -159,6 +159,7 @@ impl Shared {
         };
         match seat {
             Seat::Vacant => Err(ApiError::NotLeader(None)),
+            Seat::Removed => Err(ApiError::removed()),
             Seat::Here(_) => Ok(None),
             Seat::Elsewhere(leader) => Ok(Some(leader)),
         }

@@ -5,6 +5,9 @@ use pgconvoy_shared::ids::NodeId;
 
 use crate::proposer::ProposeError;
 
+/// What a node says that belongs to its cluster no more.
+pub(crate) const REMOVED: &str = "this node was removed from the cluster";
+
 /// Where the leader is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LeaderHint {
@@ -62,6 +65,15 @@ impl ApiError {
         remedy: impl Into<String>,
     ) -> ApiError {
         ApiError::Invalid(Failure::definite(code, message).about(field).remedy(remedy).into())
+    }
+
+    /// This node was removed from the cluster; the others can answer.
+    pub(crate) fn removed() -> ApiError {
+        let failure = Failure::transient("node_removed", REMOVED).remedy(
+            "take its address out of --coordinators (PGCONVOY_COORDINATORS) and stop it; to use it again, empty its data \
+             directory and add it with `pgconvoy cluster add-node`",
+        );
+        ApiError::Unavailable(failure.into())
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> ApiError {

@@ -53,6 +53,8 @@ use sessions::Sessions;
 pub(crate) enum Seat {
     /// Nobody that is known.
     Vacant,
+    /// Nobody: this node was removed from the cluster.
+    Removed,
     /// Another node.
     Elsewhere(LeaderHint),
     /// This node.

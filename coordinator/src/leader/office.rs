@@ -34,7 +34,11 @@ pub(crate) async fn follow(node: Arc<Node>, seat: watch::Sender<Seat>, stop: Can
             seat.send_replace(Seat::Here(Arc::clone(&taken.leader)));
             office = Some(taken);
         } else if office.is_none() {
-            seat.send_replace(successor(&now).map_or(Seat::Vacant, Seat::Elsewhere));
+            seat.send_replace(match successor(&now) {
+                Some(leader) => Seat::Elsewhere(leader),
+                None if now.removed => Seat::Removed,
+                None => Seat::Vacant,
+            });
         }
         tokio::select! {
             biased;

@@ -65,17 +65,19 @@ pub(super) async fn run(core: Arc<Core>) {
         }
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<_> = membership.voter_ids().collect();
-        if metrics.state == ServerState::Leader || !voters.contains(&metrics.id) {
+        if metrics.state == ServerState::Leader || voters.is_empty() {
             continue;
         }
-        let alone = voters.len() == 1 && metrics.state != ServerState::Candidate;
+        let votes = voters.contains(&metrics.id);
+        let alone = votes && voters.len() == 1 && metrics.state != ServerState::Candidate;
         if !alone {
             if attempted.max(core.contact.last()).elapsed() < patience {
                 continue;
             }
             attempted = Instant::now();
             patience = draw(&core);
-            if !would_win(&core, &metrics).await {
+            // Who has no vote asks as well: it may have been removed.
+            if !would_win(&core, &metrics).await || !votes {
                 continue;
             }
         }
@@ -117,6 +119,9 @@ async fn would_win(core: &Core, metrics: &Metrics) -> bool {
             }
             Some((_, Ok(false))) => {}
             Some((id, Err(error))) => {
+                if let CallError::Refused { refusal, .. } = &error {
+                    core.heed(refusal);
+                }
                 tracing::debug!("node {id} does not say whether it would vote: {error}");
             }
         }

@@ -50,13 +50,24 @@ impl RaftNode {
         core.hold_back(&membership, to).await;
         // A heartbeat that was just on its way begins the lease a little later.
         tokio::time::sleep(core.timings.lease + core.timings.heartbeat / 4).await;
+        let deadline = Instant::now() + core.call_limit();
         core.hold_back(&membership, to).await;
-        core.campaign(to.0, &member, to).await.map_err(|error| ChangeError::Unreachable {
-            node: to,
-            address: member.address.clone(),
-            source: Box::new(error),
-        })?;
-        core.followed(to).await
+        loop {
+            core.campaign(to.0, &member, to).await.map_err(|error| {
+                let (address, source) = (member.address.clone(), Box::new(error));
+                ChangeError::Unreachable { node: to, address, source }
+            })?;
+            // A vote that comes late loses the election, and it is asked for once more. Until then the others are held
+            // back so often that the patience of none of them ends.
+            for _ in 0..2 {
+                let look = Instant::now() + core.timings.lease / 2;
+                match core.followed(look.min(deadline)).await {
+                    Some(leader) if leader.id == to => return Ok(leader),
+                    None if Instant::now() < deadline => core.hold_back(&membership, to).await,
+                    leader => return Err(ChangeError::NotTakenOver { node: to, leader }),
+                }
+            }
+        }
     }
 }
 
@@ -108,17 +119,12 @@ impl Core {
         self.peers.answer(to, &member.address, self.call_limit(), call).await.map(|_| ())
     }
 
-    /// Waits until this node follows another one.
-    async fn followed(&self, wanted: NodeId) -> Result<Peer, ChangeError> {
-        let deadline = Instant::now() + self.call_limit();
+    /// Waits until this node follows another one; none if that does not come to pass.
+    async fn followed(&self, deadline: Instant) -> Option<Peer> {
         let mut leadership = self.leadership.subscribe();
         let follows = leadership.wait_for(|now| !now.is_self && now.leader.is_some());
         let leader = tokio::time::timeout_at(deadline, follows).await;
-        let leader = leader.ok().and_then(|now| now.ok().and_then(|now| now.leader.clone()));
-        match leader {
-            Some(leader) if leader.id == wanted => Ok(leader),
-            leader => Err(ChangeError::NotTakenOver { node: wanted, leader }),
-        }
+        leader.ok()?.ok()?.leader.clone()
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) enum AdoptError {
 }
 
 pub(super) fn refusal(cause: Cause, message: impl Into<String>) -> v1::RaftRefusal {
-    v1::RaftRefusal { cause: cause.into(), message: message.into() }
+    v1::RaftRefusal { cause: cause.into(), message: message.into(), members_index: 0 }
 }
 
 impl Identity {

@@ -32,6 +32,8 @@ pub struct Leadership {
     /// And it has applied all that its predecessors committed: what it decides now, it decides
     /// knowing everything.
     pub ready: bool,
+    /// Nobody leads this node any more: it was removed from the cluster.
+    pub removed: bool,
 }
 
 pub(super) fn peer(metrics: &Metrics, id: NodeNo) -> Option<Peer> {
@@ -58,26 +60,28 @@ fn judge(
         let leader = if quiet > election { None } else { peer(metrics, leader) };
         return Leadership { leader, ..nobody };
     }
-    // Alone it is its own quorum, however long it was held up.
+    // Alone it is its own quorum, however long it was held up: there is nobody who could take over meanwhile.
     let alone = metrics.membership_config.voter_ids().eq([metrics.id]);
-    let age = if alone { Duration::ZERO } else { age };
     let acked = metrics.millis_since_quorum_ack.map(|millis| Duration::from_millis(millis) + age);
-    if metrics.state != ServerState::Leader || acked.is_none_or(|acked| acked > lease) {
+    let heard = alone || acked.is_some_and(|acked| acked <= lease);
+    if metrics.state != ServerState::Leader || !heard {
         return nobody;
     }
     // Its first entry is applied, so everything before it is.
     let ready = metrics.last_applied.is_some_and(|applied| {
         applied.leader_id.term == term && applied.leader_id.node_id == metrics.id
     });
-    Leadership { term, leader: peer(metrics, leader), is_self: true, ready }
+    Leadership { term, leader: peer(metrics, leader), is_self: true, ready, removed: false }
 }
 
 /// Publishes who leads, until Raft stops; then says why it did.
 pub(super) async fn watch(core: Arc<Core>) {
     let mut metrics = core.raft.metrics();
+    let mut removed = core.removed.subscribe();
     let mut reported = Instant::now();
     loop {
         let ended = tokio::select! {
+            changed = removed.changed() => changed.is_err(),
             changed = metrics.changed() => {
                 reported = Instant::now();
                 changed.is_err()
@@ -95,7 +99,7 @@ pub(super) async fn watch(core: Arc<Core>) {
         let now = if stopped.is_some() {
             Leadership { term: now.term, ..Leadership::default() }
         } else {
-            now
+            Leadership { removed: *removed.borrow() && now.leader.is_none(), ..now }
         };
         core.leadership.send_if_modified(|last| {
             let changed = *last != now;
@@ -161,6 +165,7 @@ mod tests {
         let nodes = BTreeMap::from([(1, Member::default())]);
         let membership = Membership::new(vec![BTreeSet::from([1])], nodes);
         alone.membership_config = Arc::new(StoredMembership::new(None, membership));
+        alone.millis_since_quorum_ack = Some(9_000);
         assert!(judged(&alone, 9_000, 9_000).ready);
     }
 

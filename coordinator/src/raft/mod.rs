@@ -11,7 +11,8 @@
 //! - `leadership`: who leads, and whether this node may act on it (a leader that lost its quorum
 //!   leads nobody, though openraft 0.9 goes on calling it one);
 //! - `compaction`: snapshots and purges by bytes of log, not by entries;
-//! - `members`, `handover`: making, growing and shrinking a cluster, and moving its leader.
+//! - `members`, `handover`: making, growing and shrinking a cluster, and moving its leader;
+//! - `removal`: how a node learns that it belongs to its cluster no more.
 //!
 //! openraft's types stop at this module: a newer openraft is this module's work and nobody else's.
 
@@ -29,6 +30,7 @@ mod members;
 mod network;
 mod node;
 mod peers;
+mod removal;
 mod service;
 mod status;
 #[cfg(test)]

@@ -72,6 +72,8 @@ pub(super) struct Core {
     pub(super) compaction: Compaction,
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) stopped: watch::Sender<Option<String>>,
+    /// The others said that this node is no member any more.
+    pub(super) removed: watch::Sender<bool>,
     /// Held for reading by each proposal and read that is under way; a handover takes it for writing.
     pub(super) traffic: RwLock<()>,
     /// Held by a change of the members: one at a time.
@@ -157,6 +159,7 @@ impl RaftNode {
             compaction: config.compaction,
             leadership: watch::Sender::new(Leadership::default()),
             stopped: watch::Sender::new(None),
+            removed: watch::Sender::new(false),
             traffic: RwLock::new(()),
             changes: tokio::sync::Mutex::new(()),
             closed: Mutex::new(Some(opened.closed)),

@@ -19,6 +19,7 @@ use super::election::would_vote;
 use super::encoding;
 use super::identity::{AdoptError, refusal};
 use super::node::Core;
+use super::removal::check_sender;
 use super::types::{Entry, Snapshot, Vote};
 use super::wire;
 use crate::store::StoreError;
@@ -75,6 +76,7 @@ impl Service {
     fn heard_leader(&self, vote: &Vote) {
         if vote.is_committed() && *vote >= self.core.raft.metrics().borrow().vote {
             self.core.contact.touch();
+            self.core.belongs();
         }
     }
 
@@ -193,7 +195,10 @@ impl RaftService for Service {
         request: Request<v1::RaftVoteRequest>,
     ) -> Result<Response<v1::RaftPreVoteResponse>, Status> {
         let message = request.get_ref();
-        let admitted = self.core.identity.admit(message.envelope.as_ref()).await;
+        let admitted = self.core.identity.admit(message.envelope.as_ref()).await.and_then(|()| {
+            let metrics = self.core.raft.metrics();
+            check_sender(&metrics.borrow(), message.envelope.as_ref())
+        });
         let granted = || would_vote(&self.core, message.last.as_ref().map(wire::log_id));
         Ok(Response::new(match admitted {
             Ok(()) => v1::RaftPreVoteResponse { refusal: None, granted: granted() },

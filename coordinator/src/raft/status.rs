@@ -19,6 +19,8 @@ pub enum Role {
     Follower,
     Candidate,
     Leader,
+    /// The cluster went on without it.
+    Removed,
     /// Raft has stopped: the store failed, or the process ends.
     Stopped,
 }
@@ -73,6 +75,7 @@ impl Core {
         let role = match metrics.state {
             _ if metrics.running_state.is_err() => Role::Stopped,
             _ if voters.is_empty() => Role::Uninitialized,
+            _ if leadership.removed => Role::Removed,
             ServerState::Learner => Role::Learner,
             ServerState::Follower => Role::Follower,
             ServerState::Candidate => Role::Candidate,

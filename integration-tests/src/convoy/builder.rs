@@ -57,6 +57,12 @@ impl Builder {
         self
     }
 
+    /// An agent without a site that runs so many units at once.
+    pub fn agent_with_slots(mut self, name: &str, slots: u32) -> Self {
+        self.agents.push(AgentPlan { slots, ..AgentPlan::new(name, None) });
+        self
+    }
+
     /// An agent of a site.
     pub fn agent_at(mut self, name: &str, site: &str) -> Self {
         self.agents.push(AgentPlan::new(name, Some(site)));

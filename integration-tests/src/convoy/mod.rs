@@ -177,8 +177,16 @@ impl Convoy {
 
     /// A client command of the binary, with the cluster's addresses and a client certificate.
     pub fn cli<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> anyhow::Result<Program> {
-        let mut program =
-            Program::pgconvoy()?.args(arguments).args(["--coordinators", &self.addresses()]);
+        self.cli_at(&self.addresses(), arguments)
+    }
+
+    /// The same, with other addresses of coordinators.
+    pub fn cli_at<'a>(
+        &self,
+        addresses: &str,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> anyhow::Result<Program> {
+        let mut program = Program::pgconvoy()?.args(arguments).args(["--coordinators", addresses]);
         if let Some(authority) = &self.authority {
             program = program.args(authority.client().flags());
         }

@@ -31,7 +31,7 @@ impl<'a> End<'a> {
     }
 
     /// A session in one snapshot, in which values have one text form whatever the server's defaults are.
-    async fn snapshot(&self) -> anyhow::Result<Client> {
+    pub(crate) async fn snapshot(&self) -> anyhow::Result<Client> {
         let client = self.server.client(self.database).await?;
         client
             .batch_execute(

@@ -48,7 +48,7 @@ pub(super) async fn follow(convoy: &Convoy, task: &str, step: &Step<'_>) -> anyh
 }
 
 fn done(task: Task) -> anyhow::Result<Task> {
-    if task.status() == TaskStatus::Done {
+    if task.status() == TaskStatus::Done && task.cause.is_none() {
         return Ok(task);
     }
     match &task.cause {

@@ -1,5 +1,5 @@
 //! The quickstart: a shop of about 1 GB moves from one server to another while an agent and the leader are killed, and
-//! both ends are the same afterwards.
+//! both ends are the same afterwards: that is what its verification says, and what is found without it.
 //!
 //! It is what a user sees first, and a test as well: it starts the binary, speaks its public interface, and judges by
 //! plain SQL and pg_dump. Everything it starts dies with it, and what it makes goes, however it ends; after a failure
@@ -126,7 +126,8 @@ async fn create_task(
     );
     let file = convoy.folder().join("shop.yaml");
     std::fs::write(&file, specification).context("write the task file")?;
-    let command = convoy.cli(["task", "create", "--start", "--yes"])?.arg("-f").arg(file);
+    let command =
+        convoy.cli(["task", "create", "--start", "--yes", "--verify"])?.arg("-f").arg(file);
     let answer = command.run(COMMAND_LIMIT).await?.success().context("create the task")?;
     let task = answer.trim().to_owned();
     step.done(&format!("{task}, in shards of {shard_mib} MiB, {JOBS} at once"));
@@ -143,7 +144,7 @@ async fn migrate(
 ) -> anyhow::Result<(Task, Struck)> {
     let witness = Witness::new(servers.witness().await?, task);
     let bytes_min = shard_bytes(scale) / 8;
-    let step = screen.begin("move", "precheck, schema, rows, indexes");
+    let step = screen.begin("move", "precheck, schema, rows, indexes, verification");
     let striker = Striker { screen, convoy, witness: &witness, task, bytes_min };
     let (done, struck) = try_join!(follow::follow(convoy, task, &step), striker.strike())?;
     step.done(&format!("{} rows, {}", HumanCount(done.rows_done), HumanBytes(done.bytes_done)));

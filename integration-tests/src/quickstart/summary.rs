@@ -1,7 +1,9 @@
 //! What a run shows in the end: which units went where, how long the phases took, what the faults cost.
 
+use std::time::Duration;
+
 use indicatif::{HumanBytes, HumanCount};
-use pgconvoy_proto::v1::{Event, Phase, Task};
+use pgconvoy_proto::v1::{Event, ObjectsCompared, Phase, Task};
 
 use super::faults::{Struck, moves};
 use super::follow::phase;
@@ -33,12 +35,7 @@ pub(super) fn tell(screen: &Screen, task: &Task, struck: &Struck) {
         .collect();
     screen.line("phases", &phases.join(", "));
 
-    let copying: f64 = task
-        .phase_times
-        .iter()
-        .filter(|time| time.phase() == Phase::Copy && time.ended_ms > time.began_ms)
-        .map(|time| seconds(time.began_ms, time.ended_ms))
-        .sum();
+    let copying = took(task, Phase::Copy);
     screen.line(
         "copied",
         &format!(
@@ -69,10 +66,47 @@ pub(super) fn tell(screen: &Screen, task: &Task, struck: &Struck) {
             struck.leader.away.as_secs_f64(),
         ),
     );
+    screen.line("cost", &cost(task, struck.agent.bytes(), struck.moved_after, struck.leader.away));
+    screen.line("verified", &verified(task));
+}
+
+/// What the kills cost: work done twice, and time without it.
+fn cost(task: &Task, rolled_back: u64, orphaned: Duration, leaderless: Duration) -> String {
+    let twice = rolled_back.saturating_mul(1000).checked_div(task.bytes_done).unwrap_or(0);
+    format!(
+        "{} copied twice ({}.{} % of all); its shards stood still for {:.1} s, new ones waited for a leader for {:.1} s",
+        HumanBytes(rolled_back),
+        twice / 10,
+        twice % 10,
+        orphaned.as_secs_f64(),
+        leaderless.as_secs_f64(),
+    )
+}
+
+/// What the task's own comparison of both ends says.
+fn verified(task: &Task) -> String {
+    let Some(found) = &task.verification else { return "not at all".to_owned() };
+    let rows = found.rows.as_ref().map_or(0, |rows| rows.compared);
+    let objects = |found: &Option<ObjectsCompared>| found.as_ref().map_or(0, |found| found.objects);
+    format!(
+        "{} differences: {} rows of {} tables, {} objects of the schema, {} sequences, in {:.1} s",
+        HumanCount(found.differences),
+        HumanCount(rows),
+        found.tables_same + found.tables_different,
+        objects(&found.schema),
+        objects(&found.sequences),
+        took(task, Phase::Verify),
+    )
+}
+
+/// Seconds in a phase.
+fn took(task: &Task, of: Phase) -> f64 {
+    let times = task.phase_times.iter().filter(|time| time.phase() == of);
+    times.map(|time| seconds(time.began_ms, time.ended_ms)).sum()
 }
 
 fn seconds(began_ms: u64, ended_ms: u64) -> f64 {
-    std::time::Duration::from_millis(ended_ms.saturating_sub(began_ms)).as_secs_f64()
+    Duration::from_millis(ended_ms.saturating_sub(began_ms)).as_secs_f64()
 }
 
 /// Per second; what took no time has no rate.
@@ -89,6 +123,15 @@ fn rate(amount: u64, seconds: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cost_of_the_kills_is_told_beside_all_that_was_moved() {
+        let task = Task { bytes_done: 1 << 30, ..Task::default() };
+        let second = Duration::from_secs(1);
+        let told = cost(&task, 1 << 24, 10 * second, second);
+        assert!(told.starts_with("16.00 MiB copied twice (1.5 % of all);"), "{told}");
+        assert!(told.contains("still for 10.0 s") && told.ends_with("leader for 1.0 s"), "{told}");
+    }
 
     #[test]
     fn a_rate_is_per_second_and_never_divides_by_nothing() {

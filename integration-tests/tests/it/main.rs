@@ -3,7 +3,9 @@
 mod cluster;
 mod faults;
 mod harness;
+mod memory;
 mod migrate;
 mod quickstart;
+mod types;
 mod verify;
 mod world;

@@ -3,8 +3,8 @@
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::unit::{ResultPart, VerifyRows};
 use pgconvoy_shared::verify::{
-    Difference, NotCompared, ObjectDifference, ObjectsCompared, Purpose, RowDifference,
-    RowsCompared, Sample, VerifySettings,
+    Difference, NotCompared, ObjectDifference, ObjectSkipped, ObjectsCompared, Purpose,
+    RowDifference, RowsCompared, Sample, VerifySettings,
 };
 
 use super::{
@@ -60,16 +60,31 @@ impl TryFrom<v1::VerifyRowsWork> for VerifyRows {
 
 impl From<ObjectsCompared> for v1::ObjectsCompared {
     fn from(compared: ObjectsCompared) -> Self {
-        let ObjectsCompared { objects, differences, listed } = compared;
-        Self { objects, differences, listed: wire_list(listed) }
+        let ObjectsCompared { objects, differences, listed, skipped } = compared;
+        Self { objects, differences, listed: wire_list(listed), skipped: wire_list(skipped) }
     }
 }
 
 impl TryFrom<v1::ObjectsCompared> for ObjectsCompared {
     type Error = WireError;
     fn try_from(wire: v1::ObjectsCompared) -> Result<Self, WireError> {
-        let v1::ObjectsCompared { objects, differences, listed } = wire;
-        Ok(Self { objects, differences, listed: list(listed, "listed")? })
+        let v1::ObjectsCompared { objects, differences, listed, skipped } = wire;
+        let skipped = skipped.into_iter().map(Into::into).collect();
+        Ok(Self { objects, differences, listed: list(listed, "listed")?, skipped })
+    }
+}
+
+impl From<ObjectSkipped> for v1::ObjectSkipped {
+    fn from(skipped: ObjectSkipped) -> Self {
+        let ObjectSkipped { object, reason } = skipped;
+        Self { object, reason }
+    }
+}
+
+impl From<v1::ObjectSkipped> for ObjectSkipped {
+    fn from(wire: v1::ObjectSkipped) -> Self {
+        let v1::ObjectSkipped { object, reason } = wire;
+        Self { object, reason }
     }
 }
 

@@ -254,8 +254,15 @@ fn objects_compared() -> impl Strategy<Value = ObjectsCompared> {
             destination,
         },
     );
-    (any::<u64>(), any::<u64>(), vec(object, 0..3))
-        .prop_map(|(objects, differences, listed)| ObjectsCompared { objects, differences, listed })
+    let skipped = (text(), text()).prop_map(|(object, reason)| ObjectSkipped { object, reason });
+    (any::<u64>(), any::<u64>(), vec(object, 0..3), vec(skipped, 0..3)).prop_map(
+        |(objects, differences, listed, skipped)| ObjectsCompared {
+            objects,
+            differences,
+            listed,
+            skipped,
+        },
+    )
 }
 
 fn work_result() -> impl Strategy<Value = WorkResult> {

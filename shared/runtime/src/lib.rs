@@ -16,6 +16,7 @@ pub mod signals;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;
+pub mod unix_socket;
 
 /// Makes ring the cryptography of this process; may be called any number of times.
 ///

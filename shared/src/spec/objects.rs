@@ -25,6 +25,15 @@ impl ObjectRules {
             && !any(&self.exclude)
     }
 
+    /// The patterns to include that match none of these names, which were misspelt most likely.
+    #[must_use]
+    pub fn matching_nothing(&self, names: &[QualifiedName]) -> Vec<&str> {
+        let idle = |text: &&String| {
+            Pattern::parse(text).is_ok_and(|p| !names.iter().any(|name| p.matches(name)))
+        };
+        self.include.iter().filter(idle).map(String::as_str).collect()
+    }
+
     /// Whether all objects take part.
     #[must_use]
     pub fn is_everything(&self) -> bool {
@@ -220,6 +229,13 @@ mod tests {
         let left = ["audit_log", "tmp1", "sales/order", "sales/orders2", "hr/x"];
         assert!(taken.iter().all(|taken| rules.matches(&name(taken))));
         assert!(left.iter().all(|left| !rules.matches(&name(left))));
+    }
+
+    #[test]
+    fn a_pattern_that_matches_nothing_is_found_even_beside_others() {
+        let rules = rules(&["public.*", "sales.oders", "hr.x"], &["hr.*"]);
+        let names = [name("orders"), name("sales/orders"), name("hr/x")];
+        assert_eq!(rules.matching_nothing(&names), ["sales.oders"]);
     }
 
     #[test]

@@ -68,6 +68,61 @@ create table pgconvoy.schema_entry (
 );
 create index on pgconvoy.schema_entry (task, table_schema, table_name);
 
+-- Large objects as the rows of a table, in pieces. What is written here becomes an object: its first piece makes it.
+create view pgconvoy.large_object as
+    select oid, null::bigint as piece_at, null::bytea as bytes, null::text as owner, null::text[] as grants, null::text as comment
+    from pg_catalog.pg_largeobject_metadata;
+
+create function pgconvoy.put_large_object() returns trigger
+language plpgsql as $function$
+declare
+    of_owner text := new.owner;
+    granted text[];
+begin
+    if new.piece_at > 0 then
+        perform pg_catalog.lo_put(new.oid, new.piece_at, new.bytes);
+        return new;
+    end if;
+    perform pg_catalog.lo_from_bytea(new.oid, new.bytes);
+    if new.comment is not null then
+        execute pg_catalog.format('comment on large object %s is %L', new.oid, new.comment);
+    end if;
+    -- Roles that are missing here are told before anything begins, and left out.
+    if not exists (select from pg_catalog.pg_roles where rolname = of_owner) then
+        of_owner := current_user;
+    elsif of_owner <> current_user then
+        execute pg_catalog.format('alter large object %s owner to %I', new.oid, of_owner);
+    end if;
+    if new.grants is not null then
+        execute pg_catalog.format('revoke all on large object %s from public, %I', new.oid, of_owner);
+    end if;
+    -- An empty array has no slices.
+    if pg_catalog.cardinality(new.grants) > 0 then
+        foreach granted slice 1 in array new.grants loop
+            if granted[1] is null or exists (select from pg_catalog.pg_roles where rolname = granted[1]) then
+                execute pg_catalog.format(
+                    'grant %s on large object %s to %s%s', granted[2], new.oid,
+                    case when granted[1] is null then 'public' else pg_catalog.quote_ident(granted[1]) end,
+                    case granted[3] when 'true' then ' with grant option' else '' end);
+            end if;
+        end loop;
+    end if;
+    return new;
+end
+$function$;
+create trigger put instead of insert on pgconvoy.large_object
+    for each row execute function pgconvoy.put_large_object();
+
+create function pgconvoy.remove_large_object() returns trigger
+language plpgsql as $function$
+begin
+    perform pg_catalog.lo_unlink(old.oid);
+    return old;
+end
+$function$;
+create trigger remove instead of delete on pgconvoy.large_object
+    for each row execute function pgconvoy.remove_large_object();
+
 -- Raises unless the caller's plan of the table is current, and keeps it current until the transaction ends (law O1).
 create function pgconvoy.fence(of_task text, of_table bigint, mine bigint) returns void
 language plpgsql as $function$

@@ -13,6 +13,7 @@ use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::quote_literal;
 
+use crate::laws::Law;
 use crate::pg::wire::{TextRow, Wire};
 use crate::pg::{About, Access, PgError, Session};
 
@@ -50,6 +51,9 @@ impl TextSql for Session {
 
 /// Ends all sessions of older owners on this server. Not within a transaction: there the list of sessions stands still.
 pub(crate) async fn end_old_sessions(sql: &mut impl TextSql) -> Result<(), Failure> {
+    if Law::Lease.is_left_out() {
+        return Ok(());
+    }
     let Some(mine) = Owner::parse(sql.access().application_name()) else {
         // A name that was cut or is none of ours tells no unit; nothing can be found by it either.
         return Ok(());

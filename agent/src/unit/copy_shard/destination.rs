@@ -9,6 +9,7 @@ use pgconvoy_shared::unit::{CopyDone, CopyShard};
 use tokio::time::Instant;
 
 use super::{Encoding, FromSource, Go, ReadRows};
+use crate::laws::Law;
 use crate::pg::destination::progress::{self, ShardId};
 use crate::pg::destination::takeover::{end_lock_holder, end_old_sessions};
 use crate::pg::sqlstate::UNIQUE_VIOLATION;
@@ -61,6 +62,9 @@ pub(super) async fn half(
 /// name, and is ended, or one that is about to find out that it is superseded.
 async fn lock_shard(wire: &mut Wire, id: &ShardId) -> Result<(), Failure> {
     let subject = wire.access().to_string();
+    if Law::Lease.is_left_out() {
+        return wire.query("begin").await.map(drop).about(&subject);
+    }
     let key = id.lock_key();
     let end = Instant::now() + LOCK_LIMIT;
     loop {
@@ -97,6 +101,9 @@ async fn write_rows(
             wire.query("set client_encoding = 'SQL_ASCII'").await.about(subject)?;
         }
         FromSource::Data(_) | FromSource::End(_) => return Err(out_of_turn().into()),
+    }
+    if let Some(clear) = sql::clear(&shard.table, &shard.part) {
+        wire.query(&clear).await.about(subject)?;
     }
     let mut copy = wire.copy_in(&sql::copy_in(&shard.table)).await.about(subject)?;
     let read = pass_rows(ctx, &mut copy, link, subject).await?;

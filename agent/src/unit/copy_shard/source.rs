@@ -10,9 +10,9 @@ use pgconvoy_shared::unit::CopyShard;
 use tokio::time::Instant;
 
 use super::{Encoding, FromSource, Go, ReadRows};
-use crate::pg::About;
 use crate::pg::destination::takeover::end_old_sessions;
-use crate::pg::wire::Wire;
+use crate::pg::wire::{Wire, field};
+use crate::pg::{About, PgError};
 use crate::unit::link::Link;
 use crate::unit::{UnitContext, UnitEnd, source_table};
 
@@ -42,20 +42,28 @@ pub(super) async fn half(
     source_table::lock_to_move(&mut wire, table.no, &table.name).await?;
     source_table::check_filenode(&mut wire, table.no, &table.name, table.filenode).await?;
     check_columns(&mut wire, shard).await?;
-    let snapshot = wire.value("select pg_current_snapshot()").await.about(&access)?;
-    let noted_lsn = lsn(&mut wire, "select pg_current_wal_insert_lsn()").await?;
+    let (snapshot, noted_lsn) = note_moment(&mut wire).await.about(&access)?;
 
     link.send(FromSource::Opened { encoding }).await?;
     let (rows, bytes) = copy_out(&mut wire, shard, &link).await?;
-    wire.query("commit").await.about(&access)?;
     wait_until_flushed(&mut wire, noted_lsn).await?;
     link.send(FromSource::End(ReadRows { rows, bytes, snapshot, noted_lsn })).await?;
     ctx.means.pool.give(wire);
     Ok(())
 }
 
+/// The snapshot, and then the WAL insert position, in this order (law S4).
+async fn note_moment(wire: &mut Wire) -> Result<(String, Lsn), PgError> {
+    const ASK: &str = "select pg_current_snapshot(); select pg_current_wal_insert_lsn()";
+    let rows = wire.query(ASK).await?;
+    match rows.as_slice() {
+        [snapshot, position] => Ok((field(snapshot, 0)?, field(position, 0)?)),
+        _ => Err(PgError::protocol("no moment where there must be one")),
+    }
+}
+
 /// A database without an encoding holds whatever bytes were put into it; converting them would fail.
-async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<Encoding, crate::pg::PgError> {
+async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<Encoding, PgError> {
     if wire.parameter("server_encoding") != Some("SQL_ASCII") {
         return Ok(Encoding::Utf8);
     }
@@ -92,6 +100,8 @@ async fn copy_out(
     Ok((copy.frames().rows_at_end(table.format), bytes))
 }
 
+/// Ends the transaction, so that what was read holds up nobody, and waits.
+///
 /// A commit that is seen but not yet on disk may be undone by a crash of the source, and its transaction id used again.
 ///
 /// On an idle server the last bytes before the noted position may be of no commit, and nobody flushes them: a page's
@@ -100,7 +110,9 @@ async fn copy_out(
 async fn wait_until_flushed(wire: &mut Wire, noted: Lsn) -> Result<(), UnitEnd> {
     let begin = Instant::now();
     let mut nudge = begin + FLUSH_NUDGE;
-    while lsn(wire, "select pg_current_wal_flush_lsn()").await? < noted {
+    let access = wire.access().clone();
+    let mut flushed = flushed_up_to(wire, "commit; ").await.about(&access)?;
+    while flushed < noted {
         if begin.elapsed() >= FLUSH_LIMIT {
             return Err(Failure::transient(
                 "wal_not_flushed",
@@ -108,7 +120,7 @@ async fn wait_until_flushed(wire: &mut Wire, noted: Lsn) -> Result<(), UnitEnd> 
                     "the source did not write its log to disk up to {noted} within {FLUSH_LIMIT:?}"
                 ),
             )
-            .about(wire.access().to_string())
+            .about(access.to_string())
             .remedy("look at the load on the source's disk")
             .into());
         }
@@ -118,17 +130,17 @@ async fn wait_until_flushed(wire: &mut Wire, noted: Lsn) -> Result<(), UnitEnd> 
                 Ok(_) => {}
                 // Refused: the server flushes when it sees fit.
                 Err(error) if error.sqlstate().is_some() => {}
-                Err(error) => return Err(wire.access().failure(&error).into()),
+                Err(error) => return Err(access.failure(&error).into()),
             }
         }
         tokio::time::sleep(FLUSH_PAUSE).await;
+        flushed = flushed_up_to(wire, "").await.about(&access)?;
     }
     Ok(())
 }
 
-async fn lsn(wire: &mut Wire, ask: &str) -> Result<Lsn, UnitEnd> {
-    let subject = wire.access().to_string();
-    let text = wire.value(ask).await.about(&subject)?;
-    let read = text.parse().map_err(|bad| crate::pg::PgError::protocol(format!("{bad}")));
-    Ok(read.about(subject)?)
+async fn flushed_up_to(wire: &mut Wire, before: &str) -> Result<Lsn, PgError> {
+    let rows = wire.query(&format!("{before}select pg_current_wal_flush_lsn()")).await?;
+    let row = rows.first().ok_or_else(|| PgError::protocol("no position in the log"))?;
+    field(row, 0)
 }

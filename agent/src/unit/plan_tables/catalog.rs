@@ -103,18 +103,19 @@ pub(in crate::unit) async fn hash_leaf(
     Ok(Some(HashLeaf { root, stable: field::<i32>(row, 2)? == 1 }))
 }
 
-/// How large the table is; `bytes` as the survey saw it.
+/// How large the table is, `bytes` as the survey saw it; and whether it is a partition, of which there is more to ask.
 pub(in crate::unit) async fn size(
     wire: &mut Wire,
     table: &QualifiedName,
     bytes: u64,
-) -> Result<TableSize, PgError> {
+) -> Result<(TableSize, bool), PgError> {
     let sql = format!(
         "select pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int, \
-         greatest(c.reltuples, 0)::bigint from pg_catalog.pg_class c where c.oid = {}",
+         greatest(c.reltuples, 0)::bigint, c.relispartition::int from pg_catalog.pg_class c where c.oid = {}",
         regclass(table)
     );
     let rows = wire.query(&sql).await?;
     let row = rows.first().ok_or_else(|| PgError::protocol("a locked table is not in pg_class"))?;
-    Ok(TableSize { bytes, blocks: field(row, 0)?, rows: field(row, 1)? })
+    let size = TableSize { bytes, blocks: field(row, 0)?, rows: field(row, 1)? };
+    Ok((size, field::<i32>(row, 2)? == 1))
 }

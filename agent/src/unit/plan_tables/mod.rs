@@ -25,7 +25,7 @@ use pgconvoy_shared::unit::{
 };
 
 use super::link::{Link, link};
-use super::{UnitContext, UnitEnd, source_table};
+use super::{UnitContext, UnitEnd, large_objects, source_table};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::{TextRow, Wire, field};
 use crate::pg::{About, PgError};
@@ -39,7 +39,7 @@ const SHARDS_PER_PART: usize = 500;
 const BATCH: usize = 50;
 
 /// The first major that reads a range of blocks without reading the others.
-const TID_RANGE_SCAN: u32 = 14;
+pub(super) const TID_RANGE_SCAN: u32 = 14;
 
 /// What the source half says of a table.
 #[derive(Debug)]
@@ -59,6 +59,10 @@ struct AtDestination {
 
 /// Plans tables.
 pub(crate) async fn run(ctx: &UnitContext, tables: Vec<PlanTable>) -> Result<WorkResult, UnitEnd> {
+    let (large_objects, tables) = large_objects::split(tables);
+    if let Some(table) = large_objects {
+        large_objects::plan(ctx, table).await?;
+    }
     let (source, destination) = link(1);
     tokio::try_join!(
         Box::pin(source_half(ctx, &tables, source)),
@@ -163,13 +167,16 @@ async fn look_at(
     table: &PlanTable,
 ) -> Result<LookedAt, UnitEnd> {
     let name = &table.name;
-    wire.query("begin isolation level repeatable read read only").await.about(name)?;
+    source_table::begin_now(wire).await.about(name)?;
     source_table::lock_to_move(wire, table.no, name).await?;
     source_table::check_filenode(wire, table.no, name, table.filenode).await?;
     let fingerprint = source_table::fingerprint(wire, name).await.about(name)?;
     let columns = catalog::columns(wire, name).await.about(name)?;
-    let hash_leaf = catalog::hash_leaf(wire, name).await.about(name)?;
-    let size = catalog::size(wire, name, table.bytes).await.about(name)?;
+    let (size, is_partition) = catalog::size(wire, name, table.bytes).await.about(name)?;
+    let hash_leaf = match is_partition {
+        true => catalog::hash_leaf(wire, name).await.about(name)?,
+        false => None,
+    };
     let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
     let (key, shards) = cut(ctx, wire, name, &names, size).await.about(name)?;
     wire.query("commit").await.about(name)?;

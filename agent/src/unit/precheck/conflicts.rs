@@ -30,6 +30,12 @@ pub(super) struct DestinationFacts {
     tables: BTreeMap<QualifiedName, ExistingTable>,
 }
 
+impl DestinationFacts {
+    pub(super) fn begun(&self) -> bool {
+        self.begun
+    }
+}
+
 #[derive(Debug)]
 struct ExistingTable {
     columns: Vec<String>,

@@ -1,6 +1,8 @@
 //! Extensions: what the source uses must be there to be created.
 
 use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::spec::ObjectRules;
 
 use super::report::{Finding, Report};
 use crate::pg::Session;
@@ -25,6 +27,44 @@ pub(super) async fn of_source(session: &Session) -> Result<Vec<Extension>, tokio
         "select extname::text, extversion from pg_extension where extname <> 'plpgsql' order by 1";
     let rows = session.query(query, &[]).await?;
     Ok(rows.iter().map(|row| Extension { name: row.get(0), version: row.get(1) }).collect())
+}
+
+/// Tables of extensions that hold rows of the user's among their own. An extension tells them apart by a condition; only
+/// tables that are the user's as a whole are copied.
+pub(super) async fn with_users_rows(
+    session: &Session,
+    rules: &ObjectRules,
+) -> Result<Vec<QualifiedName>, tokio_postgres::Error> {
+    let query = "select n.nspname::text, c.relname::text, x.condition
+         from pg_extension e, unnest(e.extconfig, e.extcondition) as x (relation, condition)
+         join pg_class c on c.oid = x.relation
+         join pg_namespace n on n.oid = c.relnamespace
+         where c.relkind in ('r', 'p') and x.condition <> '' order by 1, 2";
+    let mut found = Vec::new();
+    for row in session.query(query, &[]).await? {
+        let name = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+        if !rules.matches(&name) {
+            continue;
+        }
+        let condition: &str = row.get(2);
+        let any = format!("select exists (select from {} {condition})", name.quoted());
+        // A table that may not be read may hold some.
+        let holds = session.query_one(&any, &[]).await.map_or(true, |row| row.get(0));
+        if holds {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn judge_users_rows(tables: &[QualifiedName], report: &mut Report) {
+    let finding = Finding::warning("extension_rows_left_out", Side::Source)
+        .observed("it belongs to an extension and holds rows of yours, which are not migrated")
+        .required("none, or that you move them")
+        .remedy(
+            "copy them yourself when the extension is there: the condition is in pg_extension.extcondition",
+        );
+    report.add_each(&finding, tables);
 }
 
 pub(super) async fn of_destination(

@@ -12,6 +12,7 @@
 
 mod conflicts;
 mod extensions;
+mod large_objects;
 mod objects;
 mod privileges;
 mod report;
@@ -21,6 +22,7 @@ mod tables;
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::WorkResult;
 use pgconvoy_shared::verify::Purpose;
 
@@ -36,8 +38,10 @@ struct SourceFacts {
     tables: Vec<tables::SourceTable>,
     privileges: privileges::SourceFacts,
     objects: objects::SourceFacts,
+    large_objects: large_objects::SourceFacts,
     roles: roles::SourceFacts,
     extensions: Vec<extensions::Extension>,
+    extension_rows: Vec<QualifiedName>,
     named: conflicts::Named,
 }
 
@@ -49,6 +53,7 @@ struct DestinationFacts {
     extensions: Vec<extensions::Available>,
     privileges: privileges::DestinationFacts,
     objects: objects::DestinationFacts,
+    large_objects: i64,
     conflicts: conflicts::DestinationFacts,
 }
 
@@ -108,8 +113,10 @@ async fn source_facts(
         server: server::facts(session).await?,
         privileges: privileges::of_source(session, &ctx.spec.objects).await?,
         objects: objects::of_source(session, &ctx.spec.objects).await?,
+        large_objects: large_objects::of_source(session).await?,
         roles: roles::of_source(session).await?,
         extensions: extensions::of_source(session).await?,
+        extension_rows: extensions::with_users_rows(session, &ctx.spec.objects).await?,
         named: conflicts::named(session, &ctx.spec.objects).await?,
         tables,
     })
@@ -127,6 +134,7 @@ async fn destination_facts(
         extensions: extensions::of_destination(session).await?,
         privileges: privileges::of_destination(session).await?,
         objects: objects::of_destination(session).await?,
+        large_objects: large_objects::of_destination(session).await?,
         conflicts: conflicts::of_destination(session, ctx, tables).await?,
     })
 }
@@ -135,9 +143,14 @@ fn of_source(ctx: &UnitContext, source: &SourceFacts, report: &mut Report) {
     server::judge_source(ctx, &source.server, source.tables.len(), report);
     tables::judge(ctx, &source.tables, report);
     privileges::judge_source(&source.privileges, &source.tables, report);
+    objects::judge_patterns(&source.objects, report);
     if ctx.purpose != Purpose::Verify {
         objects::judge_source(ctx, &source.objects, report);
+        if ctx.with_rows() {
+            extensions::judge_users_rows(&source.extension_rows, report);
+        }
     }
+    large_objects::judge_source(ctx, &source.large_objects, report);
 }
 
 fn of_destination(ctx: &UnitContext, destination: &DestinationFacts, report: &mut Report) {
@@ -160,6 +173,8 @@ fn of_both(
         return;
     }
     conflicts::judge(ctx, source, &destination.conflicts, report);
+    let begun = destination.conflicts.begun();
+    large_objects::judge_both(ctx, &source.large_objects, destination.large_objects, begun, report);
     if ctx.with_schema() {
         roles::judge(&source.roles, &destination.roles, report);
         extensions::judge(&source.extensions, &destination.extensions, report);

@@ -12,11 +12,12 @@ use crate::unit::UnitContext;
 /// At the source.
 #[derive(Debug)]
 pub(super) struct SourceFacts {
-    large_objects: i64,
     foreign_tables: Vec<QualifiedName>,
     not_valid: Vec<QualifiedName>,
     invalid_indexes: Vec<QualifiedName>,
     c_functions: Vec<QualifiedName>,
+    /// Patterns to include for which there is nothing.
+    matching_nothing: Vec<String>,
     /// Views and foreign keys of what comes, over what does not.
     left_out: Vec<String>,
     event_triggers: Vec<String>,
@@ -49,9 +50,7 @@ pub(super) async fn of_source(
             .filter(|name| rules.matches(name));
         Ok(names.collect())
     };
-    let large_objects = "select count(*) from pg_largeobject_metadata";
     Ok(SourceFacts {
-        large_objects: session.query_one(large_objects, &[]).await?.get(0),
         foreign_tables: names(
             "select n.nspname::text, c.relname::text
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -85,6 +84,7 @@ pub(super) async fn of_source(
              order by 1, 2",
         )
         .await?,
+        matching_nothing: matching_nothing(session, rules).await?,
         left_out: left_out(session, rules).await?,
         event_triggers: texts(session, ENABLED_EVENT_TRIGGERS).await?,
         publications_of_all: texts(
@@ -101,6 +101,32 @@ pub(super) async fn of_source(
         // Its catalogue is open to everybody but for one column; some services close it whole.
         .unwrap_or_default(),
     })
+}
+
+/// A pattern may mean anything that has a name in a schema.
+async fn matching_nothing(
+    session: &Session,
+    rules: &ObjectRules,
+) -> Result<Vec<String>, tokio_postgres::Error> {
+    if rules.include.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = session
+        .query(
+            "select n.nspname::text, o.name::text
+             from (select relnamespace, relname from pg_class where relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+                   union select typnamespace, typname from pg_type where typtype in ('c', 'd', 'e', 'r')
+                   union select pronamespace, proname from pg_proc) as o (namespace, name)
+             join pg_namespace n on n.oid = o.namespace
+             where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'",
+            &[],
+        )
+        .await?;
+    let name = |row: &tokio_postgres::Row| {
+        QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
+    };
+    let names: Vec<_> = rows.iter().map(name).collect();
+    Ok(rules.matching_nothing(&names).into_iter().map(str::to_owned).collect())
 }
 
 /// What the rules name but which needs a relation that they leave out.
@@ -150,16 +176,17 @@ pub(super) async fn of_destination(
     Ok(DestinationFacts { event_triggers: texts(session, ENABLED_EVENT_TRIGGERS).await? })
 }
 
+/// Matters to whoever compares, too: what is misspelt is not compared.
+pub(super) fn judge_patterns(facts: &SourceFacts, report: &mut Report) {
+    let finding = Finding::warning("pattern_matches_nothing", Side::Source)
+        .observed("nothing at the source has such a name")
+        .required("at least one object for each pattern of objects.include")
+        .remedy("correct the pattern: case counts, and `*` stands for any text; or leave it out");
+    report.add_each(&finding, &facts.matching_nothing);
+}
+
 pub(super) fn judge_source(ctx: &UnitContext, facts: &SourceFacts, report: &mut Report) {
     let side = Side::Source;
-    if facts.large_objects > 0 && ctx.with_rows() {
-        report.add(
-            Finding::warning("large_objects_left_out", side)
-                .observed(format!("{} large objects", facts.large_objects))
-                .required("none: they are not migrated yet")
-                .remedy("move them by other means (pg_dump --large-objects), or keep them in bytea columns"),
-        );
-    }
     if ctx.with_rows() {
         let foreign = Finding::warning("foreign_table_rows_left_out", side)
             .observed("its rows are on another server")

@@ -253,8 +253,13 @@ pub(super) fn judge_both(
                 .remedy("upgrade the destination, or choose another one"),
         );
     }
+    // What compares reads both ends with one pg_dump.
+    let oldest = match ctx.purpose {
+        Purpose::Verify => source.major.max(destination.major),
+        Purpose::Migrate | Purpose::Precheck => source.major,
+    };
     if ctx.with_schema()
-        && let Err(missing) = ctx.means.tools.choose(source.major, destination.major)
+        && let Err(missing) = ctx.means.tools.choose(oldest, destination.major)
     {
         report.add(
             Finding::error(&missing.code, None)

@@ -7,20 +7,23 @@
 //!                       ◀────────────  pg_dump ▶ statements
 //! ```
 //!
-//! Objects are matched by kind, schema and name, and are the same if their statements are. Who owns an object and who has which
-//! privileges is not compared: a migration cannot always keep it, and says so beforehand. A server writes views and
-//! expressions out itself; so between two majors their texts may differ without a difference in meaning.
+//! Objects are matched by kind, schema and name, and are the same if their statements are; so are owners and grants
+//! ([`privileges`](super::privileges)), objects of their own here. A server writes views and expressions out itself: between
+//! two majors those that differ in nothing but such wording are the same ([`wording`](super::wording)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::verify::{Difference, ObjectDifference, ObjectsCompared};
 
 use super::dump::{Dump, archive};
 use super::entry::without_owner;
+use super::privileges::{Named, Privileges, is_grant};
 use super::restore::Archive;
 use super::select::select;
 use super::toc::TocEntry;
+use super::wording;
 use crate::pg::About;
 use crate::unit::link::{Link, link, out_of_turn};
 use crate::unit::{UnitContext, UnitEnd};
@@ -28,11 +31,24 @@ use crate::unit::{UnitContext, UnitEnd};
 /// `INDEX public.orders_day_idx` → what creates it.
 type Statements = BTreeMap<String, String>;
 
+/// The schema of one end.
+#[derive(Debug, Default)]
+struct Described {
+    statements: Statements,
+    privileges: Privileges,
+}
+
 #[derive(Debug)]
 enum FromDestination {
-    /// The pg_dump to be used, by its major.
-    Chosen(u32),
-    Statements(Statements),
+    /// The pg_dump to be used, by its major; and the server's.
+    Chosen { tool: u32, server: u32 },
+    /// A migration may have done with an older one, which reads the source alone.
+    NoTool(Failure),
+    Described {
+        schema: Described,
+        /// All roles of the server.
+        roles: BTreeSet<String>,
+    },
 }
 
 /// Compares the schemas.
@@ -51,16 +67,24 @@ async fn source_half(
 ) -> Result<ObjectsCompared, UnitEnd> {
     let access = ctx.access(Side::Source);
     let session = access.session().await.about(&access)?;
-    link.send(session.major()).await?;
+    let mine = session.major();
+    link.send(mine).await?;
     session.close().await;
-    let FromDestination::Chosen(major) = link.expect().await? else {
+    let (tool, server) = match link.expect().await? {
+        FromDestination::Chosen { tool, server } => (tool, server),
+        FromDestination::NoTool(missing) => {
+            let mut compared = ObjectsCompared::default();
+            compared.skip("SCHEMA", format!("{}; {}", missing.message, missing.remedy));
+            return Ok(compared);
+        }
+        FromDestination::Described { .. } => return Err(out_of_turn().into()),
+    };
+    let ours = described(ctx, Side::Source, tool).await?;
+    let FromDestination::Described { schema, roles } = link.expect().await? else {
         return Err(out_of_turn().into());
     };
-    let ours = statements(ctx, Side::Source, major).await?;
-    let FromDestination::Statements(theirs) = link.expect().await? else {
-        return Err(out_of_turn().into());
-    };
-    Ok(differences(ours, theirs))
+    let same = if mine == server { str::eq } else { wording::same };
+    Ok(compared(ours, schema, &roles, same))
 }
 
 async fn destination_half(
@@ -70,19 +94,24 @@ async fn destination_half(
     let access = ctx.access(Side::Destination);
     let session = access.session().await.about(&access)?;
     let mine = session.major();
+    let rows = session.query("select rolname::text from pg_roles", &[]).await.about(&access)?;
     session.close().await;
+    let roles = rows.iter().map(|row| row.get(0)).collect();
     let source = link.expect().await?;
-    let major = ctx.means.tools.choose(source.max(mine), mine)?.major;
-    link.send(FromDestination::Chosen(major)).await?;
-    let statements = statements(ctx, Side::Destination, major).await?;
-    link.send(FromDestination::Statements(statements)).await
+    let tool = match ctx.means.tools.choose(source.max(mine), mine) {
+        Ok(tools) => tools.major,
+        Err(missing) => return link.send(FromDestination::NoTool(missing)).await,
+    };
+    link.send(FromDestination::Chosen { tool, server: mine }).await?;
+    let schema = described(ctx, Side::Destination, tool).await?;
+    link.send(FromDestination::Described { schema, roles }).await
 }
 
-async fn statements(ctx: &UnitContext, side: Side, major: u32) -> Result<Statements, UnitEnd> {
+async fn described(ctx: &UnitContext, side: Side, tool: u32) -> Result<Described, UnitEnd> {
     let access = ctx.access(side);
     let session = access.session().await.about(&access)?;
     let row = session.query_one("select getdatabaseencoding()::text", &[]).await.about(&access)?;
-    let tools = ctx.means.tools.choose(major, major)?;
+    let tools = ctx.means.tools.choose(tool, tool)?;
     let mut dumped = Archive::new()?;
     let what = Dump { side, tools, snapshot: None, encoding: row.get(0) };
     let written = archive(ctx, &session, what, |piece| std::future::ready(dumped.write(&piece)));
@@ -90,20 +119,20 @@ async fn statements(ctx: &UnitContext, side: Side, major: u32) -> Result<Stateme
     session.close().await;
     let toc = dumped.entries(ctx, tools).await?;
     let chosen = select(&toc, &ctx.spec.objects);
-    let mut statements = Statements::new();
-    for entry in toc.iter().filter(|entry| chosen.contains(&entry.id) && is_compared(entry)) {
-        let statement = without_owner(&entry.statement);
-        let known = statements.entry(title(entry)).or_default();
+    let mut described = Described::default();
+    for entry in toc.iter().filter(|entry| chosen.contains(&entry.id)) {
+        let title = title(entry);
+        described.privileges.add(&title, entry);
+        if is_grant(entry) {
+            continue;
+        }
+        let known = described.statements.entry(title).or_default();
         if !known.is_empty() {
             known.push_str("\n\n");
         }
-        known.push_str(statement);
+        known.push_str(without_owner(&entry.statement));
     }
-    Ok(statements)
-}
-
-fn is_compared(entry: &TocEntry) -> bool {
-    !matches!(entry.kind.as_str(), "ACL" | "DEFAULT ACL")
+    Ok(described)
 }
 
 fn title(entry: &TocEntry) -> String {
@@ -113,11 +142,35 @@ fn title(entry: &TocEntry) -> String {
     }
 }
 
-fn differences(ours: Statements, mut theirs: Statements) -> ObjectsCompared {
-    let mut compared = ObjectsCompared { objects: ours.len() as u64, ..Default::default() };
+fn compared(
+    ours: Described,
+    theirs: Described,
+    roles: &BTreeSet<String>,
+    same: fn(&str, &str) -> bool,
+) -> ObjectsCompared {
+    let mut compared =
+        ObjectsCompared { objects: ours.statements.len() as u64, ..Default::default() };
+    differences(&mut compared, ours.statements, theirs.statements, same);
+    let ([ours, theirs], lacking) = ours.privileges.comparable(theirs.privileges, roles);
+    differences(&mut compared, ours, theirs, same);
+    for (role, Named { owned, grants }) in lacking {
+        let reason = format!(
+            "the destination has no such role; not compared: the owner of {owned} objects, {grants} grants"
+        );
+        compared.skip(&format!("ROLE {role}"), reason);
+    }
+    compared
+}
+
+fn differences(
+    compared: &mut ObjectsCompared,
+    ours: Statements,
+    mut theirs: Statements,
+    same: fn(&str, &str) -> bool,
+) {
     for (object, source) in ours {
         let (difference, destination) = match theirs.remove(&object) {
-            Some(same) if same == source => continue,
+            Some(there) if same(&source, &there) => continue,
             Some(other) => (Difference::Different, other),
             None => (Difference::Missing, String::new()),
         };
@@ -127,7 +180,6 @@ fn differences(ours: Statements, mut theirs: Statements) -> ObjectsCompared {
         let difference = Difference::Extra;
         compared.push(ObjectDifference { difference, object, source: String::new(), destination });
     }
-    compared
 }
 
 #[cfg(test)]
@@ -137,11 +189,13 @@ mod tests {
     #[test]
     fn objects_are_matched_by_what_they_are_called() {
         let of = |entries: &[(&str, &str)]| {
-            entries.iter().map(|(title, text)| ((*title).to_owned(), (*text).to_owned())).collect()
+            let texts =
+                entries.iter().map(|(title, text)| ((*title).to_owned(), (*text).to_owned()));
+            Described { statements: texts.collect(), ..Described::default() }
         };
         let ours = of(&[("INDEX a", "1"), ("TABLE b", "2"), ("VIEW c", "3")]);
         let theirs = of(&[("INDEX d", "4"), ("TABLE b", "2"), ("VIEW c", "other")]);
-        let compared = differences(ours, theirs);
+        let compared = compared(ours, theirs, &BTreeSet::new(), str::eq);
         assert_eq!((compared.objects, compared.differences), (3, 3));
         let told: Vec<_> =
             compared.listed.iter().map(|d| (d.difference, d.object.as_str())).collect();

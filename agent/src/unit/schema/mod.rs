@@ -12,12 +12,14 @@
 mod compare;
 mod dump;
 mod entry;
+mod privileges;
 mod restore;
 mod run;
 mod select;
 mod store;
 mod text;
 mod toc;
+mod wording;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

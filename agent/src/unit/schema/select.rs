@@ -4,7 +4,8 @@
 //!
 //! 1. A relation with rows or a query (table, view, …) comes if the rules name it. If they do not, whatever needs it is
 //!    left out too: a view over a table that does not come cannot be made.
-//! 2. What belongs to an object (index, trigger, comment, grant, owned sequence, …) comes with it.
+//! 2. What belongs to an object (index, trigger, comment, grant, owned sequence, …) comes with it. What belongs to nothing in
+//!    the archive (a grant on schema `public`, which every database has) comes when the rules include everything.
 //! 3. Anything else in a schema (types, functions, …) comes if the rules would take an object of that name there.
 //! 4. What lies in no schema (extensions, languages, publications, …) comes when the rules include everything.
 //! 5. What is needed by something that comes, comes: types, functions, schemas, extensions, sequences.
@@ -58,7 +59,11 @@ pub(super) fn select(entries: &[TocEntry], rules: &ObjectRules) -> BTreeSet<u32>
     let by_id: BTreeMap<u32, &TocEntry> = entries.iter().map(|entry| (entry.id, entry)).collect();
     let mut chosen = BTreeSet::new();
     let named = entries.iter().filter(|entry| !left_out.contains(&entry.id));
-    for entry in named.clone().filter(|entry| by_rules(entry, rules)) {
+    let of_nobody = |entry: &TocEntry| {
+        matches!(role(&entry.kind), Role::Belongs) && owner_of(entry, &by_id).is_none()
+    };
+    let all = rules.include.is_empty();
+    for entry in named.clone().filter(|entry| by_rules(entry, rules) || all && of_nobody(entry)) {
         choose(entry.id, &by_id, &left_out, &mut chosen);
     }
     // What belongs to what belongs (a comment on an index) comes in a later round.
@@ -132,7 +137,7 @@ fn choose(
 fn by_rules(entry: &TocEntry, rules: &ObjectRules) -> bool {
     let all = rules.include.is_empty();
     match (role(&entry.kind), &entry.schema) {
-        (Role::Belongs, _) => all && entry.needs.is_empty(),
+        (Role::Belongs, _) => false,
         // A schema stands for itself when everything in it comes; else it is made for what lies in it.
         (_, None) if entry.kind == "SCHEMA" => {
             all && rules.matches(&QualifiedName::new(entry.name.as_str(), "*"))
@@ -190,6 +195,8 @@ mod tests {
             entry(16, "SEQUENCE", "sales.free_seq", &[1]),
             entry(17, "VIEW", "public.counts", &[]),
             entry(18, "RULE", "public.counts _RETURN", &[17, 7]),
+            // Schema `public` itself is in no archive.
+            entry(19, "ACL", "SCHEMA public", &[99]),
         ]
     }
 
@@ -203,12 +210,12 @@ mod tests {
 
     #[test]
     fn without_rules_all_come() {
-        check(&[], &[], &(1..=18).collect::<Vec<_>>());
+        check(&[], &[], &(1..=19).collect::<Vec<_>>());
     }
 
     #[test]
     fn what_needs_an_excluded_table_is_left_out_with_it() {
-        check(&[], &["sales.orders"], &[1, 2, 3, 4, 5, 6, 9, 10, 12, 13, 14, 15, 16]);
+        check(&[], &["sales.orders"], &[1, 2, 3, 4, 5, 6, 9, 10, 12, 13, 14, 15, 16, 19]);
     }
 
     #[test]
@@ -219,6 +226,6 @@ mod tests {
 
     #[test]
     fn an_excluded_schema_is_made_only_for_what_others_need() {
-        check(&[], &["sales.*"], &[1, 2, 3, 4, 5, 6, 9, 10, 12, 13, 14, 15]);
+        check(&[], &["sales.*"], &[1, 2, 3, 4, 5, 6, 9, 10, 12, 13, 14, 15, 19]);
     }
 }

@@ -120,6 +120,27 @@ pub(super) fn statements(text: &str) -> Vec<&str> {
     found
 }
 
+/// The words of a text: names and numbers, what stands in quotes, and single signs. White space is none.
+pub(super) fn tokens(text: &str) -> Vec<&str> {
+    let bytes = text.as_bytes();
+    let mut found: Vec<&str> = Vec::new();
+    // Where the name begins that the last piece belongs to.
+    let mut name = None;
+    for (piece, at, end) in pieces(text) {
+        let in_name = piece == Piece::Plain && is_name_byte(bytes[at]);
+        match name.filter(|_| in_name) {
+            Some(start) => {
+                found.pop();
+                found.push(&text[start..end]);
+            }
+            None if text[at..end].trim().is_empty() => {}
+            None => found.push(&text[at..end]),
+        }
+        name = in_name.then(|| name.unwrap_or(at));
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +162,16 @@ mod tests {
                 "'never closed ;"
             ]
         );
+    }
+
+    #[test]
+    fn words_are_names_quotes_and_signs() {
+        let words = tokens("a1_b.\"c d\"::text >= 'x  y'||$$z$$ (ä)");
+        let expected = [
+            "a1_b", ".", "\"c d\"", ":", ":", "text", ">", "=", "'x  y'", "|", "|", "$$z$$", "(",
+            "ä", ")",
+        ];
+        assert_eq!(words, expected);
     }
 
     proptest::proptest! {

@@ -1,7 +1,7 @@
 //! Verification: whether source and destination hold the same.
 //!
 //! - [`plan`]: how a table's rows can be compared, and by which shards;
-//! - [`rows`]: the rows of one shard;
+//! - [`rows`]: the rows of one shard, each end's as [`reading`] gives them;
 //! - [`schema`](crate::unit::schema): what pg_dump says of both ends, statement by statement;
 //! - [`sequences`]: where sequences stand.
 //!
@@ -9,6 +9,7 @@
 
 mod list;
 pub(super) mod plan;
+mod reading;
 pub(super) mod rows;
 pub(super) mod sequences;
 

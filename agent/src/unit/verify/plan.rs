@@ -11,7 +11,8 @@
 //!
 //! A table is cut into ranges of its key only where both ends sort that key alike for certain
 //! ([`sorted_alike`]): in any other order a row would be looked for in the wrong range
-//! at one of the two ends, and told as missing. Everything else is one shard: its digests need no order.
+//! at one of the two ends, and told as missing. Everything else is one shard, of which each end
+//! reads several ranges of its own blocks at once ([`reading`](super::reading)): its digests need no order.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +31,7 @@ use crate::pg::{About, PgError};
 use crate::unit::link::{Link, link};
 use crate::unit::plan_tables::catalog::{self, HashLeaf};
 use crate::unit::plan_tables::{ranges, tell};
-use crate::unit::{UnitContext, UnitEnd, source_table};
+use crate::unit::{UnitContext, UnitEnd, large_objects, source_table};
 
 /// Columns by name.
 type Columns = BTreeMap<String, KeyType>;
@@ -57,6 +58,10 @@ pub(in crate::unit) async fn run(
     ctx: &UnitContext,
     tables: Vec<PlanTable>,
 ) -> Result<WorkResult, UnitEnd> {
+    let (large_objects, tables) = large_objects::split(tables);
+    if let Some(table) = large_objects {
+        large_objects::plan_to_verify(ctx, table).await?;
+    }
     let (source, destination) = link(1);
     tokio::try_join!(
         Box::pin(source_half(ctx, tables, source)),
@@ -76,7 +81,7 @@ async fn source_half(
     for table in tables {
         ctx.still_mine()?;
         let name = &table.name;
-        wire.query("begin isolation level repeatable read read only").await.about(name)?;
+        source_table::begin_now(&mut wire).await.about(name)?;
         source_table::lock(&mut wire, name).await.about(name)?;
         let from = FromSource {
             name: name.clone(),
@@ -85,7 +90,7 @@ async fn source_half(
             encoding: encoding(&wire),
         };
         let key = catalog::key(&mut wire, name).await.about(name)?;
-        let size = catalog::size(&mut wire, name, table.bytes).await.about(name)?;
+        let (size, _) = catalog::size(&mut wire, name, table.bytes).await.about(name)?;
         link.send(from.clone()).await?;
         match link.expect().await? {
             Err(why) => {

@@ -5,29 +5,29 @@
 //!  1. end older owners' sessions (O5)
 //!  2. the task's moment, or one of its own (S13)
 //!  3. lock the table; its file is the one noted
-//!  4. begin: the key of all hashes  ──────────────▶  a. end older owners' sessions, one moment of its own
+//!  4. begin: the key of all hashes  ──────────────▶  a. end older owners' sessions, lock, one moment of its own
 //!  5. all rows ▶ digest                              b. all rows ▶ digest
 //!  6. which buckets differ?         ◀──────────────  c. the digest
 //!  7. rows of those, pass by pass   ──── buckets ──▶  d. rows of those, in the same moment
 //!  8. match them by key             ◀──── rows ─────
 //! ```
 //!
-//! Both ends are read at once, each in its own order ([`pgconvoy_flow::digest`]). Where nothing differs that is all. Memory is
+//! Both ends are read at once, each in its own order ([`reading`](super::reading), [`pgconvoy_flow::digest`]). Where nothing differs that is all. Memory is
 //! bounded: what differs is looked at in a few passes of so many rows, and what is left is judged by the buckets' counts;
 //! the result says so.
 
 use rand::Rng;
 
-use pgconvoy_flow::digest::{Digest, HashKey, Kept, Rows, classify, passes};
-use pgconvoy_flow::sql;
+use pgconvoy_flow::digest::{Digest, HashKey, Kept, classify, passes};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::unit::{VerifyRows, WorkResult};
 use pgconvoy_shared::verify::{
-    Difference, LISTED_MAX, NotCompared, RowDifference, RowsCompared, Sample, shortened,
+    Difference, LISTED_MAX, NotCompared, RowDifference, RowsCompared, shortened,
 };
 
 use super::list::List;
+use super::reading::{Reading, see_bytes_as_they_are};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::Wire;
 use crate::pg::{About, PgError};
@@ -100,8 +100,8 @@ async fn source_half(
     rand::rng().fill_bytes(&mut secret[..]);
     let secret = HashKey(secret);
     link.send(FromSource::Begin(secret.clone())).await?;
-    let statement = sql::copy_out_compared(table, &shard.part, &table.name, true);
-    let mut reading = Reading { wire, statement, secret, order };
+    let reading = Reading::of(ctx, &access, wire, &table.name, true, secret, order);
+    let mut reading = reading.await.about(&table.name)?;
     let (ours, bytes) = match reading.digest(Some(ctx)).await {
         Ok(read) => read,
         Err(error) if is_changed(&error) => {
@@ -145,7 +145,7 @@ async fn source_half(
         listed?;
     }
     list.end()?;
-    ctx.means.pool.give(reading.end().await.about(&table.name)?);
+    reading.end(ctx).await.about(&table.name)?;
     keep_first(&mut found.listed);
     Ok(found)
 }
@@ -201,18 +201,25 @@ async fn destination_half(
     end_old_sessions(&mut wire).await?;
     see_bytes_as_they_are(&mut wire).await.about(&access)?;
     wire.query("begin isolation level repeatable read read only").await.about(&access)?;
-    let only = !is_partitioned(&mut wire, table).await.about(table)?;
-    let statement = sql::copy_out_compared(&order.shard.table, &order.shard.part, table, only);
-    let mut reading = Reading { wire, statement, secret, order };
-    match reading.digest(None).await {
-        Ok((digest, _)) => link.send(FromDestination::Digest(digest)).await?,
+    let begun = async {
+        source_table::lock(&mut wire, table).await?;
+        let only = !is_partitioned(&mut wire, table).await?;
+        let mut reading = Reading::of(ctx, &access, wire, table, only, secret, order).await?;
+        let (digest, _) = reading.digest(None).await?;
+        Ok((reading, digest))
+    };
+    let mut reading = match begun.await {
+        Ok((reading, digest)) => {
+            link.send(FromDestination::Digest(digest)).await?;
+            reading
+        }
         Err(error) if source_table::is_absent(&error) || is_changed(&error) => {
             let reason = "the table was changed at the destination meanwhile".to_owned();
             let why = NotCompared { reason, differs: true };
             return link.send(FromDestination::Absent(why)).await;
         }
         Err(error) => return Err(error.failure(table.to_string()).into()),
-    }
+    };
     while let Some(message) = link.next().await {
         let FromSource::Buckets(buckets) = message else { return Err(out_of_turn().into()) };
         let mut rows = reading.rows_of(&buckets).await.about(table)?;
@@ -222,72 +229,7 @@ async fn destination_half(
         }
         link.send(FromDestination::AllRows).await?;
     }
-    ctx.means.pool.give(reading.end().await.about(table)?);
-    Ok(())
-}
-
-/// One end's rows, within one transaction that sees one moment.
-struct Reading<'a> {
-    wire: Wire,
-    statement: String,
-    secret: HashKey,
-    order: &'a VerifyRows,
-}
-
-impl Reading<'_> {
-    /// All rows, and how many bytes they were.
-    async fn digest(&mut self, progress: Option<&UnitContext>) -> Result<(Digest, u64), PgError> {
-        let mut digest = Digest::new(self.sample());
-        let mut rows = self.rows();
-        let mut copy = self.wire.copy_out(&self.statement).await?;
-        let mut bytes = 0;
-        let mut told = 0;
-        while let Some(data) = copy.next().await? {
-            bytes += data.len() as u64;
-            rows.take(&data, |row| digest.add(&row)).map_err(|bad| bad_data(&bad))?;
-            if let Some(ctx) = progress {
-                ctx.progress.add(digest.rows - told, data.len() as u64);
-                told = digest.rows;
-            }
-        }
-        Ok((digest, bytes))
-    }
-
-    /// The rows of some buckets.
-    async fn rows_of(&mut self, buckets: &[u32]) -> Result<Vec<Kept>, PgError> {
-        let mut wanted = vec![false; pgconvoy_flow::digest::BUCKETS];
-        for bucket in buckets {
-            if let Some(wanted) = wanted.get_mut(*bucket as usize) {
-                *wanted = true;
-            }
-        }
-        let sample = self.sample();
-        let mut kept = Vec::new();
-        let mut rows = self.rows();
-        let mut copy = self.wire.copy_out(&self.statement).await?;
-        while let Some(data) = copy.next().await? {
-            let keep = |row: pgconvoy_flow::digest::Row<'_>| {
-                if wanted[row.bucket()] {
-                    kept.push(Kept::of(&row, sample));
-                }
-            };
-            rows.take(&data, keep).map_err(|bad| bad_data(&bad))?;
-        }
-        Ok(kept)
-    }
-
-    fn rows(&self) -> Rows {
-        Rows::new(self.secret.clone(), self.order.shard.table.key.len())
-    }
-
-    fn sample(&self) -> Sample {
-        self.order.sample
-    }
-
-    async fn end(mut self) -> Result<Wire, PgError> {
-        self.wire.query("commit").await?;
-        Ok(self.wire)
-    }
+    Ok(reading.end(ctx).await.about(table)?)
 }
 
 /// A partitioned table holds rows only through its partitions.
@@ -299,24 +241,12 @@ async fn is_partitioned(wire: &mut Wire, table: &QualifiedName) -> Result<bool, 
     Ok(wire.value(&ask).await? != "0")
 }
 
-/// A database without an encoding holds whatever bytes were put into it; converting them would fail.
-async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<(), PgError> {
-    if wire.parameter("server_encoding") == Some("SQL_ASCII") {
-        wire.query("set client_encoding = 'SQL_ASCII'").await?;
-    }
-    Ok(())
-}
-
 fn left_out(reason: &str, differs: bool) -> RowsCompared {
     let why = NotCompared { reason: reason.to_owned(), differs };
     RowsCompared { not_compared: Some(why), ..RowsCompared::default() }
 }
 
-/// No such column, any more.
+/// No such column, any more; or something else goes by the table's name.
 fn is_changed(error: &PgError) -> bool {
-    error.sqlstate() == Some("42703")
-}
-
-fn bad_data(bad: &pgconvoy_flow::digest::BadData) -> PgError {
-    PgError::protocol(bad.to_string())
+    matches!(error.sqlstate(), Some("42703" | "42809"))
 }

@@ -2,6 +2,8 @@
 
 mod bounds;
 mod fences;
+mod keys;
+mod large_objects;
 mod later;
 mod moment;
 mod tables;

@@ -1,18 +1,17 @@
 //! `pgconvoy task verify`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use pgconvoy_proto::v1;
 
 use super::Which;
 use crate::client::{self, Cluster};
 use crate::command::migrate::conclude;
-use crate::command::verify::{SampleFlag, write_lines};
+use crate::command::verify::SampleFlag;
 use crate::exit::Exit;
 use crate::output::progress::Progress;
 use crate::output::{Format, note};
 use crate::problem::Problem;
+use crate::report::ReportFlag;
 use crate::submission::new_request_id;
 
 /// Compare both ends of a task: schema, rows, sequences; writes to neither
@@ -23,16 +22,15 @@ Examples:
   pgconvoy task verify shop --sample 5 -o json
 
 It runs as a task of its own, `shop-verify-1`, which stays in the list with what it found. What was
-written at either end since the migration differs too. Exits with 4 if anything differs.")]
+written at either end since the migration differs too. Of rows a task keeps the first 100 of each
+table; an agent with --differences lists all that it finds, where it runs. Exits with 4 if anything differs.")]
 pub(super) struct Verify {
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
     sample: SampleFlag,
-    /// Write what the task keeps of the differences (the first 100 rows of each table) to this file,
-    /// one JSON object a line
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportFlag,
     /// Your mark on this request, for sending it again safely
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
@@ -46,9 +44,10 @@ impl Verify {
             settings: Some(sample.settings()),
             request_id: request_id.unwrap_or_else(|| new_request_id("verify")),
         };
+        let report = report.create()?;
         let task = reach.with(async |cluster| compare(cluster, &request).await).await?;
-        if let Some(path) = &report {
-            write_lines(path, &task)?;
+        if let Some(report) = report {
+            report.write(&task, None)?;
         }
         conclude(task, format)
     }

@@ -5,6 +5,7 @@ use clap::Args;
 use super::Which;
 use crate::client::{self, Cluster};
 use crate::command::migrate::{conclude, exit_of};
+use crate::command::remarks;
 use crate::exit::Exit;
 use crate::output::progress::Progress;
 use crate::output::{self, Format};
@@ -42,7 +43,10 @@ async fn watch(cluster: &Cluster, task: &str, format: Format) -> Result<Exit, Pr
         .await?;
     progress.finish();
     match format {
-        Format::Table => conclude(cluster.task(&last.id, 1).await?, format),
+        Format::Table => {
+            remarks::tell(cluster, &last.id).await?;
+            conclude(cluster.task(&last.id, 1).await?, format)
+        }
         // The last line told it.
         Format::Json => Ok(exit_of(&last)),
     }

@@ -82,7 +82,13 @@ fn status(task: &Task) -> Option<Explanation> {
             let cause = record.cause.as_ref().map(ToString::to_string).unwrap_or_default();
             ("task_failed", format!("the task failed: {cause}; resume tries again"))
         }
-        TaskStatus::Cancelled => ("task_cancelled", "the task is cancelled".to_owned()),
+        TaskStatus::Cancelled if record.cleaned_up => {
+            ("task_cancelled", "the task is cancelled, and nothing of it is left to do".to_owned())
+        }
+        TaskStatus::Cancelled => {
+            let message = "the task is cancelled; an agent still has to remove what it keeps at the databases";
+            ("task_cancelled", message.to_owned())
+        }
         TaskStatus::Done => ("task_done", "the task is done".to_owned()),
     };
     let units = KINDS.iter().map(|kind| crate::state::count(task.index.kind(*kind).ready.len()));

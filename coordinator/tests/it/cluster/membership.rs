@@ -165,3 +165,44 @@ async fn a_node_of_another_cluster_is_not_taken_over() {
     let taken = cluster.node(1).add_node(&peer(2)).await;
     assert!(matches!(taken, Err(ChangeError::NotEmpty { node: NodeId(2) })), "{taken:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_learns_it_also_if_it_was_down_and_forgets_it_when_it_is_added_again() {
+    let mut cluster = Cluster::of([1, 2, 3, 4, 5]).await;
+    cluster.write_all(0..10).await;
+    let leader = cluster.leader().await;
+    let [up, down, ..] = (1..=5).filter(|&id| id != leader).collect::<Vec<_>>()[..] else {
+        panic!("four others");
+    };
+    cluster.stop(down).await;
+    for gone in [up, down] {
+        cluster.node(leader).remove_node(NodeId(gone)).await.expect("is removed");
+    }
+    cluster.start(down).await;
+    for gone in [up, down] {
+        until(LIMIT, "it knows that it was removed", async || {
+            match cluster.node(gone).status().await.role {
+                Role::Removed => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+        assert!(cluster.node(gone).leadership().borrow().removed);
+    }
+    let ones = cluster.node(leader).status().await;
+    assert!(ones.role == Role::Leader && ones.members.len() == 3, "{ones:?}");
+
+    // It comes back as any other: empty.
+    cluster.stop(up).await;
+    fs::remove_dir_all(cluster.data_dir(up)).expect("is emptied");
+    cluster.start(up).await;
+    cluster.node(leader).add_node(&peer(up)).await.expect("is added");
+    until(LIMIT, "it follows", async || match cluster.node(up).status().await.role {
+        Role::Follower => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    cluster.stop(down).await;
+    cluster.write_all(10..20).await;
+    cluster.assert_written(0..20).await;
+}

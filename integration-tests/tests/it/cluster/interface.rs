@@ -19,7 +19,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use crate::world::{Fleet, Gate, Pair, SOON, told};
 
 /// Status and body of a page.
-async fn page(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
+pub(super) async fn page(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
     let words = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect(address).await.map_err(words)?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");

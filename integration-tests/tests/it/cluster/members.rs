@@ -6,6 +6,7 @@ use pgconvoy_integration_tests::process::{Process, Program};
 use pgconvoy_integration_tests::wait;
 use serde_json::Value;
 
+use super::interface::page;
 use crate::world::{Fleet, Gate, LIMIT, Pair, SOON, told};
 
 #[tokio::test]
@@ -29,6 +30,7 @@ async fn cluster_nodes_lead_leave_and_come_while_rows_move() {
     // A follower leaves.
     let gone = next % 3 + 1;
     fleet.ok(&["cluster", "remove-node", &gone.to_string()]).await;
+    knows_that_it_was_removed(&fleet, gone).await;
     fleet.convoy.coordinator(gone).process().kill().unwrap();
     assert!(members(&fleet).await.iter().all(|member| member["id"] != gone));
     fleet.refused(&["cluster", "remove-node", "9"], 2, "not_member").await;
@@ -50,6 +52,39 @@ async fn cluster_nodes_lead_leave_and_come_while_rows_move() {
     gate.open().await;
     job.done(&pair).await;
     assert!(job.events("agent_lost").await.is_empty());
+}
+
+/// A removed node learns it from the others, says it wherever it is asked, and is in nobody's way.
+async fn knows_that_it_was_removed(fleet: &Fleet, gone: u64) {
+    let node = fleet.convoy.coordinator(gone);
+    let at = usize::try_from(gone - 1).unwrap();
+    wait::until(LIMIT, "the node to know that it was removed", async || {
+        let said = fleet.convoy.statuses().await.swap_remove(at)?;
+        if said.role == "removed" { Ok(()) } else { Err(said.role) }
+    })
+    .await
+    .unwrap();
+    let (status, why) = page(node.http(), "/readyz").await.unwrap();
+    assert!(status == 503 && why.contains("removed"), "{status} {why}");
+    assert!(node.process().log().contains("was removed from its cluster"), "its log tells");
+
+    let at = async |addresses: &str, command: &[&'static str]| {
+        let program = fleet.convoy.cli_at(addresses, command.iter().copied()).unwrap();
+        program.run(SOON).await.unwrap()
+    };
+    let alone = node.address();
+    let status = at(&alone, &["cluster", "status"]).await;
+    assert!(status.stdout.contains("stop it"), "{}", told(&status));
+    let tasks = at(&alone, &["task", "list"]).await;
+    assert!(tasks.code() == Some(5) && tasks.log.contains("node_removed"), "{}", told(&tasks));
+
+    // Named first, beside the others: their answer counts.
+    let others = fleet.convoy.coordinators().iter().filter(|node| node.id() != gone);
+    let all = others.fold(alone, |all, node| format!("{all},{}", node.address()));
+    let status = at(&all, &["cluster", "status", "-o", "json"]).await.success().unwrap();
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["role"], "leader");
+    at(&all, &["task", "list"]).await.success().unwrap();
 }
 
 async fn members(fleet: &Fleet) -> Vec<Value> {

@@ -11,7 +11,7 @@ mod leases;
 mod roads;
 mod times;
 
-/// What a shard's writer says to commit, as it stands in the stream.
-const COMMIT: &[u8] = b"Q\0\0\0\x0bcommit\0";
+/// How the message ends by which a shard's writer says that the shard is done, and commits.
+pub(crate) const COMMIT: &[u8] = b"; commit\0";
 /// How the statement begins that reads or writes a shard's rows.
 const COPY: &[u8] = b"copy ";

@@ -87,3 +87,33 @@ async fn a_cut_closes_what_is_open_and_refusing_lets_nobody_in() {
     let mut refused = TcpStream::connect(proxy.address()).await.unwrap();
     assert_eq!(say(&mut refused, b"ping").await, None);
 }
+
+#[tokio::test]
+async fn what_is_forgotten_stays_open_for_the_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::to(listener.local_addr().unwrap()).await.unwrap();
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    server.write_all(b"ping").await.unwrap();
+    assert_eq!(hear(&mut client).await.as_ref(), Some(b"ping"));
+    proxy.forget();
+    assert_eq!(client.read(&mut [0; 4]).await.unwrap_or(0), 0, "the client sees its end");
+    let waits = tokio::time::timeout(Duration::from_millis(300), server.read_u8()).await;
+    assert!(waits.is_err(), "the server sees nothing: {waits:?}");
+}
+
+#[tokio::test]
+async fn traps_hold_what_is_said_and_lose_what_is_answered() {
+    let proxy = Proxy::to(echo().await).await.unwrap();
+    let held = proxy.hold_at(b"hold", 1);
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    assert_eq!(say(&mut stream, b"ping").await.as_ref(), Some(b"ping"));
+    assert_eq!(say(&mut stream, b"hold").await, None);
+    held.open();
+    assert_eq!(hear(&mut stream).await.as_ref(), Some(b"hold"));
+
+    let lost = proxy.lose_answers_to(b"lose", 1);
+    assert_eq!(say(&mut stream, b"lose").await, None);
+    assert_eq!((held.caught(), lost.caught()), (1, 1));
+    assert_eq!(stream.read(&mut [0; 4]).await.unwrap_or(0), 0, "and its connection is gone");
+}

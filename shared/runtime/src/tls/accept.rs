@@ -23,6 +23,7 @@ use super::reload::Credentials;
 use super::{Identity, IdentityError, Security, TlsError};
 use crate::connection::{Connection, Peer};
 use crate::telemetry::chain;
+use crate::unix_socket;
 
 /// A thousand agents that come back at once are through in a few rounds; more half-open
 /// connections than these wait in the kernel's queue.
@@ -97,7 +98,7 @@ impl Listener {
     /// Opens a Unix socket that only this user can connect to. A socket file that nobody listens
     /// on any more is replaced. Must be called within a tokio runtime.
     pub fn unix(path: &Path) -> Result<Listener, TlsError> {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if unix_socket::is_served(path) {
             return Err(TlsError::InUse { path: path.to_owned() });
         }
         let (socket, file) = open_socket(path)
@@ -137,7 +138,7 @@ fn open_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let socket = UnixListener::bind(path)?;
+    let socket = unix_socket::bind(path)?;
     // Between these two lines another user might connect under a careless umask; each connection
     // is asked for its user besides.
     fs::set_permissions(path, Permissions::from_mode(0o600))?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Endpoint, Server, Uri};
 use super::reload::Credentials;
 use super::{Security, TlsError};
 use crate::connection::{Connection, Peer};
+use crate::unix_socket;
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -159,7 +160,7 @@ async fn dial(
 ) -> Result<Connection, ConnectError> {
     match target {
         Target::Unix(path) => {
-            let stream = UnixStream::connect(&path).await.map_err(|source| {
+            let stream = unix_socket::connect(&path).await.map_err(|source| {
                 ConnectError::Connect { address: path.display().to_string(), source }
             })?;
             Ok(Connection::new(stream, Peer::local()))

@@ -1,5 +1,8 @@
 //! Verification finds what differs, all of it and nothing else, and changes nothing.
 
+mod majors;
+mod objects;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,0 +1,67 @@
+//! An agent's memory does not grow with the size of what it copies. Many megabytes are moved, so only a soak runs these.
+
+use pgconvoy_integration_tests::convoy::Convoy;
+use pgconvoy_integration_tests::postgres::Options;
+use pgconvoy_proto::v1::Task;
+
+use crate::world::{DATABASE, Fleet, Gate, LIMIT, Pair};
+
+const MIB: u64 = 1 << 20;
+
+/// Below this an agent stays, whatever it copies.
+const MEMORY_MAX: u64 = 256 * MIB;
+
+/// One agent with sixteen slots.
+async fn one_agent() -> Fleet {
+    let builder = Convoy::builder().coordinators(1).tls().agent_with_slots("mover", 16);
+    Fleet { convoy: builder.start().await.unwrap() }
+}
+
+/// What the agent took at most; it must be little.
+fn checked_peak(fleet: &Fleet, task: &Task) -> u64 {
+    let peak = fleet.convoy.agent("mover").peak_memory_bytes().unwrap();
+    eprintln!("copied {} MiB with at most {} MiB of memory", task.bytes_done / MIB, peak / MIB);
+    assert!(peak < MEMORY_MAX, "{peak} bytes");
+    peak
+}
+
+#[tokio::test]
+async fn soak_sixteen_shards_of_wide_rows_at_once_fit_into_256_mib() {
+    let pair = Pair::new(Gate::SCHEMA).await;
+    // Every second row stops at the gate, as long as it is shut.
+    let wide = "create table public.wide (no int primary key check (public.pass(no * 2500)), words text);
+        alter table public.wide alter words set storage external;
+        insert into public.wide select no, repeat(md5(no::text), 32 * 1024) from generate_series(1, 384) no";
+    pair.source.sql(DATABASE, wide).await.unwrap();
+    let fleet = one_agent().await;
+    let gate = Gate::shut(&pair.destination).await;
+    let rest = "objects: { include: [public.wide] }\ncopy: { jobs: 16, shard_size: 26MiB, snapshot: shard }";
+    let job = fleet.begin(&pair.task_file("wide", rest)).await;
+    gate.waiting(16, LIMIT).await;
+    gate.open().await;
+    let task = job.ended().await;
+    assert_eq!((task.rows_done, task.tables[0].shards), (384, 16));
+    checked_peak(&fleet, &task);
+}
+
+#[tokio::test]
+async fn soak_a_value_of_500_mb_passes() {
+    let pair = Pair::of(
+        Options::default(),
+        Options::default(),
+        "create table public.long (no int primary key, words text, bytes bytea);
+         alter table public.long alter words set storage external, alter bytes set storage external;
+         insert into public.long values (1, repeat('0123456789', 50000000));
+         insert into public.long select 2, null, pg_catalog.convert_to(words, 'UTF8') from public.long",
+    )
+    .await;
+    let fleet = one_agent().await;
+    let job = fleet.begin(&pair.task_file("long", "copy: { jobs: 2 }")).await;
+    let task = job.ended().await;
+    let query = "select string_agg(no || ' ' || md5(coalesce(words, '')) || ' ' || md5(coalesce(bytes, ''::bytea)), '; ' order by no)
+                 from public.long";
+    let source = pair.source.value(DATABASE, query).await.unwrap().unwrap();
+    assert_eq!(pair.destination.value(DATABASE, query).await.unwrap(), Some(source));
+    assert!(task.bytes_done >= 1_000_000_000, "{}", task.bytes_done);
+    checked_peak(&fleet, &task);
+}

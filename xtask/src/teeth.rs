@@ -1,0 +1,52 @@
+//! Do the fault tests show their teeth? Each law of ownership is left out in turn, and a test must tell that rows came
+//! twice, or that somebody wrote who may not.
+//!
+//! The binary for that is built with the feature `lawless`, which release builds refuse, and kept beside the usual one.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use super::build_binary;
+use super::run::cargo;
+
+/// What is left out, the test that must go red then, and the words it must do so with: red for another reason is no
+/// proof.
+const CASES: [(&str, &str, &str); 4] = [
+    ("generation", "cluster_a_table_planned_anew_takes_no_row_of_an_old_plan", DIFFER),
+    ("progress", "cluster_a_commit_whose_answer_is_lost_is_found_done", DIFFER),
+    ("lease", LEASE_TEST, "they write beyond their lease"),
+    // Beyond its lease alone nobody doubles a row: the progress row still stands in the way. Without both:
+    ("lease,progress", LEASE_TEST, DIFFER),
+];
+
+const LEASE_TEST: &str =
+    "cluster_an_agent_that_hears_nobody_has_stopped_before_others_run_its_units";
+const DIFFER: &str = "the databases differ";
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    let binary = build_lawless()?;
+    for (without, test, words) in CASES {
+        let filter = format!("test(/::{test}$/)");
+        let package = "pgconvoy-integration-tests";
+        cargo(&["nextest", "run", "--package", package, "-E", &filter])
+            .env("PGCONVOY_BIN", &binary)
+            .env("PGCONVOY_WITHOUT", without)
+            .env("RUST_BACKTRACE", "0")
+            .fails_with(words)
+            .with_context(|| format!("without {without}, {test} must go red"))?;
+        eprintln!("   red, as it must be, without {without}");
+    }
+    Ok(())
+}
+
+/// Where that binary is. The usual one is put back in its place.
+fn build_lawless() -> anyhow::Result<String> {
+    cargo(&["build", "--package", "pgconvoy", "--features", "lawless"]).run()?;
+    let folder: PathBuf =
+        std::env::current_exe()?.parent().context("a program is in a folder")?.to_owned();
+    let lawless = folder.join("pgconvoy-lawless");
+    std::fs::copy(folder.join("pgconvoy"), &lawless).context("keep the lawless binary")?;
+    build_binary()?;
+    Ok(lawless.to_string_lossy().into_owned())
+}

@@ -92,10 +92,14 @@ impl Proposer {
 
     /// Proposes a command, if there is room, and waits for its outcome.
     pub(crate) async fn propose(&self, command: Command) -> Result<Answered, ProposeError> {
+        self.try_queue(command)?.outcome().await
+    }
+
+    /// Queues a command at once, if there is room.
+    pub(crate) fn try_queue(&self, command: Command) -> Result<Pending, ProposeError> {
         let (command, bytes) = weigh(command)?;
         let room = Arc::clone(&self.room).try_acquire_many_owned(cost(bytes));
-        let room = room.map_err(|_| ProposeError::Overloaded)?;
-        self.enqueue(command, bytes, room)?.outcome().await
+        self.enqueue(command, bytes, room.map_err(|_| ProposeError::Overloaded)?)
     }
 
     /// Queues a command, waiting for room; commands of one caller keep their order.

@@ -22,7 +22,7 @@ use pgconvoy_runtime::tasks;
 use super::{Broken, wire};
 use crate::runner::{LeaseClock, Runner, Uptime};
 
-/// For the connection and the first answer. Dialling has its own limit below this one.
+/// For the connection and the introduction. Dialling has its own limit below this one.
 const OPEN_LIMIT: Duration = Duration::from_secs(8);
 /// For the leader to end the stream after Goodbye.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ fn message(message: ToLeader) -> v1::AgentMessage {
 }
 
 impl Session {
-    /// Says Hello and waits to be welcome.
+    /// Says Hello, answers that it is there, and waits to be welcome.
     pub(super) async fn open(
         channel: Channel,
         hello: v1::Hello,
@@ -79,8 +79,12 @@ impl Session {
         let mut client =
             AgentServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut incoming = client.session(requests).await.map_err(Broken::Refused)?.into_inner();
-        let first = incoming.message().await.map_err(Broken::Refused)?.ok_or(Broken::Closed)?;
-        match first.message {
+        let Some(FromLeader::Challenge(v1::Challenge {})) = next(&mut incoming).await? else {
+            return Err(Broken::Nonsense("no question whether the agent is there".to_owned()));
+        };
+        let present = message(ToLeader::Present(v1::Present {}));
+        urgent.send(present).await.map_err(|_| Broken::Closed)?;
+        match next(&mut incoming).await? {
             Some(FromLeader::Welcome(welcome))
                 if welcome.lease_ms > 0 && welcome.heartbeat_ms > 0 =>
             {
@@ -113,12 +117,12 @@ impl Session {
         loop {
             let said = tokio::select! {
                 biased;
-                said = self.incoming.message() => said.map_err(Broken::Refused)?.ok_or(Broken::Closed)?,
+                said = next(&mut self.incoming) => said?,
                 () = tokio::time::sleep_until(answered + patience) => return Err(Broken::Silent("an answer to a heartbeat")),
                 () = all_told(runner) => return Ok(self.goodbye().await),
                 () = runner.draining(), if !self.without_slots => return Ok(Over::Drains),
             };
-            match said.message {
+            match said {
                 Some(FromLeader::HeartbeatAck(ack)) => {
                     answered = Instant::now();
                     unanswered.answered(ack.seq, lease, runner.lease());
@@ -136,7 +140,7 @@ impl Session {
                 }
                 // The leader gives nothing more; what it gives after an undrain is welcome.
                 Some(FromLeader::Drain(v1::Drain {})) => info!("the leader drains this agent"),
-                Some(FromLeader::Welcome(_)) => {
+                Some(FromLeader::Welcome(_) | FromLeader::Challenge(_)) => {
                     return Err(Broken::Nonsense("a second welcome".to_owned()));
                 }
                 // A newer leader's message that this version does not know.
@@ -153,6 +157,12 @@ impl Session {
         drop(timeout(GOODBYE_LIMIT, ended).await);
         Over::Left
     }
+}
+
+/// What the leader says next.
+async fn next(incoming: &mut Streaming<v1::LeaderMessage>) -> Result<Option<FromLeader>, Broken> {
+    let said = incoming.message().await.map_err(Broken::Refused)?.ok_or(Broken::Closed)?;
+    Ok(said.message)
 }
 
 /// Nothing runs, nothing new is taken, and the leader knows how all ended.

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  agent                                    leader
-//!    │ Hello (what it runs) ─────────────────▶ │ registers the incarnation, compares
+//!    │ Hello (what it runs) ─────────────────▶ │
+//!    │ ◀──────────────────────────── Challenge │ a Hello can be read after its process died
+//!    │ Present ──────────────────────────────▶ │ registers the incarnation, compares
 //!    │ ◀───────────────────────────── Welcome  │
 //!    │ Heartbeat ────────────────────────────▶ │ answers once a quorum confirmed that it leads
 //!    │ ◀──────────────────────── HeartbeatAck  │ the lease counts from when the heartbeat was sent

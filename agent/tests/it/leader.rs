@@ -323,6 +323,9 @@ async fn hear(
         let reply = match said.message.expect("an agent says something") {
             FromAgent::Hello(hello) => {
                 book.hellos.push(hello);
+                Some(ToAgent::Challenge(v1::Challenge {}))
+            }
+            FromAgent::Present(v1::Present {}) => {
                 let heartbeat_ms = lease_ms / 8;
                 Some(ToAgent::Welcome(v1::Welcome { term: 1, lease_ms, heartbeat_ms }))
             }

@@ -138,7 +138,7 @@ impl Cli {
         })?;
         let format = self.format;
         match self.command {
-            Command::Migrate(command) => command.run(format, &shutdown).await,
+            Command::Migrate(command) => Box::pin(command.run(format, &shutdown)).await,
             Command::Precheck(command) => command.run(format, &shutdown).await,
             Command::Verify(command) => command.run(format, &shutdown).await,
             Command::Coordinator(command) => command.run(&shutdown).await,

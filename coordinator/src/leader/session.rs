@@ -36,6 +36,8 @@ pub(super) type Outgoing = Result<v1::LeaderMessage, Status>;
 pub(super) struct Session {
     pub(super) agent: AgentId,
     pub(super) incarnation: Incarnation,
+    /// The number of the question that the agent was asked, see [`super::sessions`].
+    pub(super) question: u64,
     outbox: mpsc::Sender<Outgoing>,
     metrics: Arc<Metrics>,
     closed: CancellationToken,
@@ -54,12 +56,14 @@ impl Session {
     pub(super) fn new(
         agent: AgentId,
         incarnation: Incarnation,
+        question: u64,
         outbox: mpsc::Sender<Outgoing>,
         metrics: Arc<Metrics>,
     ) -> Session {
         Session {
             agent,
             incarnation,
+            question,
             outbox,
             metrics,
             closed: CancellationToken::new(),

@@ -1,10 +1,13 @@
 //! One agent's stream to the leader.
 //!
-//! 1. `Hello`: the certificate must be this agent's; the session goes into the book, which closes
-//!    an older one of the same agent.
-//! 2. The agent is registered through the log: a new incarnation releases what the old one held.
-//! 3. `Welcome`, then what the agent runs is compared with what the state leases to it.
-//! 4. Heartbeats, reports and keepers come up, leases and revocations go down, until either side
+//! 1. `Hello`: the certificate must be this agent's.
+//! 2. `Challenge`: the leader asks back, and goes on with who answers `Present`. What a process said
+//!    can lie in a buffer for longer than that process lives; to register it then would release the
+//!    units of the process that followed it.
+//! 3. The session goes into the book, which closes an older one of the same agent.
+//! 4. The agent is registered through the log: a new incarnation releases what the old one held.
+//! 5. `Welcome`, then what the agent runs is compared with what the state leases to it.
+//! 6. Heartbeats, reports and keepers come up, leases and revocations go down, until either side
 //!    ends it. A heartbeat is answered by [`super::heartbeats`], a report once it is committed.
 //!
 //! Whenever something that the agent said may not have reached the log, the stream is ended: the
@@ -34,7 +37,7 @@ use tracing::{debug, info};
 
 use super::Leader;
 use super::session::{Outgoing, Session};
-use super::sessions::NotNow;
+use super::sessions::NotOpened;
 use crate::api::error::ApiError;
 use crate::proposer::{Answered, Pending, ProposeError};
 
@@ -45,7 +48,8 @@ pub(super) const OUTBOX_MESSAGES: usize = 1024;
 /// empties a large plan at once waits, and its heartbeats behind it.
 const REPORTS_OPEN: usize = 256;
 
-const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// For `Hello`, and for `Present`.
+const INTRODUCTION_LIMIT: Duration = Duration::from_secs(10);
 
 /// Serves one agent's stream until either side ends it.
 pub(super) async fn serve(
@@ -70,18 +74,15 @@ pub(super) async fn serve(
     }
 }
 
-/// Steps 1 to 3 of the module's protocol.
+/// Steps 1 to 5 of the module's protocol.
 async fn introduce(
     leader: &Arc<Leader>,
     peer: &Peer,
     incoming: &mut Streaming<v1::AgentMessage>,
     outbox: &mpsc::Sender<Outgoing>,
 ) -> Result<Arc<Session>, ApiError> {
-    let hello = match timeout(HELLO_LIMIT, incoming.message()).await {
-        Ok(Ok(Some(v1::AgentMessage { message: Some(FromAgent::Hello(hello)) }))) => hello,
-        Ok(Ok(_)) => return Err(malformed("hello", "an agent says hello first")),
-        Ok(Err(status)) => return Err(gone(&status)),
-        Err(_) => return Err(malformed("hello", "the agent said nothing")),
+    let Some(FromAgent::Hello(hello)) = next(incoming).await? else {
+        return Err(malformed("hello", "an agent says hello first"));
     };
     let agent: AgentId = hello
         .agent_id
@@ -91,8 +92,12 @@ async fn introduce(
     let incarnation = Incarnation(hello.incarnation);
     must_not_be_over(leader, &agent, incarnation)?;
     let metrics = Arc::clone(&leader.node.metrics);
-    let session = Arc::new(Session::new(agent, incarnation, outbox.clone(), metrics));
-    leader.sessions.open(&session).map_err(|NotNow| not_now(&session.agent))?;
+    let question = leader.sessions.question();
+    let session = Arc::new(Session::new(agent, incarnation, question, outbox.clone(), metrics));
+    session.send(ToAgent::Challenge(v1::Challenge {}));
+    let Some(FromAgent::Present(v1::Present {})) = next(incoming).await? else {
+        return Err(malformed("present", "an agent answers that it is there"));
+    };
     let registered = register(leader, &session, hello).await;
     if let Err(error) = registered {
         leader.sessions.remove(&session);
@@ -101,9 +106,18 @@ async fn introduce(
     Ok(session)
 }
 
+/// What an agent says before it is welcome.
+async fn next(incoming: &mut Streaming<v1::AgentMessage>) -> Result<Option<FromAgent>, ApiError> {
+    match timeout(INTRODUCTION_LIMIT, incoming.message()).await {
+        Ok(Ok(said)) => Ok(said.and_then(|said| said.message)),
+        Ok(Err(status)) => Err(gone(&status)),
+        Err(_) => Err(malformed("message", "the agent said nothing")),
+    }
+}
+
 async fn register(
     leader: &Arc<Leader>,
-    session: &Session,
+    session: &Arc<Session>,
     hello: v1::Hello,
 ) -> Result<(), ApiError> {
     let arrived_ms = leader.now_ms();
@@ -116,7 +130,10 @@ async fn register(
         pg_dump_majors: hello.pg_dump_majors,
         address: hello.address,
     }));
-    match leader.node.proposer.propose(command).await? {
+    let queue = || leader.node.proposer.try_queue(command);
+    let pending =
+        leader.sessions.open(session, queue).map_err(|why| not_opened(session, why))??;
+    match pending.outcome().await? {
         Ok(Outcome::Registered { released, .. }) => {
             let agent = &session.agent;
             match released {
@@ -141,7 +158,7 @@ async fn register(
     Ok(())
 }
 
-/// Step 4.
+/// Step 6.
 async fn converse(
     leader: &Arc<Leader>,
     session: &Arc<Session>,
@@ -174,7 +191,7 @@ async fn converse(
                     Some(FromAgent::Goodbye(v1::Goodbye {})) => {
                         return take_leave(leader, session).await;
                     }
-                    Some(FromAgent::Hello(_)) => {
+                    Some(FromAgent::Hello(_) | FromAgent::Present(_)) => {
                         return Err(malformed("hello", "an agent says hello once"));
                     }
                     // Of a newer version: nothing that this one needs.
@@ -352,6 +369,13 @@ fn malformed(field: &str, problem: &str) -> ApiError {
 
 fn unreadable(error: WireError) -> ApiError {
     malformed(&error.field, &error.problem.to_string())
+}
+
+fn not_opened(session: &Session, why: NotOpened) -> ApiError {
+    match why {
+        NotOpened::NotNow => not_now(&session.agent),
+        NotOpened::Overtaken => closed(&session.agent),
+    }
 }
 
 fn not_now(agent: &AgentId) -> ApiError {

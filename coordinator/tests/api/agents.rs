@@ -1,6 +1,7 @@
 //! Agents: leases that move, end and are taken back.
 
 use pgconvoy_proto::v1;
+use pgconvoy_proto::v1::agent_message::Message as FromAgent;
 use pgconvoy_proto::v1::leader_message::Message as ToAgent;
 use pgconvoy_proto::v1::unit_report::Body;
 use pgconvoy_proto::v1::work::Kind;
@@ -60,6 +61,31 @@ async fn a_new_life_of_an_agent_frees_what_the_old_one_held() {
     let zombie = Agent::connect(node.handle.channel(), hello("a", 1)).await;
     assert_eq!(zombie.err().unwrap().code(), Code::FailedPrecondition);
     second.work(&again).await;
+}
+
+#[tokio::test]
+async fn a_hello_whose_process_is_dead_takes_nothing_from_the_one_that_followed_it() {
+    let node = Node::embedded().await;
+    node.create(request("shop")).await;
+    // It said hello, was never registered, and is not there to answer.
+    let dead = Agent::knock(node.handle.channel(), hello("a", 1)).await.unwrap();
+    let mut second = Agent::connect(node.handle.channel(), hello("a", 2)).await.unwrap();
+    let held = second.work_until(is_copy).await;
+    let again = Agent::knock(node.handle.channel(), hello("a", 1)).await.unwrap();
+    drop((dead, again));
+    second.work(&held).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_read_late_takes_nothing_either() {
+    let node = Node::embedded().await;
+    node.create(request("shop")).await;
+    let mut late = Agent::knock(node.handle.channel(), hello("a", 1)).await.unwrap();
+    let mut second = Agent::connect(node.handle.channel(), hello("a", 2)).await.unwrap();
+    let held = second.work_until(is_copy).await;
+    late.say(FromAgent::Present(v1::Present {})).await;
+    assert_eq!(late.next().await.unwrap_err().code(), Code::Unavailable);
+    second.work(&held).await;
 }
 
 #[tokio::test]

@@ -52,6 +52,16 @@ pub(crate) fn hello(id: &str, incarnation: u64) -> v1::Hello {
 impl Agent {
     /// Says hello and is welcome.
     pub(crate) async fn connect(channel: Channel, hello: v1::Hello) -> Result<Agent, Status> {
+        let mut agent = Agent::knock(channel, hello).await?;
+        agent.say(FromAgent::Present(v1::Present {})).await;
+        match agent.next().await? {
+            ToAgent::Welcome(_) => Ok(agent),
+            other => panic!("{other:?} comes before the welcome"),
+        }
+    }
+
+    /// Says hello and is asked whether it is there.
+    pub(crate) async fn knock(channel: Channel, hello: v1::Hello) -> Result<Agent, Status> {
         let running = hello.running.clone();
         let (to_leader, outgoing) = mpsc::channel(64);
         to_leader.send(message(FromAgent::Hello(hello))).await.unwrap();
@@ -59,8 +69,8 @@ impl Agent {
         let from_leader = stream?.into_inner();
         let mut agent = Agent { to_leader, from_leader, reports: 0, heartbeats: 0, running };
         match agent.next().await? {
-            ToAgent::Welcome(_) => Ok(agent),
-            other => panic!("{other:?} comes before the welcome"),
+            ToAgent::Challenge(_) => Ok(agent),
+            other => panic!("{other:?} comes before the question"),
         }
     }
 

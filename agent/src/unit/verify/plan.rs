@@ -82,7 +82,17 @@ async fn source_half(
         ctx.still_mine()?;
         let name = &table.name;
         source_table::begin_now(&mut wire).await.about(name)?;
-        source_table::lock(&mut wire, name).await.about(name)?;
+        match source_table::lock(&mut wire, name).await {
+            Ok(()) => {}
+            Err(error) if source_table::is_absent(&error) => {
+                wire.query("rollback").await.about(&access)?;
+                let reason = "the source dropped the table".to_owned();
+                let why = NotCompared { reason, differs: true };
+                ctx.parts.send(ResultPart::NotCompared { table: table.no, why }).await?;
+                continue;
+            }
+            Err(error) => return Err(error.failure(name.to_string()).into()),
+        }
         let from = FromSource {
             name: name.clone(),
             columns: columns(&mut wire, name).await.about(name)?,

@@ -3,7 +3,7 @@
 use pgconvoy_shared::failure::FailureClass;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::spec::MigrationType;
-use pgconvoy_shared::unit::{Ended, SnapshotMode, Work, WorkResult};
+use pgconvoy_shared::unit::{Ended, ResultPart, SnapshotMode, Work, WorkResult};
 
 use super::Rows;
 use crate::world::DATABASE;
@@ -74,4 +74,19 @@ async fn tables_that_come_with_an_extension_are_of_the_schema() {
     let (done, tables) = rows.survey().await;
     assert_eq!(done.left_out, 0);
     assert!(tables.iter().any(|table| &*table.name.name == "settings"), "{tables:#?}");
+}
+
+#[tokio::test]
+async fn a_table_dropped_before_its_comparison_is_planned_is_told_and_the_others_are_compared() {
+    let schema = "create table a (id int primary key); create table b (id int primary key)";
+    let rows = Rows::new(SnapshotMode::Shard, 1 << 20, schema, "insert into b values (1)").await;
+    let (_, tables) = rows.survey().await;
+    rows.world.source.sql(DATABASE, "drop table a").await.unwrap();
+    let (ended, parts) = rows.end_of(2, Work::VerifyPlan(Rows::to_plan(&tables))).await;
+    assert_eq!(ended, Ended::Done(WorkResult::VerifyPlan));
+    let [ResultPart::NotCompared { why, .. }, ResultPart::Plan(plan), ..] = &parts[..] else {
+        panic!("{parts:#?}")
+    };
+    assert!(why.differs && why.reason.contains("dropped"), "{why:?}");
+    assert_eq!(&*plan.name.name, "b");
 }

@@ -152,7 +152,8 @@ async fn objects_that_are_not_asked_for_stay_where_they_are() {
     let finished =
         pair.command("migrate").args(["--yes", "-f"]).arg(file).run(LIMIT).await.unwrap();
     assert_eq!(finished.code(), Some(0), "{}", told(&finished));
-    let tables = "select string_agg(schemaname || '.' || tablename, ' ' order by schemaname) from pg_tables
+    let tables =
+        "select string_agg(schemaname || '.' || tablename, ' ' order by schemaname) from pg_tables
                    where schemaname not in ('pg_catalog', 'information_schema')";
     let tables = pair.destination.value(DATABASE, tables).await.unwrap();
     assert_eq!(tables.as_deref(), Some("public.kept sales.orders"));

@@ -82,11 +82,10 @@ impl Agent {
     }
 
     /// The process dies; a new one starts later.
-    pub(super) fn die(&mut self, next_life: u64, until: u64) {
+    pub(super) fn die(&mut self, next_life: u64) {
         let lives = std::mem::take(&mut self.lives);
         let (id, slots) = (self.id.clone(), self.slots);
-        *self =
-            Self { id, slots, lives, paused_until: until, ..Self::new(0, self.clock, next_life) };
+        *self = Self { id, slots, lives, ..Self::new(0, self.clock, next_life) };
     }
 
     /// It runs, and thinks that it may run its units.
@@ -127,7 +126,7 @@ impl World {
             this.stop_all();
         }
         if this.session.as_ref().is_none_or(|session| local >= session.heard + SILENCE_MS) {
-            return self.connect(agent, local);
+            return self.connect(agent);
         }
         let life = this.life;
         let running = this.running();
@@ -160,11 +159,12 @@ impl World {
         }
     }
 
-    fn connect(&mut self, agent: usize, local: u64) {
+    pub(super) fn connect(&mut self, agent: usize) {
         let guess = self.chance.index(self.nodes.len());
         let hinted = self.chance.happens(700);
         let node = self.latest_leader().filter(|_| hinted).unwrap_or(guess);
         let this = &mut self.agents[agent];
+        let local = this.clock.read(self.now);
         let no = this.lives.len() as u64;
         this.lives.push(this.life);
         this.session = Some(Session {
@@ -184,12 +184,18 @@ impl World {
     pub(super) fn agent_receives(&mut self, agent: usize, session: u64, message: ToAgent) {
         let this = &mut self.agents[agent];
         let local = this.clock.read(self.now);
+        let running = this.running();
         let Some(current) = this.session.as_mut().filter(|current| current.no == session) else {
             return;
         };
         current.heard = local;
         match message {
             ToAgent::Refused => this.session = None,
+            ToAgent::Challenge { term, question } => {
+                let incarnation = this.life;
+                let present = ToLeader::Present { term, question, incarnation, running };
+                self.send_to_leader(agent, present);
+            }
             ToAgent::Welcome => current.welcomed = true,
             ToAgent::HeartbeatAck { seq } => {
                 if let Some(sent) = current.sent.remove(&seq) {

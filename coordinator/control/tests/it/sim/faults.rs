@@ -78,7 +78,14 @@ impl World {
             Fault::PauseNode(node, ms) => self.nodes[node].paused_until = now + ms,
             Fault::KillAgent(agent, ms) => {
                 let life = self.chance.number();
-                self.agents[agent].die(life, now + ms);
+                self.agents[agent].die(life);
+                // Its successor, now and then, dies with its first word.
+                if self.chance.happens(300) {
+                    self.connect(agent);
+                    let life = self.chance.number();
+                    self.agents[agent].die(life);
+                }
+                self.agents[agent].paused_until = now + ms;
             }
             Fault::PauseAgent(agent, ms) => self.agents[agent].paused_until = now + ms,
             Fault::Cut(agent, node, ms) => {

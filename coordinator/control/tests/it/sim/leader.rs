@@ -29,6 +29,10 @@ pub(super) struct Leader {
     pub(super) term: u64,
     pub(super) liveness: Liveness,
     sessions: BTreeMap<usize, u64>,
+    /// How many agents were asked whether they are there.
+    questions: u64,
+    /// Of each agent, the question that it answered last.
+    newest: BTreeMap<usize, u64>,
     pub(super) pending: BTreeMap<u64, Vec<Tag>>,
     asking: bool,
     to_confirm: Vec<(usize, u64, u64)>,
@@ -46,6 +50,8 @@ impl Leader {
             term,
             liveness: Liveness::new(LEASE_MS, since),
             sessions: BTreeMap::new(),
+            questions: 0,
+            newest: BTreeMap::new(),
             pending: BTreeMap::new(),
             asking: false,
             to_confirm: Vec::new(),
@@ -136,17 +142,28 @@ impl World {
         let Some(leader) = &mut self.nodes[node].leader else {
             return self.send_to_agent(node, agent, session, ToAgent::Refused);
         };
-        if !matches!(message, ToLeader::Hello { .. })
+        if !matches!(message, ToLeader::Hello { .. } | ToLeader::Present { .. })
             && leader.sessions.get(&agent) != Some(&session)
         {
             return self.send_to_agent(node, agent, session, ToAgent::Refused);
         }
         match message {
             ToLeader::Hello { incarnation, running } => {
-                // A late Hello of an older stream: that stream is broken.
-                if leader.sessions.get(&agent).is_some_and(|known| *known > session) {
+                leader.questions += 1;
+                let (term, question) = (leader.term, leader.questions);
+                if self.bugs.hello_believed {
+                    let unasked = ToLeader::Present { term, question, incarnation, running };
+                    return self.leader_receives(node, agent, session, unasked);
+                }
+                self.send_to_agent(node, agent, session, ToAgent::Challenge { term, question });
+            }
+            ToLeader::Present { term, question, incarnation, running } => {
+                // Its stream ended with that leader's office, or its answer is read late.
+                let newest = leader.newest.get(&agent).copied().unwrap_or_default();
+                if leader.term != term || newest > question {
                     return;
                 }
+                leader.newest.insert(agent, question);
                 leader.sessions.insert(agent, session);
                 let register = fixtures::register(id.as_str(), incarnation, slots);
                 let tag = Tag::Hello { agent, session, arrived: local, running };

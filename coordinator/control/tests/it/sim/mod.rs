@@ -4,7 +4,7 @@
 //! every task must have ended. The same seed gives the same world, to the last message. A failing seed prints what
 //! happened last and how to replay it.
 //!
-//! Two bugs can be put into a world, of the kind that no reading finds; the tests show that the checks find them.
+//! Three bugs can be put into a world, of the kind that no reading finds; the tests show that the checks find them.
 
 mod agent;
 mod chance;
@@ -121,6 +121,14 @@ fn is_found(bugs: Bugs, signs: &[&str]) {
 #[test]
 fn a_new_leader_without_grace_time_is_found() {
     is_found(Bugs { no_grace: true, ..Bugs::default() }, &["two_live_owners"]);
+}
+
+#[test]
+fn a_hello_that_is_believed_is_found() {
+    is_found(
+        Bugs { hello_believed: true, ..Bugs::default() },
+        &["a_life_is_over_when_it_ends", "two_live_owners"],
+    );
 }
 
 #[test]

@@ -11,16 +11,46 @@ use super::world::{Event, World};
 
 #[derive(Debug, Clone)]
 pub(super) enum ToLeader {
-    Hello { incarnation: u64, running: Vec<(UnitId, Epoch)> },
-    Heartbeat { incarnation: u64, seq: u64, running: Vec<(UnitId, Epoch)> },
-    Report { incarnation: u64, seq: u64, unit: UnitId, epoch: Epoch, body: ReportBody },
-    Keeper { incarnation: u64, task: TaskId, round: u32, export: String },
+    Hello {
+        incarnation: u64,
+        running: Vec<(UnitId, Epoch)>,
+    },
+    /// The answer to a question of this term's leader.
+    Present {
+        term: u64,
+        question: u64,
+        incarnation: u64,
+        running: Vec<(UnitId, Epoch)>,
+    },
+    Heartbeat {
+        incarnation: u64,
+        seq: u64,
+        running: Vec<(UnitId, Epoch)>,
+    },
+    Report {
+        incarnation: u64,
+        seq: u64,
+        unit: UnitId,
+        epoch: Epoch,
+        body: ReportBody,
+    },
+    Keeper {
+        incarnation: u64,
+        task: TaskId,
+        round: u32,
+        export: String,
+    },
 }
 
 #[derive(Debug, Clone)]
 pub(super) enum ToAgent {
     /// Not the leader, or register first.
     Refused,
+    /// Whether who said hello is still there.
+    Challenge {
+        term: u64,
+        question: u64,
+    },
     Welcome,
     HeartbeatAck {
         seq: u64,
@@ -49,9 +79,16 @@ impl World {
     pub(super) fn send_to_leader(&mut self, agent: usize, message: ToLeader) {
         let Some(session) = &self.agents[agent].session else { return };
         let (node, session) = (session.node, session.no);
+        let first_word = matches!(message, ToLeader::Hello { .. });
+        // A listener takes in a connection, and what was said on it, before anybody reads it.
+        let unread = if first_word && !self.healing && self.chance.happens(200) {
+            self.chance.between(1_000, 15_000)
+        } else {
+            0
+        };
         for ms in self.delays(agent, node) {
             let message = message.clone();
-            self.after(ms, Event::ToLeader { node, agent, session, message });
+            self.after(unread + ms, Event::ToLeader { node, agent, session, message });
         }
     }
 

@@ -8,7 +8,7 @@ use pgconvoy_control::outcome::{Outcome, Reception};
 use pgconvoy_control::state::{State, UnitState};
 use pgconvoy_control::view;
 use pgconvoy_shared::epoch::Epoch;
-use pgconvoy_shared::ids::{TaskId, UnitId, UnitNo};
+use pgconvoy_shared::ids::{Incarnation, TaskId, UnitId, UnitNo};
 use pgconvoy_shared::unit::{Ended, WorkResult};
 
 use super::world::World;
@@ -94,6 +94,17 @@ impl Oracle {
 }
 
 impl World {
+    /// A process that lives is never taken for one that was followed by another.
+    pub(super) fn check_lives(&mut self) {
+        for agent in &self.agents {
+            let known = self.oracle.state.agent(&agent.id);
+            if known.is_some_and(|known| known.former.contains(&Incarnation(agent.life))) {
+                let details = format!("{} lives, and {known:?}", agent.id);
+                return self.oracle.violate("a_life_is_over_when_it_ends", details);
+            }
+        }
+    }
+
     /// At no moment do two agents both think that they may run a unit.
     pub(super) fn check_owners(&mut self) {
         let mut owners = BTreeMap::new();

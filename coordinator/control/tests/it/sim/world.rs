@@ -27,6 +27,8 @@ pub(super) struct Bugs {
     pub(super) no_grace: bool,
     /// Agents and destination see the same epoch with each lease of a unit.
     pub(super) epoch_not_raised: bool,
+    /// The leader registers who says hello without asking back.
+    pub(super) hello_believed: bool,
 }
 
 pub(super) const LEASE_MS: u64 = 10_000;
@@ -254,6 +256,7 @@ impl World {
         }
         self.happen(event);
         self.check_owners();
+        self.check_lives();
         match self.oracle.violation.take() {
             None => Ok(()),
             Some((invariant, details)) => Err(self.report(invariant, &details)),

@@ -280,10 +280,15 @@ impl Convoy {
             if wanted(&task) {
                 return Ok(Ok(task));
             }
-            let ended = matches!(
-                task.status(),
-                TaskStatus::Done | TaskStatus::Failed | TaskStatus::Cancelled
-            );
+            let ended = match task.status() {
+                TaskStatus::Done | TaskStatus::Failed => true,
+                // Its last unit cleans up.
+                TaskStatus::Cancelled => task.cleaned_up,
+                TaskStatus::Unspecified
+                | TaskStatus::Created
+                | TaskStatus::Running
+                | TaskStatus::Paused => false,
+            };
             if ended {
                 Ok(Err(anyhow::anyhow!("waited for {what}, yet {}", short(&task))))
             } else {

@@ -13,7 +13,9 @@ use pgconvoy_shared::failure::{Failure, FailureClass};
 use super::error::{PgError, ServerError};
 
 /// SQLSTATE that our fence at the destination raises (law O1).
-pub(crate) const SUPERSEDED: &str = "PC001";
+const SUPERSEDED: &str = "PC001";
+/// SQLSTATE that it raises for a task whose table went to another one.
+const TAKEN_OVER: &str = "PC002";
 /// SQLSTATE of a unique violation.
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
 
@@ -126,6 +128,11 @@ fn server(error: &ServerError) -> Meaning {
             "empty the table at the destination, or drop the index until the copy is done",
         ),
         SUPERSEDED => (Other, "superseded", ""),
+        TAKEN_OVER => (
+            Definite,
+            "table_of_another_task",
+            "cancel this task, and create it again without the table",
+        ),
         "53100" => {
             (Other, "disk_full", "free or add space on the server named, then resume the task")
         }
@@ -231,6 +238,7 @@ mod tests {
             ("42883", Definite, "statement_refused"),
             ("23503", Definite, "constraint_violation"),
             ("PC001", Other, "superseded"),
+            ("PC002", Definite, "table_of_another_task"),
             ("ZZ999", Other, "server_error"),
             ("", Other, "server_error"),
         ];

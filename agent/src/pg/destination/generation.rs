@@ -5,7 +5,7 @@
 //! of the same plan it changes nothing: only the transaction that raised the generation deletes.
 //!
 //! A table has one task at a time. A first plan takes it over from a task that planned it and wrote nothing yet (or was
-//! given up), whose fence then stops it; it is refused where the other one is writing, or has written.
+//! given up), whose fence then ends it for good; it is refused where the other one is writing, or has written.
 //!
 //! First plans of many tables are made current in one transaction, all or none: there is no older plan whose writers could
 //! stand in the way, and nothing to delete.

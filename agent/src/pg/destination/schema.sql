@@ -134,18 +134,28 @@ create trigger remove instead of delete on pgconvoy.large_object
     for each row execute function pgconvoy.remove_large_object();
 
 -- Raises unless the caller's plan of the table is current, and keeps it current until the transaction ends (law O1).
+-- The plans of a task that has not ended go only when another task takes the table over: no later owner can mend that.
 create function pgconvoy.fence(of_task text, of_table bigint, mine bigint) returns void
 language plpgsql as $function$
 begin
     perform 1 from pgconvoy.table_state
         where task = of_task and table_no = of_table and generation = mine
         for share;
-    if not found then
-        raise exception using
-            errcode = 'PC001',
-            message = pg_catalog.format(
-                'generation %s of table %s of task %s is not current', mine, of_table, of_task);
+    if found then
+        return;
     end if;
+    -- Of one moment: when a task ends, its row and its plans go together.
+    if exists (select from pgconvoy.task where id = of_task)
+        and not exists (select from pgconvoy.table_state where task = of_task and table_no = of_table)
+    then
+        raise exception using
+            errcode = 'PC002',
+            message = pg_catalog.format('another task has taken over table %s of task %s', of_table, of_task);
+    end if;
+    raise exception using
+        errcode = 'PC001',
+        message = pg_catalog.format(
+            'generation %s of table %s of task %s is not current', mine, of_table, of_task);
 end
 $function$;
 

@@ -86,6 +86,22 @@ async fn a_new_plan_voids_the_old_one_and_its_rows() {
 }
 
 #[tokio::test]
+async fn a_task_that_lost_its_table_is_told_so_and_one_that_has_ended_is_not() {
+    let rows = rows().await;
+    let (done, tables) = rows.survey().await;
+    let shards = Rows::to_copy(&done, &rows.plan(Rows::to_plan(&tables)).await[0]);
+    for (gone, code) in [("table_state", "table_of_another_task"), ("task", "superseded")] {
+        rows.world
+            .destination
+            .sql(DATABASE, &format!("delete from pgconvoy.{gone}"))
+            .await
+            .unwrap();
+        assert_eq!(failure(rows.copy(10, &shards[0]).await.unwrap_err()).code, code);
+    }
+    assert_eq!(rows.at_destination("select count(*) from t").await, "0");
+}
+
+#[tokio::test]
 async fn an_old_owner_in_the_middle_of_its_transaction_is_ended() {
     let rows = rows().await;
     let (done, tables) = rows.survey().await;

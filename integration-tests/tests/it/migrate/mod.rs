@@ -3,4 +3,5 @@
 mod interrupted;
 mod moves;
 mod refuses;
+mod rivals;
 mod versions;

@@ -88,10 +88,15 @@ impl Pair {
 
     /// An embedded command with a data directory and a password file, and nothing said about the ends yet.
     pub(crate) fn command(&self, command: &str) -> Program {
+        self.command_in("data", command)
+    }
+
+    /// The same in a data directory of its own: a task beside the usual one.
+    pub(crate) fn command_in(&self, data: &str, command: &str) -> Program {
         Program::pgconvoy()
             .unwrap()
             .args([command, "--data-dir"])
-            .arg(self.path("data"))
+            .arg(self.path(data))
             .env("PGPASSFILE", self.path("pgpass"))
     }
 

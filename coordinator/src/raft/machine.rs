@@ -39,10 +39,13 @@ pub trait Machine: Send + Sync + 'static {
     fn restore(&self, from: &mut dyn Read) -> Result<(), RestoreError>;
 }
 
+/// The code of an [`ApplyError`].
+const UNREADABLE: &str = "log_of_another_version";
+
 /// A committed entry cannot be read. Whoever cannot read what a majority wrote must not go on.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "log_of_another_version: entry {index} of the log cannot be read: {reason} (`pgconvoy errors log_of_another_version`)"
+    "{UNREADABLE}: entry {index} of the log cannot be read: {reason} (see `pgconvoy errors {UNREADABLE}`)"
 )]
 pub struct ApplyError {
     /// Which entry.

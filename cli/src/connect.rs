@@ -69,13 +69,13 @@ impl Coordinators {
             ));
         }
         let security = self.tls.security()?;
-        let dialer = Dialer::new(&security).map_err(|error| bad_address(&error))?;
+        let dialer = Dialer::new(&security).map_err(|error| {
+            let remedy =
+                "name a certificate, its own private key, and the authority that both ends trust";
+            Problem::usage("bad_certificates", chain(&error), remedy)
+        })?;
         Ok(Cluster::Nodes(Nodes::new(dialer, addresses)?))
     }
-}
-
-fn bad_address(error: &dyn std::error::Error) -> Problem {
-    Problem::usage("bad_address", chain(error), "")
 }
 
 /// Where the coordinators are, or the data directory of an embedded migration.

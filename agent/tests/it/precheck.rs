@@ -251,6 +251,7 @@ async fn roles_that_may_too_little() -> anyhow::Result<()> {
             "missing_privilege source public.closed",
             "missing_privilege source public.closed_id_seq",
             "missing_privilege destination shop",
+            "missing_privilege destination public",
             "row_level_security source public.filtered",
             "superuser_needed destination everything",
         ],

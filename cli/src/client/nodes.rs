@@ -120,9 +120,9 @@ impl Nodes {
     }
 
     fn dial(&self, address: &str) -> Result<Channel, Problem> {
-        self.dialer
-            .channel(address)
-            .map_err(|error| Problem::usage("bad_address", chain(&error), ""))
+        self.dialer.channel(address).map_err(|error| {
+            Problem::usage("bad_address", chain(&error), "see `pgconvoy errors bad_address`")
+        })
     }
 
     fn found(&self) -> MutexGuard<'_, Option<Channel>> {

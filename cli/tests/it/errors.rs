@@ -139,6 +139,25 @@ fn a_settings_file_is_read_as_strictly_as_a_task_file() {
 }
 
 #[test]
+fn a_certificate_with_the_key_of_another_is_told_as_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let ca = at("ca");
+    assert_eq!(pgconvoy(&["certs", "init", &ca]).exit, 0);
+    for name in ["ann", "bob"] {
+        let issued = pgconvoy(&["certs", "issue", &ca, "--role", "client", "--name", name]);
+        assert_eq!(issued.exit, 0, "{}", issued.stderr);
+    }
+    let (ca_crt, cert, key) = (at("ca/ca.crt"), at("ca/ann.crt"), at("ca/bob.key"));
+    let tls = ["--tls-ca", &ca_crt, "--tls-cert", &cert, "--tls-key", &key];
+    let ran = pgconvoy(&[&["task", "list", "--coordinators", "127.0.0.1:1"][..], &tls].concat());
+    assert_eq!(ran.exit, 2, "{}", ran.stderr);
+    for told in ["[bad_certificates]", "ann.crt", "bob.key", "remedy: "] {
+        assert!(ran.stderr.contains(told), "{told} is missing in\n{}", ran.stderr);
+    }
+}
+
+#[test]
 fn a_process_does_not_start_with_the_certificate_of_another() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

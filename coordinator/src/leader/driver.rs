@@ -14,7 +14,7 @@ use pgconvoy_control::schedule::{self, Observed};
 use pgconvoy_runtime::clock;
 use pgconvoy_shared::time::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{debug, error, warn};
+use tracing::{debug, info, warn};
 
 use super::Leader;
 use crate::proposer::{Answered, ProposeError};
@@ -128,8 +128,9 @@ async fn grant(leader: &Leader) -> Result<Look, ProposeError> {
     for command in plan(leader) {
         let answered = leader.node.proposer.queue(command).await?.outcome().await?;
         if !helped(&answered) {
-            // The plan and the state machine disagree, which is a bug; not one to spin on.
-            error!("nothing of what was planned was granted: {answered:?}");
+            // A command that was queued before it, such as a cancel, made the plan pointless. Should the two
+            // disagree for good, which would be a bug, it is not one to spin on.
+            info!("nothing of what was planned was granted: {answered:?}");
             look = Look::AtTick;
         }
     }

@@ -4,6 +4,9 @@
 //! that is planned for the first time must *be* empty, for its rows would be somebody else's. Repeated by a later owner
 //! of the same plan it changes nothing: only the transaction that raised the generation deletes.
 //!
+//! A table has one task at a time. A first plan takes it over from a task that planned it and wrote nothing yet (or was
+//! given up), whose fence then stops it; it is refused where the other one is writing, or has written.
+//!
 //! First plans of many tables are made current in one transaction, all or none: there is no older plan whose writers could
 //! stand in the way, and nothing to delete.
 
@@ -21,6 +24,13 @@ use crate::pg::{About, PgError, Session};
 
 /// SQLSTATE of what PostgreSQL does not do: here, to truncate a table that a foreign key points at.
 const NOT_SUPPORTED: &str = "0A000";
+
+/// SQLSTATE of a row that somebody else holds.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// Held from a first plan's rows to their commit, so that of two such plans of one table the later sees the other's.
+/// `convclai` in ASCII. Not `SCHEMA_LOCK`: who holds that may wait for the task's row.
+const CLAIM_LOCK: i64 = 0x636f_6e76_636c_6169;
 
 /// How long writers of older plans are waited for before they are ended.
 const WRITERS_LIMIT: Duration = Duration::from_secs(2);
@@ -108,6 +118,7 @@ async fn make_first_current(
         let message = "another owner plans the same tables at this moment";
         return Err(Failure::other("superseded", message).about(access.to_string()));
     }
+    claim(&transaction, task, &names(|name| &name.schema), &names(|name| &name.name)).await?;
     let looks: Vec<String> = (0..)
         .zip(plans)
         .map(|(nth, plan): (i32, _)| {
@@ -120,6 +131,35 @@ async fn make_first_current(
         return Err(not_empty(plans[nth].write_to));
     }
     transaction.commit().await.about(&access)
+}
+
+/// Takes tables over from tasks that planned to write there. Whether they have written is to be looked at after it.
+async fn claim(
+    transaction: &Transaction<'_>,
+    task: &TaskId,
+    schemas: &[&str],
+    tables: &[&str],
+) -> Result<(), Failure> {
+    let lock = "select pg_advisory_xact_lock($1)";
+    transaction.execute(lock, &[&CLAIM_LOCK]).await.about(task)?;
+    // Whoever writes holds the row (law O1): a writer is not waited for, its rows will be there.
+    let held = "select s.task from pgconvoy.table_state s \
+                where s.task <> $1 and (s.write_schema, s.write_table) in (select * from unnest($2::text[], $3::text[])) \
+                for update nowait";
+    let found = transaction.query(held, &[&task.as_str(), &schemas, &tables]).await;
+    if let Err(error) = found.map_err(PgError::from) {
+        if error.sqlstate() != Some(LOCK_NOT_AVAILABLE) {
+            return Err(error).about(task);
+        }
+        let message = "another task writes to a table of this one at this moment";
+        return Err(Failure::other("table_of_another_task", message)
+            .about(task.to_string())
+            .remedy("leave the table out of one of the two, or cancel one"));
+    }
+    let forgotten = "delete from pgconvoy.table_state s \
+                     where s.task <> $1 and (s.write_schema, s.write_table) in (select * from unnest($2::text[], $3::text[]))";
+    transaction.execute(forgotten, &[&task.as_str(), &schemas, &tables]).await.about(task)?;
+    Ok(())
 }
 
 /// Keeps the task's row; none = the task has ended (law O9).
@@ -252,6 +292,8 @@ impl Plan<'_> {
         if others {
             return Ok(());
         }
+        let (schema, table) = (&*self.write_to.schema, &*self.write_to.name);
+        claim(transaction, self.task, &[schema], &[table]).await?;
         let only = if self.through_root() { "" } else { "only " };
         let look = format!("select exists (select from {only}{})", self.write_to.quoted());
         let filled: bool = transaction.query_one(&look, &[]).await.about(self.name)?.get(0);

@@ -176,6 +176,7 @@ fn of_both(
     let begun = destination.conflicts.begun();
     large_objects::judge_both(ctx, &source.large_objects, destination.large_objects, begun, report);
     if ctx.with_schema() {
+        privileges::judge_schemas(&source.named, &destination.privileges, report);
         roles::judge(&source.roles, &destination.roles, report);
         extensions::judge(&source.extensions, &destination.extensions, report);
         objects::judge_both(&source.objects, &destination.privileges, report);

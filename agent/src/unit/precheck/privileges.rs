@@ -1,9 +1,12 @@
 //! What the two roles may do.
 
+use std::collections::BTreeSet;
+
 use pgconvoy_shared::endpoint::Side;
-use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::name::{QualifiedName, quote_identifier};
 use pgconvoy_shared::spec::ObjectRules;
 
+use super::conflicts::Named;
 use super::report::{Finding, Report};
 use super::tables::SourceTable;
 use crate::pg::Session;
@@ -22,6 +25,8 @@ pub(super) struct DestinationFacts {
     role: String,
     pub(super) superuser: bool,
     may_create: bool,
+    /// Schemas that nothing can be made in: from 15 on `public` is one of them, for most roles.
+    closed_schemas: BTreeSet<String>,
     /// Schema `pgconvoy` is there and somebody else's.
     foreign_schema: bool,
 }
@@ -58,7 +63,10 @@ pub(super) async fn of_destination(
                     (select rolsuper from pg_roles where rolname = current_user),
                     has_database_privilege(current_database(), 'create'),
                     exists (select from pg_namespace n
-                            where n.nspname = 'pgconvoy' and to_regclass('pgconvoy.meta') is null)",
+                            where n.nspname = 'pgconvoy' and to_regclass('pgconvoy.meta') is null),
+                    array(select n.nspname::text from pg_namespace n
+                          where not has_schema_privilege(n.oid, 'usage')
+                             or not has_schema_privilege(n.oid, 'create'))",
             &[],
         )
         .await?;
@@ -66,6 +74,7 @@ pub(super) async fn of_destination(
         role: row.get(0),
         superuser: row.get(1),
         may_create: row.get(2),
+        closed_schemas: row.get::<_, Vec<String>>(4).into_iter().collect(),
         foreign_schema: row.get(3),
     })
 }
@@ -93,7 +102,11 @@ pub(super) fn judge_destination(ctx: &UnitContext, facts: &DestinationFacts, rep
                 .object(database)
                 .observed(format!("role {} may not create schemas", facts.role))
                 .required("CREATE on the database: progress is kept in a schema pgconvoy there")
-                .remedy(format!("GRANT CREATE ON DATABASE {database} TO {}", facts.role)),
+                .remedy(format!(
+                    "GRANT CREATE ON DATABASE {} TO {}",
+                    quote_identifier(database),
+                    quote_identifier(&facts.role)
+                )),
         );
     }
     if facts.foreign_schema {
@@ -103,6 +116,24 @@ pub(super) fn judge_destination(ctx: &UnitContext, facts: &DestinationFacts, rep
                 .observed("a schema of this name that pgconvoy did not make")
                 .required("the name to be free")
                 .remedy("rename or drop it"),
+        );
+    }
+}
+
+/// Of a task that makes the schema: whether what the source names can be made in the schemas that are there already.
+pub(super) fn judge_schemas(named: &Named, facts: &DestinationFacts, report: &mut Report) {
+    let needed: BTreeSet<&str> = named.iter().map(|(_, name)| &*name.schema).collect();
+    for schema in needed.into_iter().filter(|schema| facts.closed_schemas.contains(*schema)) {
+        report.add(
+            Finding::error("missing_privilege", Side::Destination)
+                .object(schema)
+                .observed(format!("role {} may not create objects in the schema", facts.role))
+                .required("USAGE and CREATE on the schema: tables of the source are made there")
+                .remedy(format!(
+                    "GRANT USAGE, CREATE ON SCHEMA {} TO {}",
+                    quote_identifier(schema),
+                    quote_identifier(&facts.role)
+                )),
         );
     }
 }

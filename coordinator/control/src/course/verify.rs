@@ -85,7 +85,9 @@ pub(crate) fn differences(record: &TaskRecord, checked: &crate::state::index::Ch
 pub(super) fn differs(clerk: &Clerk<'_>) -> Option<Failure> {
     let differences = differences(&clerk.task.record, &clerk.task.index.totals.checked);
     (differences > 0).then(|| {
-        let message = format!("verification found that the two ends differ: {differences} differences");
+        let plural = if differences == 1 { "" } else { "s" };
+        let message =
+            format!("verification found that the two ends differ: {differences} difference{plural}");
         Failure::definite("verification_differs", message)
             .remedy("see them with `pgconvoy task show`; rows that were written at either end since count too")
     })

@@ -183,6 +183,12 @@ fn was_the_other_end(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// The other end went away in the middle of the handshake.
+fn hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | BrokenPipe) || was_the_other_end(error)
+}
+
 async fn admit(accepted: Accepted, credentials: Option<Arc<Credentials>>) -> Option<Connection> {
     let (from, admitted) = match accepted {
         Accepted::Unix(io, owner) => ("the Unix socket".to_owned(), admit_local(io, owner)),
@@ -193,9 +199,10 @@ async fn admit(accepted: Accepted, credentials: Option<Arc<Credentials>>) -> Opt
     };
     match admitted {
         Ok(connection) => return Some(connection),
-        // A load balancer's probe opens and closes; nobody has to look at that.
-        Err(Refused::Handshake(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            debug!("a connection from {from} was closed before it said anything");
+        // A load balancer's probe opens and closes, and a command that asks all coordinators at once
+        // hangs up on the others when one has answered; nobody has to look at that.
+        Err(Refused::Handshake(error)) if hung_up(&error) => {
+            debug!("a connection from {from} was closed before TLS was agreed on: {error}");
         }
         Err(Refused::Gone(error)) => debug!("a connection from {from} was gone at once: {error}"),
         Err(refused) => warn!("refused a connection from {from}: {}", chain(&refused)),

@@ -201,6 +201,8 @@ pub struct ObjectsCompared {
     pub differences: u64,
     /// Some of them, at most [`LISTED_MAX`].
     pub listed: Vec<ObjectDifference>,
+    /// Sequences that went on at the source since they were set, which is no difference.
+    pub went_on: u64,
     /// What could not be compared, which is no difference; at most [`LISTED_MAX`].
     pub skipped: Vec<ObjectSkipped>,
 }

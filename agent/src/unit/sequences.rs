@@ -4,7 +4,10 @@
 //! belong to a column of a table they name (`serial`, identity). The destination half sets them. A value is set as it
 //! stands, with `is_called`, so cycles and descending sequences need no thought. Setting one again is harmless.
 //!
-//! `setval` is not undone by a rollback: the ownership is taken first in the same transaction.
+//! `setval` is not undone by a rollback: the ownership is taken first in the same transaction. What was set is kept there too
+//! (`pgconvoy.sequence_set`), for the comparison that may follow: by then the source's sequences may have gone on.
+
+use std::collections::HashMap;
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
@@ -19,12 +22,41 @@ use crate::pg::About;
 /// Sequences read by one statement and set by another. A few hundred: a statement with thousands is slow to plan.
 const BATCH: usize = 200;
 
-/// Where a sequence stands.
+/// A sequence, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) sequence: QualifiedName,
+    pub(super) value: Value,
+    course: Course,
+}
+
+/// Where a sequence stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Value {
     pub(super) last_value: i64,
     pub(super) is_called: bool,
+}
+
+/// Where a sequence goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Up,
+    Down,
+    /// Back to its beginning once it is at its end.
+    Round,
+}
+
+impl Position {
+    /// Whether `nextval` can have brought it here from another value.
+    pub(super) fn went_on_from(&self, before: Value) -> bool {
+        let first_use = self.value == Value { is_called: true, ..before } && !before.is_called;
+        let passed = match self.course {
+            Course::Up => self.value.last_value > before.last_value,
+            Course::Down => self.value.last_value < before.last_value,
+            Course::Round => self.value.is_called && self.value != before,
+        };
+        first_use || passed
+    }
 }
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
@@ -85,14 +117,22 @@ pub(super) async fn positions(
         .iter()
         .enumerate()
         .map(|(nth, sequence)| {
-            format!("select {nth}, last_value, is_called from {}", sequence.quoted())
+            format!(
+                "select {nth}, s.last_value, s.is_called, p.seqincrement > 0, p.seqcycle
+                 from {} s join pg_sequence p on p.seqrelid = s.tableoid",
+                sequence.quoted()
+            )
         })
         .collect();
     let rows = session.query(&query.join(" union all "), &[]).await?;
     let position = |row: &tokio_postgres::Row| Position {
         sequence: batch[usize::try_from(row.get::<_, i32>(0)).expect("counted above")].clone(),
-        last_value: row.get(1),
-        is_called: row.get(2),
+        value: Value { last_value: row.get(1), is_called: row.get(2) },
+        course: match (row.get(3), row.get(4)) {
+            (_, true) => Course::Round,
+            (true, false) => Course::Up,
+            (false, false) => Course::Down,
+        },
     };
     Ok(rows.iter().map(position).collect())
 }
@@ -107,7 +147,7 @@ async fn destination_half(
     while let Some(positions) = link.next().await {
         ctx.still_mine()?;
         let mut script = format!("begin; {};\n", fence::hold(ctx));
-        let present = present(&session, &positions).await.about(session.access())?;
+        let present = present(&session, &names(&positions)).await.about(session.access())?;
         for (position, there) in positions.iter().zip(present) {
             // With the schema migrated a missing one is an error, which the server tells; without, it is the user's choice.
             if !there && !with_schema {
@@ -115,6 +155,7 @@ async fn destination_half(
                 continue;
             }
             script.push_str(&set(position));
+            script.push_str(&keep(ctx.task.as_str(), position));
             count += 1;
         }
         script.push_str("commit");
@@ -124,23 +165,58 @@ async fn destination_half(
     Ok(count)
 }
 
+pub(super) fn names(positions: &[Position]) -> Vec<QualifiedName> {
+    positions.iter().map(|position| position.sequence.clone()).collect()
+}
+
+/// Which of them are there.
 pub(super) async fn present(
     session: &tokio_postgres::Client,
-    positions: &[Position],
+    sequences: &[QualifiedName],
 ) -> Result<Vec<bool>, tokio_postgres::Error> {
-    let names: Vec<String> = positions.iter().map(|p| p.sequence.quoted()).collect();
+    let names: Vec<String> = sequences.iter().map(QualifiedName::quoted).collect();
     let query = "select to_regclass(name) is not null
                  from unnest($1::text[]) with ordinality as s (name, nth) order by nth";
     let rows = session.query(query, &[&names]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// What the task set.
+pub(super) async fn were_set(
+    ctx: &UnitContext,
+    session: &tokio_postgres::Client,
+) -> Result<HashMap<QualifiedName, Value>, tokio_postgres::Error> {
+    let query = "select schema_name, sequence_name, last_value, is_called
+                 from pgconvoy.sequence_set where task = $1";
+    let rows = session.query(query, &[&ctx.task.as_str()]).await?;
+    let read = |row: &tokio_postgres::Row| {
+        let sequence = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+        (sequence, Value { last_value: row.get(2), is_called: row.get(3) })
+    };
+    Ok(rows.iter().map(read).collect())
+}
+
+/// The statement that keeps what was set.
+fn keep(task: &str, position: &Position) -> String {
+    let Position { sequence, value, .. } = position;
+    format!(
+        "insert into pgconvoy.sequence_set (task, schema_name, sequence_name, last_value, is_called)
+         values ({}, {}, {}, {}, {}) on conflict (task, schema_name, sequence_name)
+         do update set last_value = excluded.last_value, is_called = excluded.is_called;\n",
+        quote_literal(task),
+        quote_literal(&sequence.schema),
+        quote_literal(&sequence.name),
+        value.last_value,
+        value.is_called
+    )
+}
+
 fn set(position: &Position) -> String {
     format!(
         "select setval({}::regclass, {}, {});\n",
         quote_literal(&position.sequence.quoted()),
-        position.last_value,
-        position.is_called
+        position.value.last_value,
+        position.value.is_called
     )
 }
 
@@ -152,12 +228,31 @@ mod tests {
     fn a_position_is_set_as_it_stands() {
         let position = Position {
             sequence: QualifiedName::new("sa'les", "Odd \"seq"),
-            last_value: -7,
-            is_called: false,
+            value: Value { last_value: -7, is_called: false },
+            course: Course::Down,
         };
         assert_eq!(
             set(&position),
             "select setval('\"sa''les\".\"Odd \"\"seq\"'::regclass, -7, false);\n"
         );
+    }
+
+    #[test]
+    fn a_sequence_goes_on_in_its_own_direction() {
+        let went_on = |course, before: (i64, bool), now: (i64, bool)| {
+            let value = |(last_value, is_called)| Value { last_value, is_called };
+            let sequence = QualifiedName::new("public", "numbers");
+            Position { sequence, value: value(now), course }.went_on_from(value(before))
+        };
+        for course in [Course::Up, Course::Down, Course::Round] {
+            assert!(went_on(course, (1, false), (1, true)), "its first use: {course:?}");
+            assert!(!went_on(course, (1, true), (1, false)), "set anew: {course:?}");
+            assert!(!went_on(course, (1, true), (1, true)), "where it was: {course:?}");
+        }
+        assert!(went_on(Course::Up, (1, true), (2, true)));
+        assert!(!went_on(Course::Up, (2, true), (1, true)));
+        assert!(went_on(Course::Down, (-1, true), (-2, true)));
+        assert!(!went_on(Course::Down, (-2, true), (-1, true)));
+        assert!(went_on(Course::Round, (9, true), (1, true)));
     }
 }

@@ -135,11 +135,19 @@ impl VerificationView {
         }
         for (what, found) in [("schema", &self.schema), ("sequences", &self.sequences)] {
             match found {
-                Some(found) => lines.push(format!(
-                    "  {what:<10} {} compared, {} differ",
-                    human::counted(found.objects, "object"),
-                    human::count(found.differences)
-                )),
+                Some(found) => {
+                    let went_on = match found.went_on {
+                        0 => String::new(),
+                        some => {
+                            format!(", {} went on at the source since then", human::count(some))
+                        }
+                    };
+                    lines.push(format!(
+                        "  {what:<10} {} compared, {} differ{went_on}",
+                        human::counted(found.objects, "object"),
+                        human::count(found.differences)
+                    ));
+                }
                 None => lines.push(format!("  {what:<10} not compared")),
             }
         }

@@ -60,17 +60,18 @@ impl TryFrom<v1::VerifyRowsWork> for VerifyRows {
 
 impl From<ObjectsCompared> for v1::ObjectsCompared {
     fn from(compared: ObjectsCompared) -> Self {
-        let ObjectsCompared { objects, differences, listed, skipped } = compared;
-        Self { objects, differences, listed: wire_list(listed), skipped: wire_list(skipped) }
+        let ObjectsCompared { objects, differences, listed, went_on, skipped } = compared;
+        let (listed, skipped) = (wire_list(listed), wire_list(skipped));
+        Self { objects, differences, listed, skipped, went_on }
     }
 }
 
 impl TryFrom<v1::ObjectsCompared> for ObjectsCompared {
     type Error = WireError;
     fn try_from(wire: v1::ObjectsCompared) -> Result<Self, WireError> {
-        let v1::ObjectsCompared { objects, differences, listed, skipped } = wire;
+        let v1::ObjectsCompared { objects, differences, listed, skipped, went_on } = wire;
         let skipped = skipped.into_iter().map(Into::into).collect();
-        Ok(Self { objects, differences, listed: list(listed, "listed")?, skipped })
+        Ok(Self { objects, differences, listed: list(listed, "listed")?, went_on, skipped })
     }
 }
 

@@ -255,11 +255,13 @@ fn objects_compared() -> impl Strategy<Value = ObjectsCompared> {
         },
     );
     let skipped = (text(), text()).prop_map(|(object, reason)| ObjectSkipped { object, reason });
-    (any::<u64>(), any::<u64>(), vec(object, 0..3), vec(skipped, 0..3)).prop_map(
-        |(objects, differences, listed, skipped)| ObjectsCompared {
+    let figures = (any::<u64>(), any::<u64>(), any::<u64>());
+    (figures, vec(object, 0..3), vec(skipped, 0..3)).prop_map(
+        |((objects, differences, went_on), listed, skipped)| ObjectsCompared {
             objects,
             differences,
             listed,
+            went_on,
             skipped,
         },
     )

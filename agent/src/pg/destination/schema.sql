@@ -1,4 +1,4 @@
--- Schema `pgconvoy` at the destination: what proves what is done. Version 1.
+-- Schema `pgconvoy` at the destination: what proves what is done. Version 2.
 
 create schema pgconvoy;
 
@@ -7,7 +7,7 @@ create table pgconvoy.meta (
     only_row boolean primary key default true check (only_row),
     version integer not null
 );
-insert into pgconvoy.meta (version) values (1);
+insert into pgconvoy.meta (version) values (2);
 
 -- The tasks that write here. A task whose row is gone has ended: nobody may write for it any more (law O9).
 create table pgconvoy.task (
@@ -67,6 +67,16 @@ create table pgconvoy.schema_entry (
     primary key (task, no)
 );
 create index on pgconvoy.schema_entry (task, table_schema, table_name);
+
+-- What sequences were set to, kept in the transaction that set them: the source's go on.
+create table pgconvoy.sequence_set (
+    task text not null references pgconvoy.task on delete cascade,
+    schema_name text not null,
+    sequence_name text not null,
+    last_value bigint not null,
+    is_called boolean not null,
+    primary key (task, schema_name, sequence_name)
+);
 
 -- Large objects as the rows of a table, in pieces. What is written here becomes an object: its first piece makes it.
 create view pgconvoy.large_object as

@@ -9,7 +9,7 @@
 //!
 //! Objects are matched by kind, schema and name, and are the same if their statements are; so are owners and grants
 //! ([`privileges`](super::privileges)), objects of their own here. A server writes views and expressions out itself: between
-//! two majors those that differ in nothing but such wording are the same ([`wording`](super::wording)).
+//! two majors those that differ in nothing but such wording are the same ([`wording`]).
 
 use std::collections::BTreeMap;
 

@@ -1,16 +1,19 @@
 //! Where sequences stand at both ends.
 //!
-//! The source half is that of migrating them. A sequence belongs to no snapshot: one that goes on at the source after it was
-//! migrated differs, and that is told.
+//! The source half is that of migrating them. A sequence belongs to no snapshot, so the two ends of a task that only compares
+//! have to stand at the same value now. A task that migrates knows what it set: there the destination has to stand, and the
+//! source there or further on in the sequence's own direction, which is told and is no difference.
+
+use std::collections::HashMap;
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::WorkResult;
-use pgconvoy_shared::verify::{Difference, ObjectDifference, ObjectsCompared};
+use pgconvoy_shared::verify::{Difference, ObjectDifference, ObjectsCompared, Purpose};
 
-use crate::pg::About;
+use crate::pg::{About, Session};
 use crate::unit::link::{Link, link};
-use crate::unit::sequences::{Position, positions, present, source_half};
+use crate::unit::sequences::{Position, Value, names, positions, present, source_half, were_set};
 use crate::unit::{UnitContext, UnitEnd};
 
 pub(in crate::unit) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
@@ -26,39 +29,75 @@ async fn destination_half(
 ) -> Result<ObjectsCompared, UnitEnd> {
     let access = ctx.access(Side::Destination);
     let session = access.session().await.about(&access)?;
+    let mut set = match ctx.purpose {
+        Purpose::Migrate => were_set(ctx, &session).await.about(&access)?,
+        Purpose::Precheck | Purpose::Verify => HashMap::new(),
+    };
     let mut compared = ObjectsCompared::default();
     while let Some(ours) = link.next().await {
-        compared.objects += ours.len() as u64;
-        let there = present(&session, &ours).await.about(&access)?;
-        let (known, unknown): (Vec<_>, Vec<_>) =
-            ours.into_iter().zip(there).partition(|(_, there)| *there);
-        for (position, _) in unknown {
-            compared.push(difference(Difference::Missing, &position, None));
+        let theirs = standing(&session, &names(&ours)).await.about(&access)?;
+        for position in ours {
+            let destination = theirs.get(&position.sequence).copied();
+            let set = set.remove(&position.sequence);
+            judge(&mut compared, &position, set, destination);
         }
-        let names: Vec<QualifiedName> =
-            known.iter().map(|(position, _)| position.sequence.clone()).collect();
-        let theirs = positions(&session, &names).await.about(&access)?;
-        for (position, _) in known {
-            let there = theirs.iter().find(|there| there.sequence == position.sequence);
-            if there != Some(&position) {
-                compared.push(difference(Difference::Different, &position, there));
-            }
-        }
+    }
+    // What is left of them the source had when they were set, and has no longer.
+    for sequence in set.into_keys() {
+        compared.skip(&object(&sequence), "the source dropped it since it was set".to_owned());
     }
     session.close().await;
     Ok(compared)
 }
 
-fn difference(how: Difference, here: &Position, there: Option<&Position>) -> ObjectDifference {
-    ObjectDifference {
-        difference: how,
-        object: format!("SEQUENCE VALUE {}", here.sequence),
-        source: value(here),
-        destination: there.map(value).unwrap_or_default(),
-    }
+/// Where those of them stand that are there.
+async fn standing(
+    session: &Session,
+    sequences: &[QualifiedName],
+) -> Result<HashMap<QualifiedName, Value>, tokio_postgres::Error> {
+    let there = present(session, sequences).await?;
+    let there = sequences.iter().zip(there).filter(|(_, there)| *there);
+    let there: Vec<QualifiedName> = there.map(|(sequence, _)| sequence.clone()).collect();
+    let positions = positions(session, &there).await?;
+    Ok(positions.into_iter().map(|there| (there.sequence, there.value)).collect())
 }
 
-fn value(position: &Position) -> String {
-    let used = if position.is_called { "" } else { ", not used yet" };
-    format!("{}{used}", position.last_value)
+fn judge(
+    compared: &mut ObjectsCompared,
+    source: &Position,
+    set: Option<Value>,
+    destination: Option<Value>,
+) {
+    compared.objects += 1;
+    let expected = set.unwrap_or(source.value);
+    let how = match destination {
+        None => Difference::Missing,
+        Some(there) if there != expected => Difference::Different,
+        Some(_) if source.value == expected => return,
+        Some(_) if source.went_on_from(expected) => {
+            compared.went_on += 1;
+            return;
+        }
+        Some(_) => Difference::Different,
+    };
+    let moved = if source.value == expected {
+        String::new()
+    } else {
+        format!("; {} when it was set", value(expected))
+    };
+    compared.push(ObjectDifference {
+        difference: how,
+        object: object(&source.sequence),
+        source: format!("{}{moved}", value(source.value)),
+        destination: destination.map(value).unwrap_or_default(),
+    });
+}
+
+fn object(sequence: &QualifiedName) -> String {
+    format!("SEQUENCE VALUE {sequence}")
+}
+
+fn value(value: Value) -> String {
+    let used = if value.is_called { "" } else { ", not used yet" };
+    format!("{}{used}", value.last_value)
 }

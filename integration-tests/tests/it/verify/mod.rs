@@ -2,6 +2,7 @@
 
 mod majors;
 mod objects;
+mod sequences;
 
 use std::path::Path;
 use std::time::Duration;

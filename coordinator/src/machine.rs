@@ -13,12 +13,13 @@ use std::time::Instant;
 use pgconvoy_control::outcome::Effect;
 use pgconvoy_control::state::State;
 use pgconvoy_control::{apply, codec};
+use pgconvoy_runtime::telemetry::chain;
 use pgconvoy_shared::ids::AgentId;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::proposer::Answered;
-use crate::raft::{Frozen, Machine, RestoreError};
+use crate::raft::{ApplyError, Frozen, Machine, RestoreError};
 
 /// A frozen state is written and read in pieces of this size.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -109,10 +110,10 @@ fn touched(effect: Effect) -> AgentId {
 }
 
 impl Machine for Replica {
-    fn apply(&self, index: u64, entry: &[u8]) -> Vec<u8> {
+    fn apply(&self, index: u64, entry: &[u8]) -> Result<Vec<u8>, ApplyError> {
         let began = Instant::now();
-        // Whoever cannot read what a majority wrote must not go on: the node stops here.
-        let commands = codec::decode_batch(entry).expect("a committed entry can be read");
+        let commands = codec::decode_batch(entry)
+            .map_err(|error| ApplyError { index, reason: chain(&error) })?;
         let mut outcomes = Vec::with_capacity(commands.len());
         let mut effects = Vec::new();
         {
@@ -130,7 +131,7 @@ impl Machine for Replica {
         drop(last);
         self.applied.send_replace(index);
         self.metrics.applied_in(began.elapsed());
-        index.to_be_bytes().to_vec()
+        Ok(index.to_be_bytes().to_vec())
     }
 
     fn freeze(&self) -> Frozen {
@@ -190,21 +191,21 @@ mod tests {
         let replica = replica();
         let mut applied = replica.applied();
         let entry = codec::encode_batch(&[register("a"), register("b")]);
-        let answer = replica.apply(7, &entry);
+        let answer = replica.apply(7, &entry).unwrap();
         assert_eq!(answered_index(&answer), Some(7));
         assert_eq!(*applied.borrow_and_update(), 7);
         let registered = Ok(Outcome::Registered { released: 0, draining: false });
         assert_eq!(replica.take_outcomes(7), Some(vec![registered.clone(), registered]));
-        replica.apply(8, &codec::encode_batch(&[]));
+        replica.apply(8, &codec::encode_batch(&[])).unwrap();
         assert_eq!(replica.take_outcomes(7), None);
     }
 
     #[test]
     fn a_frozen_state_is_what_it_was_and_can_be_restored() {
         let from = replica();
-        from.apply(1, &codec::encode_batch(&[register("a")]));
+        from.apply(1, &codec::encode_batch(&[register("a")])).unwrap();
         let frozen = from.freeze();
-        from.apply(2, &codec::encode_batch(&[register("b")]));
+        from.apply(2, &codec::encode_batch(&[register("b")])).unwrap();
         let mut written = Vec::new();
         frozen(&mut written).unwrap();
         let to = replica();
@@ -213,6 +214,21 @@ mod tests {
         let cut_off = to.restore(&mut &written[..written.len() - 1]);
         assert!(cut_off.is_err());
         assert_eq!(agents(&to), ["a"], "what cannot be read changes nothing");
+    }
+
+    #[test]
+    fn an_entry_of_another_version_is_refused_by_name_and_changes_nothing() {
+        let replica = replica();
+        let mut entry = codec::encode_batch(&[register("a")]);
+        entry[0] = codec::VERSION + 1;
+        let told = replica.apply(7, &entry).unwrap_err().to_string();
+        let formats = format!(
+            "entry 7 of the log cannot be read: written in format {}, this version reads up to {}",
+            codec::VERSION + 1,
+            codec::VERSION
+        );
+        assert!(told.starts_with("log_of_another_version: ") && told.contains(&formats), "{told}");
+        assert_eq!(agents(&replica), [""; 0]);
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub type Frozen = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 /// What the log drives.
 pub trait Machine: Send + Sync + 'static {
     /// Applies one committed entry, in log order. The same entries give the same state and the same
-    /// answers on each node. It cannot fail: a refusal is an answer.
-    fn apply(&self, index: u64, entry: &[u8]) -> Vec<u8>;
+    /// answers on each node. A refusal is an answer; on an error the node stops.
+    fn apply(&self, index: u64, entry: &[u8]) -> Result<Vec<u8>, ApplyError>;
 
     /// Freezes the state in less than 100 ms, copying on write: no entry is applied meanwhile. The
     /// frozen state is written later, on another thread.
@@ -37,6 +37,21 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Replaces the state by a written one. On an error the state stays what it was.
     fn restore(&self, from: &mut dyn Read) -> Result<(), RestoreError>;
+}
+
+/// The code of an [`ApplyError`].
+const UNREADABLE: &str = "log_of_another_version";
+
+/// A committed entry cannot be read. Whoever cannot read what a majority wrote must not go on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{UNREADABLE}: entry {index} of the log cannot be read: {reason} (see `pgconvoy errors {UNREADABLE}`)"
+)]
+pub struct ApplyError {
+    /// Which entry.
+    pub index: u64,
+    /// The format found and the one that is read, or what is wrong.
+    pub reason: String,
 }
 
 /// A written state cannot be taken over.
@@ -109,18 +124,18 @@ impl Applier {
         Ok(())
     }
 
-    fn apply_one(&mut self, entry: Entry) -> Answer {
+    fn apply_one(&mut self, entry: Entry) -> Result<Answer, ApplyError> {
         self.applied = Some(entry.log_id);
-        match entry.payload {
+        Ok(match entry.payload {
             EntryPayload::Blank => Answer::default(),
             EntryPayload::Normal(proposal) => {
-                Answer(self.machine.apply(entry.log_id.index, &proposal.0))
+                Answer(self.machine.apply(entry.log_id.index, &proposal.0)?)
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Answer::default()
             }
-        }
+        })
     }
 }
 
@@ -162,11 +177,14 @@ impl RaftStateMachine<TypeConfig> for Applier {
     {
         // A panic would end this task alone and leave a node that takes entries and never applies
         // them. As an error it stops the node.
-        let all = || entries.into_iter().map(|entry| self.apply_one(entry)).collect();
-        catch_unwind(AssertUnwindSafe(all)).map_err(|_panic| {
-            let error = AnyError::error("the state machine panicked; the message is in the log");
-            StorageIoError::write_state_machine(error).into()
-        })
+        let all = || {
+            entries.into_iter().map(|entry| self.apply_one(entry)).collect::<Result<Vec<_>, _>>()
+        };
+        let applied = catch_unwind(AssertUnwindSafe(all)).map_err(|_panic| {
+            AnyError::error("the state machine panicked; the message is in the log")
+        });
+        let applied = applied.and_then(|all| all.map_err(|error| AnyError::new(&error)));
+        applied.map_err(|error| StorageIoError::write_state_machine(error).into())
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {

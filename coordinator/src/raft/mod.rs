@@ -42,7 +42,7 @@ mod wire;
 pub use self::compaction::Compaction;
 pub use self::error::{ChangeError, ProposeError, ReadError, StartError};
 pub use self::leadership::{Leadership, Peer};
-pub use self::machine::{Frozen, Machine, RestoreError};
+pub use self::machine::{ApplyError, Frozen, Machine, RestoreError};
 pub use self::members::VOTERS_MAX;
 pub use self::node::{PROPOSAL_BYTES_MAX, RaftConfig, RaftNode};
 pub use self::peers::Connector;

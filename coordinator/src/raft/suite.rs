@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::install::Installs;
 use super::log::RaftLog;
-use super::machine::{Applier, Frozen, Machine, RestoreError};
+use super::machine::{Applier, ApplyError, Frozen, Machine, RestoreError};
 use super::types::{Entry, StorageError, TypeConfig};
 use crate::store::durability::Durability;
 use crate::store::snapshots::Snapshots;
@@ -21,9 +21,9 @@ use crate::store::{LogStore, OpenOptions};
 struct Last(Mutex<Vec<u8>>);
 
 impl Machine for Last {
-    fn apply(&self, _index: u64, entry: &[u8]) -> Vec<u8> {
+    fn apply(&self, _index: u64, entry: &[u8]) -> Result<Vec<u8>, ApplyError> {
         *self.0.lock().expect("not poisoned") = entry.to_vec();
-        Vec::new()
+        Ok(Vec::new())
     }
 
     fn freeze(&self) -> Frozen {

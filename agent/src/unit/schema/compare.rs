@@ -9,9 +9,9 @@
 //!
 //! Objects are matched by kind, schema and name, and are the same if their statements are; so are owners and grants
 //! ([`privileges`](super::privileges)), objects of their own here. A server writes views and expressions out itself: between
-//! two majors those that differ in nothing but such wording are the same ([`wording`](super::wording)).
+//! two majors those that differ in nothing but such wording are the same ([`wording`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
@@ -19,12 +19,12 @@ use pgconvoy_shared::verify::{Difference, ObjectDifference, ObjectsCompared};
 
 use super::dump::{Dump, archive};
 use super::entry::without_owner;
-use super::privileges::{Named, Privileges, is_grant};
+use super::privileges::{Named, Privileges, Roles, is_grant};
 use super::restore::Archive;
 use super::select::select;
 use super::toc::TocEntry;
-use super::wording;
-use crate::pg::About;
+use super::{assignable, wording};
+use crate::pg::{About, Session};
 use crate::unit::link::{Link, link, out_of_turn};
 use crate::unit::{UnitContext, UnitEnd};
 
@@ -41,13 +41,15 @@ struct Described {
 #[derive(Debug)]
 enum FromDestination {
     /// The pg_dump to be used, by its major; and the server's.
-    Chosen { tool: u32, server: u32 },
+    Chosen {
+        tool: u32,
+        server: u32,
+    },
     /// A migration may have done with an older one, which reads the source alone.
     NoTool(Failure),
     Described {
         schema: Described,
-        /// All roles of the server.
-        roles: BTreeSet<String>,
+        roles: Roles,
     },
 }
 
@@ -94,9 +96,8 @@ async fn destination_half(
     let access = ctx.access(Side::Destination);
     let session = access.session().await.about(&access)?;
     let mine = session.major();
-    let rows = session.query("select rolname::text from pg_roles", &[]).await.about(&access)?;
+    let roles = roles(&session).await.about(&access)?;
     session.close().await;
-    let roles = rows.iter().map(|row| row.get(0)).collect();
     let source = link.expect().await?;
     let tool = match ctx.means.tools.choose(source.max(mine), mine) {
         Ok(tools) => tools.major,
@@ -105,6 +106,23 @@ async fn destination_half(
     link.send(FromDestination::Chosen { tool, server: mine }).await?;
     let schema = described(ctx, Side::Destination, tool).await?;
     link.send(FromDestination::Described { schema, roles }).await
+}
+
+async fn roles(session: &Session) -> Result<Roles, tokio_postgres::Error> {
+    let assignable = assignable(session.major());
+    let query = format!("select rolname::text, {assignable}, rolname = current_user from pg_roles");
+    let mut roles = Roles::default();
+    for row in session.query(&query, &[]).await? {
+        let name: String = row.get(0);
+        if row.get(1) {
+            roles.assignable.insert(name.clone());
+        }
+        if row.get(2) {
+            roles.own.clone_from(&name);
+        }
+        roles.known.insert(name);
+    }
+    Ok(roles)
 }
 
 async fn described(ctx: &UnitContext, side: Side, tool: u32) -> Result<Described, UnitEnd> {
@@ -145,18 +163,21 @@ fn title(entry: &TocEntry) -> String {
 fn compared(
     ours: Described,
     theirs: Described,
-    roles: &BTreeSet<String>,
+    roles: &Roles,
     same: fn(&str, &str) -> bool,
 ) -> ObjectsCompared {
     let mut compared =
         ObjectsCompared { objects: ours.statements.len() as u64, ..Default::default() };
     differences(&mut compared, ours.statements, theirs.statements, same);
-    let ([ours, theirs], lacking) = ours.privileges.comparable(theirs.privileges, roles);
+    let ([ours, theirs], left_out) = ours.privileges.comparable(theirs.privileges, roles);
     differences(&mut compared, ours, theirs, same);
-    for (role, Named { owned, grants }) in lacking {
-        let reason = format!(
-            "the destination has no such role; not compared: the owner of {owned} objects, {grants} grants"
-        );
+    for (role, Named { owned, grants }) in left_out {
+        let why = if roles.known.contains(&role) {
+            "at the destination objects cannot be given to this role"
+        } else {
+            "the destination has no such role"
+        };
+        let reason = format!("{why}; not compared: the owner of {owned} objects, {grants} grants");
         compared.skip(&format!("ROLE {role}"), reason);
     }
     compared
@@ -195,7 +216,7 @@ mod tests {
         };
         let ours = of(&[("INDEX a", "1"), ("TABLE b", "2"), ("VIEW c", "3")]);
         let theirs = of(&[("INDEX d", "4"), ("TABLE b", "2"), ("VIEW c", "other")]);
-        let compared = compared(ours, theirs, &BTreeSet::new(), str::eq);
+        let compared = compared(ours, theirs, &Roles::default(), str::eq);
         assert_eq!((compared.objects, compared.differences), (3, 3));
         let told: Vec<_> =
             compared.listed.iter().map(|d| (d.difference, d.object.as_str())).collect();

@@ -1,8 +1,9 @@
 //! Who owns objects and who may do what with them, as far as two ends can be compared in it.
 //!
-//! Roles belong to a server. Where the destination lacks one that the source names, its objects belong to somebody else and
-//! its grants are not there, as the precheck foretold: that is told once for the role, and is no difference. Who granted
-//! something is not compared.
+//! Roles belong to a server. Where the destination lacks one that the source names, or does not let the role that migrates
+//! give objects to it, its objects belong to somebody else and its grants are other ones, as the precheck foretold: that is
+//! told once for the role, and is no difference. Nor is what that role itself may do at the destination: it had to be
+//! allowed to work there. Who granted something is not compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +23,17 @@ pub(super) struct Privileges {
     grants: Grants,
 }
 
-/// What a role that the destination lacks is named by.
+/// The roles of the destination's server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Roles {
+    pub(super) known: BTreeSet<String>,
+    /// Those that the role of ours may give objects to.
+    pub(super) assignable: BTreeSet<String>,
+    /// The role of ours.
+    pub(super) own: String,
+}
+
+/// What a role that cannot be compared is named by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Named {
     pub(super) owned: u32,
@@ -49,36 +60,50 @@ impl Privileges {
         }
     }
 
-    /// Leaves what can be compared at a destination that knows these roles: as texts by object, for the source (self) and
-    /// the destination. And the roles of the source that it lacks.
+    /// Leaves what can be compared at a destination with these roles: as texts by object, for the source (self) and the
+    /// destination. And the roles of the source that could not be given what they have there.
     pub(super) fn comparable(
         self,
         mut theirs: Self,
-        known: &BTreeSet<String>,
+        roles: &Roles,
     ) -> ([BTreeMap<String, String>; 2], BTreeMap<String, Named>) {
-        let mut lacking: BTreeMap<String, Named> = BTreeMap::new();
+        let mut left_out: BTreeMap<String, Named> = BTreeMap::new();
         let Self { mut owners, mut grants } = self;
         // An object that one end lacks is told as that.
         owners.retain(|object, _| theirs.owners.contains_key(object));
         theirs.owners.retain(|object, _| owners.contains_key(object));
         owners.retain(|object, role| {
-            let comparable = known.contains(role);
+            let comparable = roles.assignable.contains(role);
             if !comparable {
-                lacking.entry(role.clone()).or_default().owned += 1;
+                left_out.entry(role.clone()).or_default().owned += 1;
                 theirs.owners.remove(object);
             }
             comparable
         });
+        // What the owner of an object may do is written as what differs from an owner's defaults.
+        let not_owning: BTreeSet<String> = left_out.keys().cloned().collect();
+        let comparable = |role: &String| roles.known.contains(role) && !not_owning.contains(role);
         for statements in grants.values_mut() {
             statements.retain(|statement| {
-                let mut unknown: Vec<_> = roles_named(statement);
-                unknown.retain(|role| !known.contains(role));
-                for role in &unknown {
-                    lacking.entry(role.clone()).or_default().grants += 1;
+                let mut others = roles_named(statement);
+                others.retain(|role| !comparable(role));
+                for role in &others {
+                    left_out.entry(role.clone()).or_default().grants += 1;
                 }
-                unknown.is_empty()
+                others.is_empty()
             });
         }
+        for (object, statements) in &mut theirs.grants {
+            let ours = grants.get(object);
+            statements.retain(|statement| {
+                let named = roles_named(statement);
+                let mine = named.contains(&roles.own)
+                    && !statement.starts_with("ALTER DEFAULT PRIVILEGES")
+                    && !ours.is_some_and(|of| of.contains(statement));
+                named.iter().all(comparable) && !mine
+            });
+        }
+        theirs.grants.retain(|_, statements| !statements.is_empty());
         grants.retain(|_, statements| !statements.is_empty());
         let texts = |owners: Owners, grants: Grants| {
             let grants = grants.into_iter().map(|(object, statements)| {
@@ -86,7 +111,7 @@ impl Privileges {
             });
             owners.into_iter().chain(grants).collect()
         };
-        ([texts(owners, grants), texts(theirs.owners, theirs.grants)], lacking)
+        ([texts(owners, grants), texts(theirs.owners, theirs.grants)], left_out)
     }
 }
 
@@ -140,21 +165,36 @@ mod tests {
             said.add("ACL t", &entry("ACL", owner, grants));
             said
         };
-        let known = BTreeSet::from(["me".to_owned(), "reader".to_owned()]);
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let roles = |known: &[&str], assignable: &[&str]| Roles {
+            known: set(known),
+            assignable: set(assignable),
+            own: "mover".to_owned(),
+        };
         let grants = "SET SESSION AUTHORIZATION x;\nGRANT ALL ON TABLE t TO reader;\nRESET SESSION AUTHORIZATION;\n\
                       GRANT ALL ON TABLE t TO ghost;";
         let here = said("ghost", grants);
         let there = said("me", "GRANT ALL ON TABLE t TO reader;");
-        let ([ours, theirs], lacking) = here.clone().comparable(there, &known);
+        let two = roles(&["me", "reader"], &["me"]);
+        let ([ours, theirs], lacking) = here.clone().comparable(there, &two);
         assert_eq!(ours, theirs);
         assert_eq!(ours.len(), 1);
         assert_eq!(lacking, [("ghost".to_owned(), Named { owned: 1, grants: 1 })].into());
 
-        let all = BTreeSet::from(["ghost", "me", "reader"].map(str::to_owned));
-        let ([ours, theirs], lacking) = here.comparable(said("me", ""), &all);
+        let all = roles(&["ghost", "me", "reader"], &["ghost"]);
+        let ([ours, theirs], lacking) =
+            here.clone().comparable(said("me", "GRANT ALL ON TABLE t TO mover;"), &all);
         assert_eq!(ours["OWNER OF TABLE t"], "ghost");
         assert_eq!(theirs["OWNER OF TABLE t"], "me");
-        assert!(ours["ACL t"].contains("TO ghost;") && theirs["ACL t"].is_empty());
+        assert!(ours["ACL t"].contains("TO ghost;") && !theirs.contains_key("ACL t"));
         assert!(lacking.is_empty());
+
+        // Known, but nothing may be given to it.
+        let there =
+            said("mover", "GRANT ALL ON TABLE t TO reader;\nREVOKE ALL ON TABLE t FROM mover;");
+        let ([ours, theirs], lacking) =
+            here.comparable(there, &roles(&["ghost", "mover", "reader"], &["mover"]));
+        assert_eq!(ours, theirs);
+        assert_eq!(lacking, [("ghost".to_owned(), Named { owned: 1, grants: 1 })].into());
     }
 }

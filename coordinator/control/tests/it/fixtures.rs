@@ -196,7 +196,10 @@ pub(crate) fn answer(work: &Work, agent: &AgentId, shards: u32) -> (Vec<ResultPa
             compared.skip("ROLE app", "the destination has no such role".into());
             WorkResult::VerifySchema(compared)
         }
-        Work::VerifySequences => WorkResult::VerifySequences(ObjectsCompared::default()),
+        Work::VerifySequences => {
+            let compared = ObjectsCompared { objects: 2, went_on: 1, ..ObjectsCompared::default() };
+            WorkResult::VerifySequences(compared)
+        }
         Work::Finish => WorkResult::Finish,
     };
     (parts, result)

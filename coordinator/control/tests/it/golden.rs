@@ -17,7 +17,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{Incarnation, TableNo, UnitId, UnitNo};
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::time::Timestamp;
-use pgconvoy_shared::unit::{Ended, SnapshotMode, UnitKind, WorkResult};
+use pgconvoy_shared::unit::{Ended, SnapshotMode, UnitKind, Work, WorkResult};
 
 use crate::fixtures;
 
@@ -50,6 +50,7 @@ fn batch() -> Vec<Stamped> {
     let unit = UnitId { task: task.clone(), no: UnitNo(300) };
     let failure = Failure::transient("connection_lost", "reset").about("source").remedy("wait");
     let ended = |ended| ReportBody::Ended { parts: 0, ended };
+    let done = |work| ended(Ended::Done(fixtures::answer(work, &agent, 2).1));
     let table = TableNo(3);
     let commands = vec![
         Command::CreateTask(Box::new(fixtures::create(0, SnapshotMode::Task))),
@@ -76,6 +77,9 @@ fn batch() -> Vec<Stamped> {
             report(4, ended(Ended::TableChanged { table, failure })),
             report(6, ended(Ended::TableGone { table, system_identifier: 42 })),
             report(5, ended(Ended::Done(WorkResult::Audit { missing: vec![(table, 4)] }))),
+            report(7, ended(Ended::Done(WorkResult::VerifyRows(fixtures::compared())))),
+            report(8, done(&Work::VerifySchema)),
+            report(9, done(&Work::VerifySequences)),
         ]),
         Command::NoteExport(NoteExport {
             task,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use pgconvoy_coordinator::raft::{Frozen, Machine, RestoreError};
+use pgconvoy_coordinator::raft::{ApplyError, Frozen, Machine, RestoreError};
 use serde::{Deserialize, Serialize};
 
 /// An entry: one more write of a key.
@@ -42,13 +42,13 @@ impl Ledger {
 }
 
 impl Machine for Ledger {
-    fn apply(&self, _index: u64, entry: &[u8]) -> Vec<u8> {
+    fn apply(&self, _index: u64, entry: &[u8]) -> Result<Vec<u8>, ApplyError> {
         let Write1 { key, value } = postcard::from_bytes(entry).expect("our own entries");
         let mut state = self.lock();
         let slot = Arc::make_mut(&mut state).entry(key).or_default();
         slot.0 += 1;
         slot.1 = Arc::new(value);
-        slot.0.to_be_bytes().to_vec()
+        Ok(slot.0.to_be_bytes().to_vec())
     }
 
     fn freeze(&self) -> Frozen {

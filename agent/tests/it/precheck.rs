@@ -256,7 +256,45 @@ async fn roles_that_may_too_little() -> anyhow::Result<()> {
             "superuser_needed destination everything",
         ],
     );
-    check(&items, Severity::Warning, &["role_not_assignable destination app"]);
+    check(
+        &items,
+        Severity::Warning,
+        &["role_not_assignable destination app", "role_not_assignable destination postgres"],
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn owners_that_the_source_was_born_with() -> anyhow::Result<()> {
+    let mut world = World::new().await?;
+    let password = pgconvoy_integration_tests::postgres::PASSWORD;
+    let role = format!(
+        "create role mover login password '{password}'; grant create on database {DATABASE} to mover"
+    );
+    world
+        .destination
+        .sql(DATABASE, &format!("{role}; grant create on schema public to mover"))
+        .await?;
+    world.spec.destination.user = "mover".to_owned();
+    let session = world.source.client(DATABASE).await?;
+    let owned = "create role mover; create table t (id serial primary key, v text); alter table t owner to mover";
+    session.batch_execute(owned).await?;
+    // What is temporary or of an extension is not given to anybody.
+    session.batch_execute("create temp table passing (id int); create extension pg_trgm").await?;
+    check(&precheck(&world).await, Severity::Warning, &[]);
+    for object in ["create function f() returns int language sql as 'select 1'", "create schema s"]
+    {
+        session.batch_execute(object).await?;
+        check(
+            &precheck(&world).await,
+            Severity::Warning,
+            &["role_not_assignable destination postgres"],
+        );
+        session.batch_execute("drop function if exists f(); drop schema if exists s").await?;
+    }
+    session.batch_execute("create type mood as enum ('x')").await?;
+    world.destination.sql("postgres", "create role chief superuser; set session authorization chief; alter role postgres rename to root").await?;
+    check(&precheck(&world).await, Severity::Warning, &["role_missing destination postgres"]);
     Ok(())
 }
 

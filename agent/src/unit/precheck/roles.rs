@@ -27,27 +27,55 @@ pub(super) struct DestinationFacts {
     assignable: BTreeSet<String>,
 }
 
+/// Catalogs whose rows have an owner that the schema's statements name, and the owner's column. The last condition leaves out
+/// what comes and goes with a session, or with a relation that is listed itself.
+const OWNED: [(&str, &str, &str); 10] = [
+    ("pg_namespace", "nspowner", "not starts_with(nspname, 'pg_')"),
+    ("pg_class", "relowner", "relpersistence <> 't' and relkind not in ('i', 'I', 't')"),
+    ("pg_proc", "proowner", "true"),
+    ("pg_type", "typowner", "typrelid = 0 and typelem = 0"),
+    ("pg_operator", "oprowner", "true"),
+    ("pg_collation", "collowner", "true"),
+    ("pg_publication", "pubowner", "true"),
+    ("pg_foreign_server", "srvowner", "true"),
+    ("pg_event_trigger", "evtowner", "true"),
+    ("pg_largeobject_metadata", "lomowner", "true"),
+];
+
+/// The first number that a server gives to what users make: what it was born with has smaller ones.
+const FIRST_OF_USERS: u32 = 16384;
+
+/// Roles that the server was born with, above all its first superuser, and that own something: `pg_shdepend` never tells of
+/// those. What belongs to an extension is made, and owned, by whoever makes the extension.
+fn born_owners() -> String {
+    let owned = OWNED.map(|(catalog, owner, condition)| {
+        format!(
+            "select {owner} from {catalog} o where oid >= {FIRST_OF_USERS} and {owner} < {FIRST_OF_USERS} and {condition}
+               and not exists (select from pg_depend d
+                               where d.classid = '{catalog}'::regclass and d.objid = o.oid and d.deptype = 'e')"
+        )
+    });
+    format!("select rolname::text from pg_roles where oid in ({})", owned.join(" union "))
+}
+
 pub(super) async fn of_source(session: &Session) -> Result<SourceFacts, tokio_postgres::Error> {
     let texts = async |query: &str| -> Result<Vec<String>, tokio_postgres::Error> {
         Ok(session.query(query, &[]).await?.iter().map(|row| row.get(0)).collect())
     };
+    let depended_on = |how: &str| {
+        format!(
+            "select r.rolname::text
+             from pg_shdepend d join pg_roles r on r.oid = d.refobjid
+             where d.dbid = (select oid from pg_database where datname = current_database())
+               and d.refclassid = 'pg_authid'::regclass and d.deptype in ({how})
+             union {}
+             order by 1",
+            born_owners()
+        )
+    };
     Ok(SourceFacts {
-        named: texts(
-            "select distinct r.rolname::text
-             from pg_shdepend d join pg_roles r on r.oid = d.refobjid
-             where d.dbid = (select oid from pg_database where datname = current_database())
-               and d.refclassid = 'pg_authid'::regclass and d.deptype in ('o', 'a')
-             order by 1",
-        )
-        .await?,
-        owners: texts(
-            "select distinct r.rolname::text
-             from pg_shdepend d join pg_roles r on r.oid = d.refobjid
-             where d.dbid = (select oid from pg_database where datname = current_database())
-               and d.refclassid = 'pg_authid'::regclass and d.deptype = 'o'
-             order by 1",
-        )
-        .await?,
+        named: texts(&depended_on("'o', 'a'")).await?,
+        owners: texts(&depended_on("'o'")).await?,
         in_policies: texts(
             "select distinct r.rolname::text from pg_policy p join pg_roles r on r.oid = any (p.polroles) order by 1",
         )

@@ -46,15 +46,12 @@ impl<'a> Reading<'a> {
     pub(super) async fn of(
         ctx: &UnitContext,
         access: &Access,
-        mut wire: Wire,
+        wire: Wire,
         table: &QualifiedName,
         only: bool,
         secret: HashKey,
         order: &'a VerifyRows,
     ) -> Result<Self, PgError> {
-        // A range is read by way of a bitmap, each page of the table once and in order. Row by row along the index costs a
-        // look into the buffers for each row, and a random read where the key does not follow the order of the rows.
-        wire.query("set local enable_indexscan = off").await?;
         let (wires, parts) = match &order.shard.part {
             Part::Whole => side_by_side(ctx, access, wire, table).await?,
             part @ (Part::Range { .. } | Part::Blocks { .. }) => (vec![wire], vec![part.clone()]),

@@ -23,6 +23,7 @@ mod options;
 mod query;
 mod template;
 mod tls;
+mod usage;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -48,6 +48,11 @@ impl fmt::Display for Tag {
 }
 
 impl Decoder {
+    /// For messages that were put by out of such blocks.
+    pub(super) fn within_a_block() -> Self {
+        Self { in_block: true }
+    }
+
     /// Reads the payload of one `XLogData`.
     pub fn decode(&mut self, payload: Bytes) -> Result<Received, BadMessage> {
         let tag = Tag(payload.first().copied().unwrap_or_default());

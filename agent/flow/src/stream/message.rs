@@ -169,6 +169,18 @@ pub enum ReplicaIdentity {
     Index,
 }
 
+/// As `alter table … replica identity` has it.
+impl fmt::Display for ReplicaIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "default",
+            Self::Nothing => "nothing",
+            Self::Full => "full",
+            Self::Index => "index",
+        })
+    }
+}
+
 /// A change of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {

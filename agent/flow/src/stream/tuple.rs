@@ -87,6 +87,13 @@ impl Tuple {
         self.fields().all(|field| field != Field::Unchanged)
     }
 
+    /// Some of its fields, in the order asked for; a column that it lacks is null.
+    #[must_use]
+    pub fn project(&self, columns: impl ExactSizeIterator<Item = usize> + Clone) -> Self {
+        let field = |column| self.fields().nth(column).unwrap_or(Field::Null);
+        Self::from_fields(columns.map(field))
+    }
+
     /// Itself, with the values that it does not tell taken from `below`.
     #[must_use]
     pub fn over(&self, below: &Self) -> Self {
@@ -105,6 +112,12 @@ impl fmt::Debug for Tuple {
 }
 
 impl Field<'_> {
+    /// Whether it is not told because it did not change.
+    #[must_use]
+    pub fn is_unchanged(self) -> bool {
+        matches!(self, Self::Unchanged)
+    }
+
     fn put(self, bytes: &mut BytesMut) {
         let (tag, value) = match self {
             Self::Null => return bytes.put_u8(NULL),

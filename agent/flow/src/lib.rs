@@ -6,6 +6,7 @@
 //! - [`fingerprint`]: whether a table still has the columns that were planned.
 //! - [`formats`]: which types may travel in binary form.
 //! - [`sql`]: statements as text; [`large_objects`]: those of what is no row.
+//! - [`stream`]: the changes of the source, from bytes to statements.
 //!
 //! Architecture Invariant: no connection, no clock, no chance, no async. What is decided here can be tried on a million
 //! inputs in a second.
@@ -17,3 +18,4 @@ pub mod formats;
 pub mod large_objects;
 pub mod shards;
 pub mod sql;
+pub mod stream;

@@ -49,22 +49,26 @@ async fn run(Arguments { scale, rounds, only }: Arguments) -> anyhow::Result<()>
     let of_one = ends.fill(TABLE, scale, "dtgv").await?;
     let others = "drop table pgbench_tellers, pgbench_branches, pgbench_history";
     ends.source.sql(TABLE, others).await?;
-    let definition = ends.source.pg_dump_schema(TABLE).await?;
+    let definition = ends.path("definition.sql");
+    std::fs::write(&definition, ends.source.pg_dump_schema(TABLE).await?)?;
 
     let mut contenders = contenders(&ends)?;
     contenders.retain(|contender| contender.name.starts_with(&only));
-    for _ in 0..rounds {
-        for contender in &mut contenders {
+    // The first one pays for what a server keeps then, such as files for its log: one that does not count.
+    for round in 0..=rounds {
+        for contender in contenders.iter_mut().take(if round == 0 { 1 } else { usize::MAX }) {
             ends.anew(contender.database).await?;
             if contender.database == TABLE {
-                ends.destination.sql(TABLE, &definition).await?;
+                ends.destination.psql_file(TABLE, &definition).await?;
             }
             for used in ["data", "dump", "pgcopydb"] {
                 remove(&ends.path(used))?;
             }
             let timed = ends.timed(contender.program.clone()).await?;
-            eprintln!("{:40} {:6.1} s", contender.name, timed.seconds);
-            contender.runs.push(timed);
+            eprintln!("round {round}: {:40} {:6.1} s", contender.name, timed.seconds);
+            if round > 0 {
+                contender.runs.push(timed);
+            }
         }
     }
     println!("pgbench, scale {scale}; medians of {rounds} rounds in turn");

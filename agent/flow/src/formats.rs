@@ -68,11 +68,14 @@ pub struct KeyType {
     pub type_oid: u32,
     /// It is sorted by its bytes: collation C.
     pub by_bytes: bool,
+    /// It may hold nulls.
+    pub nullable: bool,
 }
 
-/// Whether both ends sort a key's columns alike, given as (source, destination). Texts are, where both sort them by their
+/// Whether ranges of a key hold the same rows at both ends, and together all of them. Its columns are given as (source,
+/// destination): without nulls, which are in no range, and sorted alike. Texts are, where both ends sort them by their
 /// bytes and those are the same, as they are in one encoding: any other collation depends on libraries of the machine.
-pub fn sorted_alike(
+pub fn ranges_alike(
     columns: impl IntoIterator<Item = (KeyType, KeyType)>,
     same_encoding: bool,
 ) -> bool {
@@ -82,7 +85,8 @@ pub fn sorted_alike(
             && here.by_bytes
             && there.by_bytes
             && same_encoding;
-        here.type_oid == there.type_oid && ORDERED.contains(&here.type_oid) || texts
+        let alike = here.type_oid == there.type_oid && ORDERED.contains(&here.type_oid) || texts;
+        alike && !here.nullable && !there.nullable
     })
 }
 
@@ -92,14 +96,16 @@ mod tests {
 
     #[test]
     fn only_a_key_that_both_ends_sort_alike_can_cut_a_comparison() {
-        let of = |type_oid, by_bytes| KeyType { type_oid, by_bytes };
+        let of = |type_oid, by_bytes| KeyType { type_oid, by_bytes, nullable: false };
         let integer = of(23, true);
-        assert!(sorted_alike([(integer, integer)], false));
-        assert!(!sorted_alike([(integer, of(20, true))], true), "bounds are cast to one type");
-        assert!(sorted_alike([(integer, integer), (of(25, true), of(1043, true))], true));
-        assert!(!sorted_alike([(of(25, true), of(25, true))], false), "other bytes");
-        assert!(!sorted_alike([(of(25, true), of(25, false))], true), "C against a language");
-        assert!(!sorted_alike([(of(16_400, true), of(16_400, true))], true), "an enum");
+        assert!(ranges_alike([(integer, integer)], false));
+        assert!(!ranges_alike([(integer, of(20, true))], true), "bounds are cast to one type");
+        assert!(ranges_alike([(integer, integer), (of(25, true), of(1043, true))], true));
+        assert!(!ranges_alike([(of(25, true), of(25, true))], false), "other bytes");
+        assert!(!ranges_alike([(of(25, true), of(25, false))], true), "C against a language");
+        assert!(!ranges_alike([(of(16_400, true), of(16_400, true))], true), "an enum");
+        let nullable = KeyType { nullable: true, ..integer };
+        assert!(!ranges_alike([(integer, nullable)], true), "a null is in no range");
     }
 
     #[test]

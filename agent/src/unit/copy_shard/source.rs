@@ -14,6 +14,7 @@ use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::{Wire, field};
 use crate::pg::{About, PgError};
 use crate::unit::link::Link;
+use crate::unit::plan_tables::catalog;
 use crate::unit::{UnitContext, UnitEnd, source_table};
 
 /// The WAL writer flushes what was committed within 0.6 s; a server that takes longer than this has trouble with its
@@ -74,7 +75,8 @@ async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<Encoding, PgError> {
 async fn check_columns(wire: &mut Wire, shard: &CopyShard) -> Result<(), UnitEnd> {
     let table = &shard.table;
     let now = source_table::fingerprint(wire, &table.name).await.about(&table.name)?;
-    if now == table.fingerprint {
+    let whole = catalog::ranges_hold_all(wire, table, &shard.part, &table.name);
+    if now == table.fingerprint && whole.await.about(&table.name)? {
         return Ok(());
     }
     let failure = Failure::other("columns_changed", "its columns are not those that were planned")

@@ -1,8 +1,9 @@
 //! What the source's catalogue says of one table. Asked under the table's lock, in a transaction that sees the present.
 
+use pgconvoy_flow::large_objects;
 use pgconvoy_flow::shards::TableSize;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
-use pgconvoy_shared::unit::KeyColumn;
+use pgconvoy_shared::unit::{KeyColumn, Part, TablePlan};
 
 use crate::pg::PgError;
 use crate::pg::wire::{Wire, field};
@@ -24,6 +25,12 @@ pub(in crate::unit) struct HashLeaf {
     pub(in crate::unit) stable: bool,
 }
 
+/// Whether no row of a table has a null in its column `a`. Of a constraint that is not valid, which PostgreSQL 18 knows, the
+/// rows that were there first need not take notice.
+pub(in crate::unit) const NEVER_NULL: &str = "(a.attnotnull and not exists (
+    select from pg_catalog.pg_constraint n where n.conrelid = a.attrelid and n.contype = 'n'
+    and n.conkey[1] = a.attnum and not n.convalidated))";
+
 pub(in crate::unit) fn regclass(table: &QualifiedName) -> String {
     format!("{}::pg_catalog.regclass", quote_literal(&table.quoted()))
 }
@@ -42,8 +49,8 @@ pub(super) async fn columns(
     rows.iter().map(|row| Ok(Column { name: field(row, 0)?, type_oid: field(row, 1)? })).collect()
 }
 
-/// The unique index whose order can cut the table: complete, immediate, over plain columns that are never null, sorted in
-/// one direction by the very operators and collations that a comparison uses. The primary key if it is one.
+/// The unique index whose order can cut the table (law S5): complete, immediate, over plain columns that are never null,
+/// sorted in one direction by the very operators and collations that a comparison uses. The primary key if it is one.
 pub(in crate::unit) async fn key(
     wire: &mut Wire,
     table: &QualifiedName,
@@ -60,7 +67,7 @@ pub(in crate::unit) async fn key(
                 join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
                 join pg_catalog.pg_opclass o on o.oid = k.opclass
                 where k.ord <= i.indnkeyatts and not (
-                    a.attnotnull and a.attgenerated = '' and o.opcdefault
+                    {NEVER_NULL} and a.attgenerated = '' and o.opcdefault
                     and o.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace
                     and k.collation_oid = a.attcollation and k.options & 1 = i.indoption[0] & 1))
             order by i.indisprimary desc, i.indnkeyatts, i.indexrelid limit 1)
@@ -74,6 +81,28 @@ pub(in crate::unit) async fn key(
     rows.iter()
         .map(|row| Ok(KeyColumn { name: field(row, 0)?, type_name: field(row, 1)? }))
         .collect()
+}
+
+/// Whether each row of the locked table is in some part of the plan's: a null in the key would be in no range of it. It had
+/// none when it was planned, but that may have been allowed since.
+pub(in crate::unit) async fn ranges_hold_all(
+    wire: &mut Wire,
+    plan: &TablePlan,
+    part: &Part,
+    table: &QualifiedName,
+) -> Result<bool, PgError> {
+    let of_catalogue = plan.name == large_objects::table();
+    match part {
+        Part::Range { .. } if !of_catalogue => {}
+        Part::Range { .. } | Part::Whole | Part::Blocks { .. } => return Ok(true),
+    }
+    let names: Vec<String> = plan.key.iter().map(|column| quote_literal(&column.name)).collect();
+    let sql = format!(
+        "select count(*) from pg_catalog.pg_attribute a where a.attrelid = {} and a.attname in ({}) and {NEVER_NULL}",
+        regclass(table),
+        names.join(", ")
+    );
+    Ok(wire.value(&sql).await? == plan.key.len().to_string())
 }
 
 /// Where the table stands, if any partitioned table above it is cut by hash.

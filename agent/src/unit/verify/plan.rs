@@ -12,12 +12,12 @@
 //! A table is one shard, of which each end reads several ranges of its own blocks at once ([`reading`](super::reading)):
 //! digests need no order, and in the order of the disk a server reads with a third less work than along an index. A table
 //! that would keep one agent busy for long is cut into ranges of its key, so that all agents have a part in it; but only
-//! where both ends sort that key alike for certain ([`sorted_alike`]): in any other order a row would be looked for in the
-//! wrong range at one of the two ends, and told as missing.
+//! where both ends sort that key alike for certain and neither has a null in it ([`ranges_alike`]): in any other order a row
+//! would be looked for in the wrong range at one of the two ends, and told as missing; and a null is in no range at all.
 
 use std::collections::BTreeMap;
 
-use pgconvoy_flow::formats::{KeyType, sorted_alike};
+use pgconvoy_flow::formats::{KeyType, ranges_alike};
 use pgconvoy_flow::shards::{self, TableSize};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
@@ -30,7 +30,7 @@ use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::{Wire, field};
 use crate::pg::{About, PgError};
 use crate::unit::link::{Link, link};
-use crate::unit::plan_tables::catalog::{self, HashLeaf};
+use crate::unit::plan_tables::catalog::{self, HashLeaf, NEVER_NULL};
 use crate::unit::plan_tables::{TID_RANGE_SCAN, ranges, tell};
 use crate::unit::{UnitContext, UnitEnd, large_objects, source_table};
 
@@ -190,7 +190,7 @@ async fn cut(
         .iter()
         .map(|column| Some((*from.columns.get(&column.name)?, *there.columns.get(&column.name)?)))
         .collect();
-    let alike = pairs.is_some_and(|pairs| sorted_alike(pairs, from.encoding == there.encoding));
+    let alike = pairs.is_some_and(|pairs| ranges_alike(pairs, from.encoding == there.encoding));
     let columns: Vec<String> = from.columns.keys().cloned().collect();
     let cut = if count > uncut && alike {
         ranges(wire, &from.name, &columns, key, count, size).await?
@@ -228,7 +228,7 @@ async fn columns(wire: &mut Wire, table: &QualifiedName) -> Result<Columns, PgEr
         "select a.attname, a.atttypid, (
             case a.attcollation when 0 then true when 950 then true when 951 then true
             when 100 then coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' and d.datcollate in ('C', 'POSIX')
-            else false end)::int
+            else false end)::int, (not {NEVER_NULL})::int
         from pg_catalog.pg_attribute a, pg_catalog.pg_database d
         where a.attrelid = {}::pg_catalog.regclass and a.attnum > 0 and not a.attisdropped
         and d.datname = pg_catalog.current_database()",
@@ -238,7 +238,8 @@ async fn columns(wire: &mut Wire, table: &QualifiedName) -> Result<Columns, PgEr
     rows.iter()
         .map(|row| {
             let by_bytes = field::<i32>(row, 2)? == 1;
-            Ok((field(row, 0)?, KeyType { type_oid: field(row, 1)?, by_bytes }))
+            let nullable = field::<i32>(row, 3)? == 1;
+            Ok((field(row, 0)?, KeyType { type_oid: field(row, 1)?, by_bytes, nullable }))
         })
         .collect()
 }
@@ -248,7 +249,7 @@ mod tests {
     use super::*;
 
     fn columns(names: &[&str]) -> Columns {
-        let integer = KeyType { type_oid: 23, by_bytes: true };
+        let integer = KeyType { type_oid: 23, by_bytes: true, nullable: false };
         names.iter().map(|name| ((*name).to_owned(), integer)).collect()
     }
 

@@ -33,6 +33,7 @@ use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::Wire;
 use crate::pg::{About, PgError};
 use crate::unit::link::{Link, link, out_of_turn};
+use crate::unit::plan_tables::catalog;
 use crate::unit::{UnitContext, UnitEnd, source_table};
 
 /// Rows in one message: a few hundred KiB.
@@ -97,6 +98,13 @@ async fn source_half(
         // It was copied as it was: there is nothing left to compare that with.
         Err(UnitEnd::TableChanged { failure, .. }) => return Ok(left_out(&failure.message, false)),
         Err(end) => return Err(end),
+    }
+
+    if !catalog::ranges_hold_all(&mut wire, table, &shard.part, &table.name)
+        .await
+        .about(&table.name)?
+    {
+        return Ok(left_out("the source changed the table's columns", true));
     }
 
     let mut secret = Box::new([0; HashKey::BYTES]);
@@ -223,24 +231,26 @@ async fn destination_half(
     wire.query("begin isolation level repeatable read read only").await.about(&access)?;
     let begun = async {
         source_table::lock(&mut wire, table).await?;
+        let shard = &order.shard;
+        if !catalog::ranges_hold_all(&mut wire, &shard.table, &shard.part, table).await? {
+            return Ok(None);
+        }
         let only = !is_partitioned(&mut wire, table).await?;
         let here = End { ctx, access: &access, table, only };
         let mut reading = Reading::of(here, wire, secret, order, sessions).await?;
         let (digest, _) = reading.digest(&Focus::all(), None).await?;
-        Ok((reading, digest))
+        Ok(Some((reading, digest)))
     };
-    let mut reading = match begun.await {
-        Ok((reading, digest)) => {
-            link.send(FromDestination::Digest(digest)).await?;
-            reading
-        }
-        Err(error) if source_table::is_absent(&error) || is_changed(&error) => {
-            let reason = "the table was changed at the destination meanwhile".to_owned();
-            let why = NotCompared { reason, differs: true };
-            return link.send(FromDestination::Absent(why)).await;
-        }
-        Err(error) => return Err(error.failure(table.to_string()).into()),
+    let begun = match begun.await {
+        Err(error) if source_table::is_absent(&error) || is_changed(&error) => None,
+        begun => begun.about(table)?,
     };
+    let Some((mut reading, digest)) = begun else {
+        let reason = "the table was changed at the destination meanwhile".to_owned();
+        let why = NotCompared { reason, differs: true };
+        return link.send(FromDestination::Absent(why)).await;
+    };
+    link.send(FromDestination::Digest(digest)).await?;
     let mut focus = Focus::all();
     while let Some(message) = link.next().await {
         let buckets = match message {

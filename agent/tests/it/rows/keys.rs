@@ -1,9 +1,12 @@
 //! Tables are cut by keys of every ordered type, in the order of whichever server, collation or direction: evenly, and
 //! without a row that is in two shards or in none. Nothing was analyzed, so there are no statistics to go by.
 
-use pgconvoy_shared::unit::SnapshotMode;
+use pgconvoy_integration_tests::postgres::{Major, Options};
+use pgconvoy_shared::epoch::Generation;
+use pgconvoy_shared::unit::{Ended, Part, SnapshotMode};
 
-use super::{Rows, is_range};
+use super::{Rows, is_range, of};
+use crate::world::{DATABASE, World};
 
 const KIB: u64 = 1024;
 const SHARD_BYTES: u64 = 64 * KIB;
@@ -220,5 +223,54 @@ async fn tables_are_cut_evenly_by_keys_of_every_type() {
         assert_eq!(copied, u64::from(ROWS), "{}", plan.name);
     }
     assert_eq!(planned.len(), KEYS.len());
+    rows.compare().await;
+}
+
+/// A key that is unique and no primary one: nulls may be allowed, or never have been looked for.
+const NULLABLE: &str = "create table t (k int not null unique, filler text)";
+const MANY: &str = "insert into t select n, repeat('x', 300) from generate_series(1, 1200) n";
+
+#[tokio::test]
+async fn a_row_whose_key_became_null_after_the_plan_is_not_lost() {
+    let rows = Rows::new(SnapshotMode::Shard, SHARD_BYTES, NULLABLE, MANY).await;
+    let (done, tables) = rows.survey().await;
+    let planned = rows.plan(Rows::to_plan(&tables)).await;
+    let later =
+        "alter table t alter k drop not null; insert into t values (null, 'no range holds it')";
+    rows.world.source.sql(DATABASE, later).await.unwrap();
+    let shards = Rows::to_copy(&done, of(&planned, "public.t"));
+    assert!(shards.len() >= 4 && shards.iter().all(|shard| is_range(&shard.part)));
+    for (unit, shard) in (10..).zip(&shards) {
+        let ended = rows.copy(unit, shard).await.unwrap_err();
+        assert!(matches!(ended, Ended::TableChanged { .. }), "{ended:#?}");
+    }
+    let mut again = Rows::to_plan(&tables);
+    again[0].generation = Generation(2);
+    rows.world.destination.sql(DATABASE, "alter table t alter k drop not null").await.unwrap();
+    let planned = rows.plan(again).await;
+    let [shard] = &Rows::to_copy(&done, of(&planned, "public.t"))[..] else {
+        panic!("{planned:#?}")
+    };
+    assert_eq!(shard.part, Part::Whole);
+    assert_eq!(rows.copy(50, shard).await.unwrap().rows, 1201);
+    rows.compare().await;
+}
+
+#[tokio::test]
+async fn a_key_whose_rows_were_never_looked_at_for_nulls_cuts_nothing() {
+    let Ok(major) = Major::numbered(18) else {
+        eprintln!("PostgreSQL 18 is not on this machine");
+        return;
+    };
+    let options = Options::default().major(major);
+    let schema = "create table t (k int unique, filler text)";
+    let never = format!(
+        "{MANY}; insert into t values (null, 'no range holds it'); alter table t add constraint n not null k not valid"
+    );
+    let world = World::with(options.clone(), options).await.unwrap();
+    let rows = Rows::of(world, SnapshotMode::Shard, SHARD_BYTES, schema, &never).await;
+    let planned = rows.migrate().await;
+    let (_, shards) = of(&planned, "public.t");
+    assert!(matches!(&shards[..], [whole] if whole.part == Part::Whole), "{shards:#?}");
     rows.compare().await;
 }

@@ -31,7 +31,17 @@ struct Rows {
 impl Rows {
     /// The statements of `schema` run at both ends, those of `rows` at the source.
     async fn new(mode: SnapshotMode, shard_bytes: u64, schema: &str, rows: &str) -> Self {
-        let mut world = World::new().await.unwrap();
+        Self::of(World::new().await.unwrap(), mode, shard_bytes, schema, rows).await
+    }
+
+    /// The same between servers of one's choice.
+    async fn of(
+        mut world: World,
+        mode: SnapshotMode,
+        shard_bytes: u64,
+        schema: &str,
+        rows: &str,
+    ) -> Self {
         world.spec.types = [MigrationType::Full].into();
         world.spec.copy.snapshot = mode;
         world.spec.copy.shard_size_bytes = shard_bytes;

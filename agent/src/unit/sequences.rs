@@ -20,7 +20,7 @@ use super::{UnitContext, UnitEnd, fence};
 use crate::pg::About;
 
 /// Sequences read by one statement and set by another. A few hundred: a statement with thousands is slow to plan.
-const BATCH: usize = 200;
+pub(super) const BATCH: usize = 200;
 
 /// A sequence, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +72,19 @@ pub(super) async fn source_half(
 ) -> Result<(), UnitEnd> {
     let access = ctx.access(Side::Source);
     let session = access.session().await.about(&access)?;
-    // Those of extensions are the extension's business.
+    let wanted = taking_part(ctx, &session).await.about(&access)?;
+    for batch in wanted.chunks(BATCH) {
+        link.send(positions(&session, batch).await.about(&access)?).await?;
+    }
+    session.close().await;
+    Ok(())
+}
+
+/// The sequences of one end that take part. Those of extensions are the extension's business, those of pgconvoy its own.
+pub(super) async fn taking_part(
+    ctx: &UnitContext,
+    session: &tokio_postgres::Client,
+) -> Result<Vec<QualifiedName>, tokio_postgres::Error> {
     let rows = session
         .query(
             "select n.nspname::text, s.relname::text, tn.nspname::text, t.relname::text
@@ -82,14 +94,13 @@ pub(super) async fn source_half(
                   and d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0 and d.deptype in ('a', 'i')
              left join pg_class t on t.oid = d.refobjid
              left join pg_namespace tn on tn.oid = t.relnamespace
-             where s.relkind = 'S' and s.relpersistence <> 't'
+             where s.relkind = 'S' and s.relpersistence <> 't' and n.nspname <> 'pgconvoy'
                and not exists (select from pg_depend e where e.classid = 'pg_class'::regclass
                                and e.objid = s.oid and e.deptype = 'e')
              order by 1, 2",
             &[],
         )
-        .await
-        .about(&access)?;
+        .await?;
     let rules = &ctx.spec.objects;
     let wanted = rows.iter().filter_map(|row| {
         let sequence = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
@@ -97,12 +108,7 @@ pub(super) async fn source_half(
         let by_table = |(schema, table)| rules.matches(&QualifiedName::new(schema, table));
         table.map_or_else(|| rules.matches(&sequence), by_table).then_some(sequence)
     });
-    let wanted: Vec<QualifiedName> = wanted.collect();
-    for batch in wanted.chunks(BATCH) {
-        link.send(positions(&session, batch).await.about(&access)?).await?;
-    }
-    session.close().await;
-    Ok(())
+    Ok(wanted.collect())
 }
 
 /// Where these sequences stand, which are there.

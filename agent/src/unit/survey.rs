@@ -13,6 +13,9 @@
 //!
 //! Whoever reads a table later compares its filenode with the one noted in step 1.
 //!
+//! For a task that only compares the destination's tables are listed too: one that only it has, and large objects that only
+//! it has, are found when their comparison is planned.
+//!
 //! A source that lives makes tables all the time. Where the task moves the schema too, a table that was made after that was
 //! read does not exist at the destination; it is left out and told, so that the rest can go on.
 
@@ -51,6 +54,8 @@ struct AtDestination {
     index_entries: IndexEntries,
     /// The tables that came with the schema; none = the task does not move it.
     made: Option<BTreeSet<QualifiedName>>,
+    /// The tables to compare.
+    to_compare: BTreeSet<QualifiedName>,
 }
 
 impl AtDestination {
@@ -75,13 +80,17 @@ pub(crate) async fn run(ctx: &UnitContext, order: Survey) -> Result<WorkResult, 
 }
 
 async fn destination_half(ctx: &UnitContext, link: Link<AtDestination, ()>) -> Result<(), UnitEnd> {
-    if ctx.purpose == Purpose::Verify {
-        // Nothing of the task is there, and nothing will be; what the two ends lack is found later.
-        return link.send(AtDestination { index_entries: IndexEntries::new(), made: None }).await;
-    }
     let access = ctx.access(Side::Destination);
     let mut session = access.session().await.about(&access)?;
     end_old_sessions(&mut session).await?;
+    if ctx.purpose == Purpose::Verify {
+        // Nothing of the task is there, and nothing will be.
+        let to_compare = names(ctx, &session).await.about(&access)?;
+        let there = AtDestination { index_entries: IndexEntries::new(), made: None, to_compare };
+        link.send(there).await?;
+        session.close().await;
+        return Ok(());
+    }
     let made = if ctx.spec.types.contains(&MigrationType::Schema) {
         Some(tables_made(ctx, &session).await.about(&access)?)
     } else {
@@ -91,7 +100,7 @@ async fn destination_half(ctx: &UnitContext, link: Link<AtDestination, ()>) -> R
         None
     };
     let index_entries = index_entries(ctx, &session).await?;
-    link.send(AtDestination { index_entries, made }).await?;
+    link.send(AtDestination { index_entries, made, to_compare: BTreeSet::new() }).await?;
     session.close().await;
     Ok(())
 }
@@ -149,7 +158,7 @@ async fn source_half(
     let access = ctx.access(Side::Source);
     let mut session = access.session().await.about(&access)?;
     end_old_sessions(&mut session).await?;
-    let (tables, taken) = match order.mode {
+    let (mut tables, taken) = match order.mode {
         SnapshotMode::Shard => (list(ctx, &session).await.about(&access)?, None),
         SnapshotMode::Task => {
             let (tables, taken) = tables_of_one_moment(ctx, &session, order.round).await?;
@@ -164,6 +173,9 @@ async fn source_half(
     session.close().await;
 
     let mut there = link.expect().await?;
+    for name in std::mem::take(&mut there.to_compare) {
+        tables.entry(name).or_insert(Listed::NOWHERE);
+    }
     let noted = order.mode == SnapshotMode::Task;
     let mut part = Vec::new();
     let mut left_out = 0;
@@ -231,6 +243,11 @@ struct Listed {
     filenode: Option<u32>,
 }
 
+impl Listed {
+    /// What the source has nothing of.
+    const NOWHERE: Self = Self { bytes: 0, rows: 0, filenode: None };
+}
+
 type Tables = BTreeMap<QualifiedName, Listed>;
 
 async fn tables_of_one_moment(
@@ -261,12 +278,11 @@ async fn tables_of_one_moment(
     .into())
 }
 
-/// The function that tells the filenode reads what is true now, also under a snapshot; so does the one for sizes.
+/// Tables that may take part, `c` in `n`.
 const TABLES: &str = "
-    select n.nspname::text, c.relname::text,
-        pg_catalog.pg_table_size(c.oid), c.reltuples::float8, pg_catalog.pg_relation_filenode(c.oid)
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    where c.relkind = 'r' and c.relpersistence <> 't' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+    where c.relkind = 'r' and c.relpersistence <> 't' and n.nspname !~ '^pg_'
+    and n.nspname not in ('information_schema', 'pgconvoy')
     and (
         not exists (
             select from pg_catalog.pg_depend d
@@ -276,9 +292,27 @@ const TABLES: &str = "
             where x.relation = c.oid and coalesce(x.condition, '') = '')
     )";
 
+/// The tables of one end by their names alone: to ask for more would wait for whoever has locked one of them.
+async fn names(ctx: &UnitContext, session: &Session) -> Result<BTreeSet<QualifiedName>, PgError> {
+    let query = format!("select n.nspname::text, c.relname::text {TABLES}");
+    let rows = session.query(&query, &[]).await?;
+    let names =
+        rows.iter().map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)));
+    let mut names: BTreeSet<_> = names.filter(|name| ctx.spec.objects.matches(name)).collect();
+    if large_objects::size(ctx, session).await?.is_some() {
+        names.insert(large_objects::table());
+    }
+    Ok(names)
+}
+
+/// The function that tells the filenode reads what is true now, also under a snapshot; so does the one for sizes.
 async fn list(ctx: &UnitContext, session: &Session) -> Result<Tables, PgError> {
     let mut tables = Tables::new();
-    for row in session.query(TABLES, &[]).await? {
+    let query = format!(
+        "select n.nspname::text, c.relname::text, pg_catalog.pg_table_size(c.oid), c.reltuples::float8,
+            pg_catalog.pg_relation_filenode(c.oid) {TABLES}"
+    );
+    for row in session.query(&query, &[]).await? {
         let name = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
         // A table dropped meanwhile has no size and no file any more.
         let (bytes, filenode): (Option<i64>, Option<u32>) = (row.get(2), row.get(4));

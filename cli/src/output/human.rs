@@ -1,4 +1,6 @@
-//! Numbers and times for people.
+//! Numbers, times and names for people.
+
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 
@@ -67,6 +69,20 @@ pub(crate) fn rfc3339(ms: u64) -> Option<String> {
     Some(format!("{time:.3}"))
 }
 
+/// The text as a terminal may have it. Names and keys are somebody's data, and whatever they hold must not move the cursor or
+/// hide what stands before them: control characters but tabs and line ends are shown as escapes.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let is_safe = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    if text.chars().all(is_safe) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_safe(c) { shown.push(c) } else { shown.extend(c.escape_unicode()) }
+    }
+    Cow::Owned(shown)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +107,11 @@ mod tests {
     fn times_are_rfc_3339_and_0_is_none() {
         assert_eq!(rfc3339(0), None);
         assert_eq!(rfc3339(1_700_000_000_500).as_deref(), Some("2023-11-14T22:13:20.500Z"));
+    }
+
+    #[test]
+    fn what_would_move_the_cursor_is_shown() {
+        assert_eq!(printable("naïve\t1\n"), "naïve\t1\n");
+        assert_eq!(printable("\u{1b}[2Jk\r\u{9b}"), r"\u{1b}[2Jk\u{d}\u{9b}");
     }
 }

@@ -35,11 +35,15 @@ pub(crate) fn data<T: Serialize>(
 
 /// Writes one JSON document on a line of its own.
 pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Problem> {
-    line(&serde_json::to_string(value).expect("our views have text keys and plain values"))
+    write(&serde_json::to_string(value).expect("our views have text keys and plain values"))
 }
 
-/// Writes a text to stdout, with one line end.
+/// Writes a text for people to stdout, with one line end.
 pub(crate) fn line(text: &str) -> Result<(), Problem> {
+    write(&human::printable(text))
+}
+
+fn write(text: &str) -> Result<(), Problem> {
     let mut stdout = io::stdout().lock();
     // A reader that has seen enough (`| head`) is no failure, but there is nothing left to do either.
     writeln!(stdout, "{}", text.trim_end())
@@ -50,5 +54,5 @@ pub(crate) fn line(text: &str) -> Result<(), Problem> {
 /// Writes a remark for people to stderr.
 pub(crate) fn note(text: &str) {
     // Nobody reads stderr: nothing better can be done about it.
-    let _unread = writeln!(io::stderr().lock(), "{}", redact(text));
+    let _unread = writeln!(io::stderr().lock(), "{}", human::printable(&redact(text)));
 }

@@ -74,7 +74,7 @@ pub(super) async fn named(
              )
              select o.kind, n.nspname::text, o.name, o.rules_name
              from object o join pg_namespace n on n.oid = o.namespace
-             where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+             where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgconvoy')
                and not exists (select from pg_depend e
                                where e.classid = o.class and e.objid = o.oid and e.deptype = 'e')",
             &[],

@@ -40,7 +40,7 @@ pub(super) async fn of_source(
         .query(
             "select n.nspname::text, c.relname::text
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
-             where c.relkind = 'S' and c.relpersistence <> 't' and n.nspname !~ '^pg_'
+             where c.relkind = 'S' and c.relpersistence <> 't' and n.nspname !~ '^pg_' and n.nspname <> 'pgconvoy'
                and not case when has_schema_privilege(n.oid, 'usage')
                             then has_sequence_privilege(c.oid, 'select') else false end
              order by 1, 2",

@@ -56,7 +56,7 @@ pub(super) async fn of_source(
                  left join pg_class p on p.oid = h.inhparent
                  left join pg_namespace pn on pn.oid = p.relnamespace
                  where c.relkind in ('r', 'p') and c.relpersistence <> 't'
-                   and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+                   and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'pgconvoy')
                    and not exists (select from pg_depend e where e.classid = 'pg_class'::regclass
                                    and e.objid = c.oid and e.deptype = 'e')
                  order by 1, 2"

@@ -91,7 +91,7 @@ async fn source_half(
             Ok(()) => {}
             Err(error) if source_table::is_absent(&error) => {
                 wire.query("rollback").await.about(&access)?;
-                let reason = "the source dropped the table".to_owned();
+                let reason = "there is no such table at the source".to_owned();
                 let why = NotCompared { reason, differs: true };
                 ctx.parts.send(ResultPart::NotCompared { table: table.no, why }).await?;
                 continue;

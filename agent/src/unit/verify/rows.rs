@@ -51,7 +51,7 @@ enum FromSource {
 
 #[derive(Debug)]
 enum FromDestination {
-    /// There is no such table, or no such column, any more.
+    /// There is no such table, or no such column, any more; or its rows cannot be read as text.
     Absent(NotCompared),
     Digest(Digest),
     /// Some of the rows that were asked for.
@@ -121,6 +121,7 @@ async fn source_half(
         Err(error) if is_changed(&error) => {
             return Ok(left_out("the source changed the table's columns", true));
         }
+        Err(error) if is_too_long(&error) => return Ok(left_out(TOO_LONG, false)),
         Err(error) => return Err(error.failure(table.name.to_string()).into()),
     };
     let mut theirs = match link.expect().await? {
@@ -241,16 +242,23 @@ async fn destination_half(
         let (digest, _) = reading.digest(&Focus::all(), None).await?;
         Ok(Some((reading, digest)))
     };
+    const CHANGED: &str = "the table was changed at the destination meanwhile";
+    let not_compared = |reason: &str, differs| NotCompared { reason: reason.to_owned(), differs };
     let begun = match begun.await {
-        Err(error) if source_table::is_absent(&error) || is_changed(&error) => None,
-        begun => begun.about(table)?,
+        Ok(Some(begun)) => Ok(begun),
+        Ok(None) => Err(not_compared(CHANGED, true)),
+        Err(error) if source_table::is_absent(&error) || is_changed(&error) => {
+            Err(not_compared(CHANGED, true))
+        }
+        Err(error) if is_too_long(&error) => Err(not_compared(TOO_LONG, false)),
+        Err(error) => return Err(error.failure(table.to_string()).into()),
     };
-    let Some((mut reading, digest)) = begun else {
-        let reason = "the table was changed at the destination meanwhile".to_owned();
-        let why = NotCompared { reason, differs: true };
-        return link.send(FromDestination::Absent(why)).await;
+    let (begun, answer) = match begun {
+        Ok((reading, digest)) => (Some(reading), FromDestination::Digest(digest)),
+        Err(why) => (None, FromDestination::Absent(why)),
     };
-    link.send(FromDestination::Digest(digest)).await?;
+    // Nobody listens: the source half found out by itself that there is nothing to compare.
+    let (Ok(()), Some(mut reading)) = (link.send(answer).await, begun) else { return Ok(()) };
     let mut focus = Focus::all();
     while let Some(message) = link.next().await {
         let buckets = match message {
@@ -285,6 +293,17 @@ async fn is_partitioned(wire: &mut Wire, table: &QualifiedName) -> Result<bool, 
 fn left_out(reason: &str, differs: bool) -> RowsCompared {
     let why = NotCompared { reason: reason.to_owned(), differs };
     RowsCompared { not_compared: Some(why), ..RowsCompared::default() }
+}
+
+const TOO_LONG: &str = "a row is too long for the server to write it as text: more than 1 GB, and bytes take two digits each";
+
+/// A text that outgrows what the server can hold in one piece: the limit of what it allocates, or of its buffer.
+fn is_too_long(error: &PgError) -> bool {
+    match error.sqlstate() {
+        Some("54000") => true,
+        Some("XX000") => error.to_string().contains("invalid memory alloc request size"),
+        _ => false,
+    }
 }
 
 /// No such column, any more; or something else goes by the table's name.

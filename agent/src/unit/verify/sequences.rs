@@ -2,9 +2,10 @@
 //!
 //! The source half is that of migrating them. A sequence belongs to no snapshot, so the two ends of a task that only compares
 //! have to stand at the same value now. A task that migrates knows what it set: there the destination has to stand, and the
-//! source there or further on in the sequence's own direction, which is told and is no difference.
+//! source there or further on in the sequence's own direction, which is told and is no difference. A task that only compares
+//! tells the sequences, too, that only the destination has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::QualifiedName;
@@ -13,7 +14,9 @@ use pgconvoy_shared::verify::{Difference, ObjectDifference, ObjectsCompared, Pur
 
 use crate::pg::{About, Session};
 use crate::unit::link::{Link, link};
-use crate::unit::sequences::{Position, Value, names, positions, present, source_half, were_set};
+use crate::unit::sequences::{
+    BATCH, Position, Value, names, positions, present, source_half, taking_part, were_set,
+};
 use crate::unit::{UnitContext, UnitEnd};
 
 pub(in crate::unit) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
@@ -34,17 +37,34 @@ async fn destination_half(
         Purpose::Precheck | Purpose::Verify => HashMap::new(),
     };
     let mut compared = ObjectsCompared::default();
+    let mut here = HashSet::new();
     while let Some(ours) = link.next().await {
         let theirs = standing(&session, &names(&ours)).await.about(&access)?;
         for position in ours {
             let destination = theirs.get(&position.sequence).copied();
             let set = set.remove(&position.sequence);
             judge(&mut compared, &position, set, destination);
+            here.insert(position.sequence);
         }
     }
     // What is left of them the source had when they were set, and has no longer.
     for sequence in set.into_keys() {
         compared.skip(&object(&sequence), "the source dropped it since it was set".to_owned());
+    }
+    if ctx.purpose == Purpose::Verify {
+        let there = taking_part(ctx, &session).await.about(&access)?;
+        let extra: Vec<_> = there.into_iter().filter(|name| !here.contains(name)).collect();
+        for batch in extra.chunks(BATCH) {
+            for there in positions(&session, batch).await.about(&access)? {
+                compared.objects += 1;
+                compared.push(ObjectDifference {
+                    difference: Difference::Extra,
+                    object: object(&there.sequence),
+                    source: String::new(),
+                    destination: value(there.value),
+                });
+            }
+        }
     }
     session.close().await;
     Ok(compared)

@@ -246,6 +246,24 @@ async fn texts_that_the_two_servers_sort_differently_do_not_differ() {
 }
 
 #[tokio::test]
+async fn what_only_the_destination_has_is_told_where_the_schema_is_not_compared_too() {
+    let pair = Pair::new(SCHEMA).await;
+    pair.migrated().await;
+    let file = pair.task_file("shop", "types: [full]");
+    assert_eq!(found(verify(&pair, &file), 0).await["verification"]["differences"], 0);
+    let more = "create table public.more (id int); create sequence public.counter start 5; \
+                select lo_from_bytea(7, 'seven');";
+    pair.destination.sql(DATABASE, more).await.unwrap();
+    let task = found(verify(&pair, &file), 4).await;
+    let why = &of_table(&task, "public.more")["verification"]["not_compared"];
+    let expected = json!({ "reason": "there is no such table at the source", "differs": true });
+    assert_eq!(*why, expected, "{task:#}");
+    assert_eq!(keys(&task, "pg_catalog.pg_largeobject_metadata"), ["extra 7\t0"]);
+    assert_eq!(objects(&task, "sequences"), ["extra SEQUENCE VALUE public.counter"]);
+    assert_eq!(task["verification"]["tables_same"], 6);
+}
+
+#[tokio::test]
 async fn a_migration_that_verifies_compares_with_the_moment_it_copied() {
     let pair = Pair::new(Gate::SCHEMA).await;
     let gate = Gate::shut(&pair.destination).await;

@@ -40,6 +40,7 @@ pub use options::{Options, Tls};
 pub(crate) use query::quoted;
 pub use tls::Certificates;
 
+use crate::net::Namespace;
 use crate::spawn::{Account, mortal, spawn};
 use crate::{artifacts, wait};
 use home::Home;
@@ -60,6 +61,7 @@ pub struct Postgres {
     port: u16,
     certificates: Option<Certificates>,
     disk: Option<Disk>,
+    network: Option<Namespace>,
     postmaster: Mutex<Option<Child>>,
     home: Home,
 }
@@ -79,9 +81,10 @@ impl Postgres {
         if let Some(account) = &account {
             account.own(&socket)?;
         }
-        let disk = options.disk;
+        let (disk, network) = (options.disk, options.network.clone());
         let postmaster = Mutex::default();
-        let mut server = Postgres { major, account, port: 0, certificates, disk, postmaster, home };
+        let mut server =
+            Postgres { major, account, port: 0, certificates, disk, network, postmaster, home };
         if disk.is_some() {
             std::fs::create_dir(server.disk())?;
             if let Some(account) = &server.account {
@@ -143,6 +146,9 @@ impl Postgres {
         ]);
         if let Some(disk) = self.disk {
             command = disk.mounted(&self.disk(), &command);
+        }
+        if let Some(network) = &self.network {
+            command = network.around(&command);
         }
         command
             .current_dir("/")

@@ -28,6 +28,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, Incarnation};
 use pgconvoy_shared::neighbours::Neighbours;
 use rand::RngExt;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -60,6 +61,8 @@ impl Agent {
         let keepers = Arc::new(Keepers::new());
         let lease = LeaseClock::new();
         let differences = config.differences.map(Arc::from);
+        let slots = usize::try_from(config.slots).expect("u32 fits usize on all platforms");
+        let slots = Arc::new(Semaphore::new(slots));
         let security = match &config.coordinators {
             Coordinators::Addresses { security, .. } => security.clone(),
             Coordinators::Channel(_) => Security::Plaintext,
@@ -67,8 +70,8 @@ impl Agent {
         let relay = Relay::new(config.id.clone(), config.site.clone(), &security)
             .map_err(AgentError::Certificate)?;
         let pool = Pool::new(IDLE_LIMIT);
-        let means = Means { keepers, pool, relay: relay.clone(), tools, differences };
-        let runner = Runner::new(config.id.clone(), config.slots, lease, means);
+        let means = Means { keepers, pool, relay: relay.clone(), tools, differences, slots };
+        let runner = Runner::new(config.id.clone(), lease, means);
         let introduction = Introduction {
             agent: config.id.clone(),
             incarnation: Incarnation(rand::rng().random()),

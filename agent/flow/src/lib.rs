@@ -7,6 +7,7 @@
 //! - [`formats`]: which types may travel in binary form.
 //! - [`gauge`]: whether it pays to compress what is sent.
 //! - [`sql`]: statements as text; [`large_objects`]: those of what is no row.
+//! - [`stream`]: the changes of the source, from bytes to statements.
 //!
 //! Architecture Invariant: no connection, no clock, no chance, no async. What is decided here can be tried on a million
 //! inputs in a second.
@@ -19,3 +20,4 @@ pub mod gauge;
 pub mod large_objects;
 pub mod shards;
 pub mod sql;
+pub mod stream;

@@ -1,6 +1,6 @@
 //! What a test may ask of its server.
 
-use super::{Disk, Major};
+use super::{Disk, Major, Regression};
 use crate::net::Namespace;
 
 /// How a throw-away server is set up. The default is quick and forgets everything in a crash of the machine, though
@@ -13,6 +13,7 @@ pub struct Options {
     pub(super) fsync: bool,
     pub(super) disk: Option<Disk>,
     pub(super) network: Option<Namespace>,
+    pub(super) regression: Option<Regression>,
 }
 
 /// Whether the server speaks TLS over TCP.
@@ -63,6 +64,12 @@ impl Options {
     /// In a network of its own: over TCP only processes there reach it. The test does by the Unix socket.
     pub fn inside(mut self, network: &Namespace) -> Self {
         self.network = Some(network.clone());
+        self
+    }
+
+    /// With the database that PostgreSQL's own tests leave behind; of the version they belong to.
+    pub fn regression(mut self, regression: Regression) -> Self {
+        self.regression = Some(regression);
         self
     }
 

@@ -3,6 +3,7 @@
 mod copy;
 mod login;
 mod pool;
+mod replication;
 
 use pgconvoy_integration_tests::postgres::{PASSWORD, Postgres, SUPERUSER};
 use pgconvoy_shared::endpoint::{Endpoint, Side, SslMode};

@@ -24,11 +24,26 @@ impl Access {
         self.wire(Patience::Long).await
     }
 
-    async fn wire(&self, patience: Patience) -> Result<Wire, PgError> {
-        self.connect(patience, |transport| self.log_wire_in(transport, patience)).await
+    /// Logs our own client in, for reading the log.
+    pub(super) async fn log_reader(&self) -> Result<Wire, PgError> {
+        let patience = Patience::Short;
+        self.connect(patience, |transport| {
+            self.log_wire_in(transport, patience, Protocol::Replication)
+        })
+        .await
     }
 
-    async fn log_wire_in(&self, transport: Transport, patience: Patience) -> Result<Wire, PgError> {
+    async fn wire(&self, patience: Patience) -> Result<Wire, PgError> {
+        self.connect(patience, |transport| self.log_wire_in(transport, patience, Protocol::Sql))
+            .await
+    }
+
+    async fn log_wire_in(
+        &self,
+        transport: Transport,
+        patience: Patience,
+        protocol: Protocol,
+    ) -> Result<Wire, PgError> {
         let mut wire = Wire {
             access: self.clone(),
             transport,
@@ -39,7 +54,7 @@ impl Access {
             state: State::Busy,
             transaction_status: b'I',
         };
-        wire.start_up().await?;
+        wire.start_up(protocol).await?;
         wire.authenticate().await?;
         wire.wait_until_ready().await?;
         for setting in later_settings(wire.major()?) {
@@ -49,10 +64,24 @@ impl Access {
     }
 }
 
+/// What a session understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    /// SQL.
+    Sql,
+    /// Commands of replication besides.
+    Replication,
+}
+
 impl Wire {
-    async fn start_up(&mut self) -> Result<(), PgError> {
+    async fn start_up(&mut self, protocol: Protocol) -> Result<(), PgError> {
         let endpoint = self.access.endpoint();
         let options = self.access.startup_options();
+        let replication = match protocol {
+            Protocol::Sql => None,
+            // Within a database, for logical decoding.
+            Protocol::Replication => Some(("replication", "database")),
+        };
         let parameters = [
             ("user", endpoint.user.as_str()),
             ("database", &endpoint.database),
@@ -60,6 +89,7 @@ impl Wire {
             ("application_name", self.access.application_name()),
             ("options", &options),
         ];
+        let parameters = parameters.into_iter().chain(replication);
         let mut message = BytesMut::new();
         frontend::startup_message(parameters, &mut message)
             .map_err(|_| PgError::protocol("a setting with a zero byte in it"))?;

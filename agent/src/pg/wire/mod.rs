@@ -1,4 +1,4 @@
-//! Our own client: login, simple queries, and COPY in whole buffers.
+//! Our own client: login, simple queries, COPY in whole buffers, and the source's log as it is decoded.
 //!
 //! tokio-postgres hands out COPY data row by row and wants it back in pieces of its own; a row costs time then, and a row
 //! of 100 MB its memory. Here a read buffer full of CopyData messages goes on to the other server as it came: their
@@ -7,9 +7,11 @@
 //! Only the simple query protocol is spoken. A [`Wire`] that is dropped while the server works for it asks the server to
 //! cancel, and closes the socket.
 
+mod copy_both;
 mod copy_in;
 mod copy_out;
 mod login;
+pub(crate) mod replication;
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;

@@ -69,6 +69,19 @@ pub(super) fn prechecked(clerk: &mut Clerk<'_>, no: UnitNo, items: &[PrecheckIte
     }
 }
 
+/// The report of a precheck that somebody asked for beside the work and that could not be made: it stops nothing else.
+pub(super) fn gave_up(failure: &Failure) -> PrecheckItem {
+    PrecheckItem {
+        code: failure.code.clone(),
+        side: None,
+        object: failure.subject.clone(),
+        severity: Severity::Error,
+        observed: failure.message.clone(),
+        required: "the precheck can look at both databases".to_owned(),
+        remedy: failure.remedy.clone(),
+    }
+}
+
 /// Lets the task go on, or says why not.
 pub(super) fn gate(clerk: &mut Clerk<'_>) {
     let items = Arc::clone(&clerk.record().precheck.items);

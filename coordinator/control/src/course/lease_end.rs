@@ -5,12 +5,12 @@ use pgconvoy_shared::ids::{AgentId, TableNo, UnitNo};
 use pgconvoy_shared::retry::{self, Retry};
 use pgconvoy_shared::unit::UnitKind;
 
-use super::{plan, stages};
+use super::{gate, plan, stages};
 use crate::outcome::Effect;
 use crate::state::clerk::Clerk;
 use crate::state::events::Telling;
 use crate::state::unit::Subject;
-use crate::state::{Afterwards, EventKind, TaskStatus, Trouble, UnitState};
+use crate::state::{Afterwards, EventKind, Stage, TaskStatus, Trouble, UnitState};
 
 /// A unit that was given back without a fault is not leased again at once: whatever made its agent give it back may last.
 const PAUSE_AFTER_RELEASE_MS: u64 = 1_000;
@@ -195,7 +195,15 @@ fn given_up(
     what: &str,
     failure: Failure,
 ) {
-    match clerk.record().status {
+    let record = clerk.record();
+    let waited_for = record.status == TaskStatus::Running && record.stage == Stage::Precheck;
+    if kind == UnitKind::Precheck && !waited_for && record.status != TaskStatus::Cancelled {
+        let report = gate::gave_up(&failure);
+        tell_failure(clerk, no, agent, format!("{what} was given up"), failure);
+        gate::prechecked(clerk, no, &[report]);
+        return;
+    }
+    match record.status {
         TaskStatus::Running => fail_task(clerk, failure),
         TaskStatus::Cancelled => {
             let message =
@@ -203,11 +211,7 @@ fn given_up(
             let agent = Some(agent.clone());
             clerk.tell_of(EventKind::CleanedUp, message, agent, Some(no), Some(failure));
         }
-        // A precheck that was asked for while the task does not run: its status stays.
         TaskStatus::Created | TaskStatus::Paused | TaskStatus::Failed | TaskStatus::Done => {
-            if kind == UnitKind::Precheck {
-                clerk.record().precheck_asked = false;
-            }
             tell_failure(clerk, no, agent, format!("{what} was given up"), failure);
         }
     }

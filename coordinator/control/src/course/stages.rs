@@ -170,15 +170,23 @@ pub(super) fn end(clerk: &mut Clerk<'_>) {
     let told = differs.as_ref().map_or("done", |failure| failure.message.as_str()).to_owned();
     clerk.record().cause = differs;
     clerk.tell(EventKind::TaskDone, told);
-    let left: Vec<_> = clerk.task.index.kind(UnitKind::Precheck).ready.iter().copied().collect();
-    for (_, no) in left {
+    drop_prechecks(clerk);
+    super::revoke_all(clerk, crate::state::Afterwards::Dropped);
+}
+
+/// Those that are not leased; a leased one is revoked.
+fn drop_prechecks(clerk: &mut Clerk<'_>) {
+    let index = clerk.task.index.kind(UnitKind::Precheck);
+    let ready = index.ready.iter().map(|(_, no)| *no);
+    let left: Vec<_> = ready.chain(index.back_off.iter().map(|(_, no)| *no)).collect();
+    for no in left {
         clerk.set(no, UnitState::Dropped);
     }
-    super::revoke_all(clerk, crate::state::Afterwards::Dropped);
 }
 
 #[cfg(test)]
 mod tests {
+    use pgconvoy_shared::failure::{Failure, FailureClass};
     use pgconvoy_shared::unit::UnitKind;
 
     use crate::apply::story::Story;
@@ -208,5 +216,34 @@ mod tests {
         assert!(view.phase_times.iter().all(|time| time.ended.is_some()));
         assert_eq!(story.event(EventKind::TaskDone), "done");
         assert!(story.state.busy.is_empty());
+    }
+
+    /// However the precheck that a user asked for meanwhile stands.
+    #[test]
+    fn a_precheck_beside_the_work_neither_fails_nor_outlives_the_task() {
+        let waits = Failure::transient("connection_lost", "the connection broke");
+        let failed = Failure::definite("insufficient_privilege", "may not read");
+        for failure in [None, Some(waits), Some(failed)] {
+            let gives_up =
+                failure.as_ref().is_some_and(|failure| failure.class == FailureClass::Definite);
+            let mut story = Story::copying(&[("public.orders", 1)]).with_agents(&["a"]);
+            story.precheck();
+            if let Some(failure) = failure {
+                let held = story.lease("a", UnitKind::Precheck);
+                story.fail(&held, failure);
+            }
+            assert_eq!(story.status(), TaskStatus::Running);
+            let kinds = [UnitKind::Copy, UnitKind::Audit, UnitKind::Index, UnitKind::SchemaPost];
+            let last = [UnitKind::Sequences, UnitKind::Analyze, UnitKind::Finish];
+            for kind in kinds.into_iter().chain(last) {
+                story.finish_all("a", kind);
+            }
+            assert_eq!(story.status(), TaskStatus::Done);
+            let prechecks = story.counts(UnitKind::Precheck);
+            assert_eq!(prechecks.total, prechecks.done, "none is left open");
+            let report = story.view().precheck;
+            let told = report.iter().find(|item| item.code == "insufficient_privilege");
+            assert_eq!(told.is_some(), gives_up, "who waits for it is told");
+        }
     }
 }

@@ -1,0 +1,567 @@
+//! Decides, change by change, what is to be done at the destination: whether the copy has it, how strictly it is applied,
+//! whether its table is parked, and whether its row must be read again.
+//!
+//! [`Follower`] takes whole transactions in the order of their commits: [`begin`](Follower::begin),
+//! [`item`](Follower::item)s, [`commit`](Follower::commit). [`cut`](Follower::cut) may be called at any time and gives what
+//! was decided on; only what is cut at a boundary steps the destination from one state of the source to a later one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::lsn::Lsn;
+
+use super::assemble::Item;
+use super::entry::{Act, Batch, Entry, Notice, Parked, Place, Reread};
+use super::laws::{Law, Laws};
+use super::message::{Begin, Change, Commit, OldRow, Relation, RelationId};
+use super::snapshot::{FullXid, Snapshot, Widener};
+use super::table::{Key, Mismatch, Order, Table, Target};
+use super::tuple::Tuple;
+use super::window::Mode;
+
+/// Follows the tables of a task from one position of the stream on.
+#[derive(Debug)]
+pub struct Follower {
+    targets: Arc<[Target]>,
+    tables: BTreeMap<RelationId, Followed>,
+    /// Relations that nobody planned to follow, and were told of.
+    strangers: BTreeSet<RelationId>,
+    /// Which snapshots rows were read again in, by table and key, until N.
+    reread: BTreeMap<(TableNo, Key), Snapshot>,
+    widener: Widener,
+    /// What ends at or before it is at the destination.
+    applied: Lsn,
+    open: Option<Open>,
+    /// A row that is to be read again before anything else.
+    wanted: Option<Wanted>,
+    batch: Batch,
+    laws: Laws,
+}
+
+#[derive(Debug)]
+struct Followed {
+    table: Table,
+    /// How its changes come just now; none before its first relation message.
+    now: Option<Now>,
+}
+
+#[derive(Debug)]
+struct Now {
+    relation: Arc<Relation>,
+    order: Result<Order, Mismatch>,
+}
+
+/// The transaction that is being followed.
+#[derive(Debug)]
+struct Open {
+    begin: Begin,
+    xid: FullXid,
+    /// The destination has it.
+    skipped: bool,
+    /// Changes so far.
+    ordinal: u64,
+}
+
+/// See [`Follower::item`].
+#[derive(Debug)]
+struct Wanted {
+    relation: RelationId,
+    key: Key,
+    change: Change,
+    place: Place,
+}
+
+/// A row that is to be read again: its key changed, it came without a long value, and the destination's row may be younger
+/// than that (law S8).
+///
+/// It is read at the source, whole, under its table's lock, in a snapshot that shows the transaction: whoever reads it waits
+/// for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RereadWanted {
+    /// The table.
+    pub table: TableNo,
+    /// The key, as the target has it.
+    pub key: Key,
+    /// The transaction that must be visible.
+    pub xid: FullXid,
+}
+
+/// What was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RereadAnswer {
+    /// The row in the target's columns; none = there is no such row any more.
+    pub row: Option<Tuple>,
+    /// The snapshot it was read in.
+    pub snapshot: Snapshot,
+    /// The insert position, noted after the snapshot was taken and flushed since (law S4).
+    pub noted: Lsn,
+}
+
+/// What cannot be followed. The stream ends before anything of it is applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfollowable {
+    /// A change of a table whose columns were not told.
+    #[error("a change of relation {0}, of which no columns were told")]
+    UnknownRelation(RelationId),
+    /// A row that has not as many columns as its table, or lacks values that must be told.
+    #[error(
+        "a change of relation {relation} at {place:?} whose rows are not as they must be: {what}"
+    )]
+    BadRow {
+        /// The relation.
+        relation: RelationId,
+        /// Which change.
+        place: Place,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Something comes where nothing may.
+    #[error("the caller spoke out of turn: {0}")]
+    OutOfTurn(&'static str),
+}
+
+/// What is done about a change of one table.
+enum Verdict {
+    Nothing,
+    Acts(Mode, [Option<Act>; 2]),
+    Park(Option<Mismatch>),
+    Read(Key),
+}
+
+impl Follower {
+    /// Begins behind `applied`, the position that the destination holds; `near` is the newest id that the source gave out.
+    /// `reread`: the rows that were read again, as the destination remembers them.
+    #[must_use]
+    pub fn new(
+        targets: Arc<[Target]>,
+        tables: impl IntoIterator<Item = Table>,
+        reread: impl IntoIterator<Item = Reread>,
+        applied: Lsn,
+        near: FullXid,
+    ) -> Self {
+        let followed = |table: Table| (table.relation, Followed { table, now: None });
+        let mut follower = Self {
+            targets,
+            tables: tables.into_iter().map(followed).collect(),
+            strangers: BTreeSet::new(),
+            reread: BTreeMap::new(),
+            widener: Widener::new(near),
+            applied,
+            open: None,
+            wanted: None,
+            batch: Batch::default(),
+            laws: Laws::default(),
+        };
+        for reread in reread {
+            follower.remember(&reread);
+        }
+        follower
+    }
+
+    /// The same without a law.
+    #[cfg(feature = "lawless")]
+    #[must_use]
+    pub fn under(mut self, laws: Laws) -> Self {
+        self.laws = laws;
+        self
+    }
+
+    /// A transaction begins.
+    pub fn begin(&mut self, begin: Begin) -> Result<(), Unfollowable> {
+        if self.open.is_some() {
+            return Err(Unfollowable::OutOfTurn("a transaction is open"));
+        }
+        let xid = self.widener.widen(begin.xid);
+        let skipped = begin.commit_lsn < self.applied && self.laws.hold(Law::AppliedSkipped);
+        self.open = Some(Open { begin, xid, skipped, ordinal: 0 });
+        Ok(())
+    }
+
+    /// A part of it. Where an answer is given, the row it names is read and [`answer`](Self::answer)ed before anything else.
+    pub fn item(&mut self, item: Item) -> Result<Option<RereadWanted>, Unfollowable> {
+        if self.wanted.is_some() {
+            return Err(Unfollowable::OutOfTurn("a row is to be read again first"));
+        }
+        if self.open.is_none() {
+            return Err(Unfollowable::OutOfTurn("no transaction is open"));
+        }
+        match item {
+            Item::Relation(relation) => {
+                self.relation(relation);
+                Ok(None)
+            }
+            Item::Logical(_) => Ok(None),
+            Item::Change(change) => self.change(change),
+        }
+    }
+
+    /// The row that was asked for.
+    pub fn answer(&mut self, answer: RereadAnswer) -> Result<(), Unfollowable> {
+        let out_of_turn = Unfollowable::OutOfTurn("no row is to be read again");
+        let wanted = self.wanted.take().ok_or(out_of_turn)?;
+        let Wanted { relation, key, change, place } = wanted;
+        let followed = known(&mut self.tables, relation)?;
+        let target = &self.targets[followed.table.target];
+        if self.laws.hold(Law::RereadRaises) {
+            followed.table.window.raise(answer.noted);
+        }
+        let old = followed.old_key(target, &change).ok_or(Unfollowable::BadRow {
+            relation,
+            place,
+            what: "no old key",
+        })?;
+        let acts = [Some(Act::Delete(old)), answer.row.clone().map(Act::Insert)];
+        let (table, target_no) = (followed.table.no, followed.table.target);
+        let had = answer.row.map(|row| target.key_of(&row)).filter(|had| *had != key);
+        let reread = Reread {
+            table,
+            keys: [key].into_iter().chain(had).collect(),
+            snapshot: answer.snapshot,
+            noted: answer.noted,
+        };
+        self.batch.push(place, table, target_no, Mode::Converging, acts, &change);
+        self.remember(&reread);
+        self.batch.rereads.push(reread);
+        Ok(())
+    }
+
+    /// The transaction is complete.
+    pub fn commit(&mut self, commit: Commit) -> Result<(), Unfollowable> {
+        if self.wanted.is_some() {
+            return Err(Unfollowable::OutOfTurn("a row is to be read again first"));
+        }
+        let out_of_turn = Unfollowable::OutOfTurn("no transaction is open");
+        if !self.open.take().ok_or(out_of_turn)?.skipped {
+            self.applied = commit.end_lsn;
+            self.batch.commit = Some(commit);
+        }
+        Ok(())
+    }
+
+    /// What was decided on so far.
+    pub fn cut(&mut self) -> Batch {
+        self.batch.at_boundary = self.open.is_none();
+        std::mem::take(&mut self.batch)
+    }
+
+    /// What was decided on and not cut.
+    #[must_use]
+    pub fn uncut(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// Whether a table is behind N, and where N is.
+    pub fn windows(&self) -> impl Iterator<Item = &Table> {
+        self.tables.values().map(|followed| &followed.table)
+    }
+
+    /// Changes of this table are kept from here on. Batches that were cut before are the caller's: [`Batch::park`].
+    pub fn park(&mut self, table: TableNo) {
+        for followed in self.tables.values_mut().filter(|followed| followed.table.no == table) {
+            followed.table.parked = true;
+        }
+        let beginning = Place { commit_lsn: Lsn(0), ordinal: 0, xid: FullXid(0) };
+        self.batch.park(table, beginning);
+    }
+
+    fn remember(&mut self, reread: &Reread) {
+        for key in &reread.keys {
+            self.reread.insert((reread.table, key.clone()), reread.snapshot.clone());
+        }
+    }
+
+    /// Relations of transactions that are skipped count too: they are told once.
+    fn relation(&mut self, relation: Arc<Relation>) {
+        let Some(followed) = self.tables.get_mut(&relation.id) else {
+            if self.strangers.insert(relation.id) {
+                self.batch.notices.push(Notice::NotFollowed(relation.name.clone()));
+            }
+            return;
+        };
+        let order = followed.table.order_in(&self.targets[followed.table.target], &relation);
+        if followed.table.parked
+            && let Some(open) = &self.open
+        {
+            let (table, place) = (followed.table.no, open.place());
+            self.batch.parked.push(Parked::relation(table, place, (*relation).clone()));
+        }
+        followed.now = Some(Now { relation, order });
+    }
+
+    fn change(&mut self, change: Change) -> Result<Option<RereadWanted>, Unfollowable> {
+        let Some(open) = &mut self.open else { return Ok(None) };
+        let place = open.place();
+        open.ordinal += 1;
+        if open.skipped {
+            return Ok(None);
+        }
+        // Whether the rows of its targets can be truncated is asked of all tables before any is changed.
+        let parts = self.parts_truncated(&change);
+        for relation in change.relations() {
+            if self.strangers.contains(relation) {
+                continue;
+            }
+            let followed = known(&mut self.tables, *relation)?;
+            let target = &self.targets[followed.table.target];
+            let judge = Judge { laws: self.laws, reread: &self.reread, target, place };
+            let verdict = if parts.contains(relation) && !followed.table.parked {
+                Verdict::Park(Some(Mismatch::PartTruncated))
+            } else {
+                judge.judge(followed, *relation, &change)?
+            };
+            let table = followed.table.no;
+            match verdict {
+                Verdict::Nothing => {}
+                Verdict::Acts(mode, acts) => {
+                    self.batch.push(place, table, followed.table.target, mode, acts, &change);
+                }
+                Verdict::Park(mismatch) => {
+                    followed.park(place, mismatch, &mut self.batch);
+                    let change = change.of(*relation);
+                    self.batch.parked.push(Parked::change(table, place, change));
+                }
+                Verdict::Read(key) => {
+                    let wanted = RereadWanted { table, key: key.clone(), xid: place.xid };
+                    let relation = *relation;
+                    self.wanted = Some(Wanted { relation, key, change, place });
+                    return Ok(Some(wanted));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tables that a truncate names, while others that share their target are not named.
+    fn parts_truncated(&self, change: &Change) -> BTreeSet<RelationId> {
+        let Change::Truncate { relations, .. } = change else { return BTreeSet::new() };
+        let whole = |wanted: &Followed| {
+            let target = wanted.table.target;
+            let mut sharing = self.tables.iter().filter(|(_, each)| each.table.target == target);
+            sharing.all(|(relation, _)| relations.contains(relation))
+        };
+        let part =
+            |relation: &&RelationId| self.tables.get(relation).is_some_and(|one| !whole(one));
+        relations.iter().filter(part).copied().collect()
+    }
+}
+
+fn known(
+    tables: &mut BTreeMap<RelationId, Followed>,
+    relation: RelationId,
+) -> Result<&mut Followed, Unfollowable> {
+    tables.get_mut(&relation).ok_or(Unfollowable::UnknownRelation(relation))
+}
+
+impl Open {
+    fn place(&self) -> Place {
+        Place { commit_lsn: self.begin.commit_lsn, ordinal: self.ordinal, xid: self.xid }
+    }
+}
+
+impl Batch {
+    fn push(
+        &mut self,
+        place: Place,
+        table: TableNo,
+        target: usize,
+        mode: Mode,
+        acts: [Option<Act>; 2],
+        change: &Change,
+    ) {
+        self.bytes += size_of::<Entry>() + change.bytes();
+        self.entries.extend(acts.into_iter().flatten().map(|act| Entry {
+            place,
+            table,
+            target,
+            mode,
+            act,
+            change: change.clone(),
+        }));
+    }
+}
+
+impl Change {
+    /// The part of it that is about one table.
+    fn of(&self, relation: RelationId) -> Self {
+        match self {
+            Self::Truncate { cascade, restart_identity, .. } => Self::Truncate {
+                relations: [relation].into(),
+                cascade: *cascade,
+                restart_identity: *restart_identity,
+            },
+            Self::Insert { .. } | Self::Update { .. } | Self::Delete { .. } => self.clone(),
+        }
+    }
+}
+
+impl Followed {
+    /// A row in the target's columns.
+    fn row(&self, row: &Tuple) -> Tuple {
+        match self.now.as_ref().map(|now| &now.order) {
+            Some(Ok(Some(order))) => row.project(order.iter().copied()),
+            _ => row.clone(),
+        }
+    }
+
+    /// The key of what a change says of its old row.
+    fn old_key(&self, target: &Target, change: &Change) -> Option<Key> {
+        match change {
+            Change::Update { old: Some(old), .. } | Change::Delete { old, .. } => {
+                Some(target.key_of(&self.row(old.tuple())))
+            }
+            Change::Update { old: None, .. } | Change::Insert { .. } | Change::Truncate { .. } => {
+                None
+            }
+        }
+    }
+
+    /// From here on its changes are kept. The first of them comes after its relation, by which it is read again.
+    fn park(&mut self, place: Place, mismatch: Option<Mismatch>, batch: &mut Batch) {
+        if std::mem::replace(&mut self.table.parked, true) {
+            return;
+        }
+        let table = self.table.no;
+        if let Some(now) = &self.now {
+            batch.parked.push(Parked::relation(table, place, (*now.relation).clone()));
+        }
+        batch.notices.extend(mismatch.map(|mismatch| Notice::Parked { table, place, mismatch }));
+    }
+}
+
+/// What is needed to decide on one change of one table.
+struct Judge<'a> {
+    laws: Laws,
+    reread: &'a BTreeMap<(TableNo, Key), Snapshot>,
+    target: &'a Target,
+    place: Place,
+}
+
+impl Judge<'_> {
+    fn judge(
+        &self,
+        followed: &Followed,
+        relation: RelationId,
+        change: &Change,
+    ) -> Result<Verdict, Unfollowable> {
+        let now = followed.now.as_ref().ok_or(Unfollowable::UnknownRelation(relation))?;
+        let Place { xid, commit_lsn, .. } = self.place;
+        let Some(mode) = followed.table.window.mode(self.laws, xid, commit_lsn) else {
+            return Ok(Verdict::Nothing);
+        };
+        if followed.table.parked {
+            return Ok(Verdict::Park(None));
+        }
+        if let Err(mismatch) = &now.order {
+            return Ok(Verdict::Park(Some(mismatch.clone())));
+        }
+        let identity = now.relation.replica_identity;
+        let bad = |what| Unfollowable::BadRow { relation, place: self.place, what };
+        let columns = now.relation.columns.len();
+        let row = |row: &Tuple| {
+            if row.len() == columns { Ok(followed.row(row)) } else { Err(bad("columns missing")) }
+        };
+        let acts = |first, second| Ok(Verdict::Acts(mode, [Some(first), second]));
+        match change {
+            Change::Truncate { restart_identity, .. } => {
+                acts(Act::Truncate { restart_identity: *restart_identity }, None)
+            }
+            Change::Insert { new, .. } => {
+                let new = row(new)?;
+                if !new.is_whole() {
+                    return Err(bad("an insert that leaves out values"));
+                }
+                acts(if self.target.is_keyless() { Act::Add(new) } else { Act::Insert(new) }, None)
+            }
+            Change::Delete { old, .. } => match self.old(old, &row)? {
+                Some(Old::Row(old)) => acts(Act::Take(old), None),
+                Some(Old::Key(key)) => acts(Act::Delete(key), None),
+                None => Ok(Verdict::Park(Some(Mismatch::KeyNotTold(identity)))),
+            },
+            Change::Update { old, new, .. } => {
+                let mut new = row(new)?;
+                if let Some(OldRow::Full(old)) = old {
+                    new = new.over(&row(old)?);
+                } else if let Some(OldRow::Key(old)) = old {
+                    new = self.with_key_of(&new, &row(old)?);
+                }
+                let Some(old) = old else {
+                    if self.target.is_keyless() {
+                        return Ok(Verdict::Park(Some(Mismatch::KeyNotTold(identity))));
+                    }
+                    let key = self.target.key_of(&new);
+                    if !key.is_whole() {
+                        return Err(bad("a key that is not told"));
+                    }
+                    return acts(Act::Update { key, row: new }, None);
+                };
+                match self.old(old, &row)? {
+                    Some(Old::Row(old)) => acts(Act::Take(old), Some(Act::Add(new))),
+                    Some(Old::Key(from)) => Ok(self.update(&followed.table, mode, from, new)),
+                    None => Ok(Verdict::Park(Some(Mismatch::KeyNotTold(identity)))),
+                }
+            }
+        }
+    }
+
+    /// What is told of an old row; none where that is not enough to find it.
+    fn old(
+        &self,
+        old: &OldRow,
+        row: &impl Fn(&Tuple) -> Result<Tuple, Unfollowable>,
+    ) -> Result<Option<Old>, Unfollowable> {
+        let told = row(old.tuple())?;
+        Ok(match (self.target.is_keyless(), old) {
+            (true, OldRow::Full(_)) => Some(Old::Row(told)),
+            (true, OldRow::Key(_)) => None,
+            (false, _) => Some(Old::Key(self.target.key_of(&told))),
+        })
+    }
+
+    /// A key that is stored apart is told by the old row alone if it did not change.
+    fn with_key_of(&self, new: &Tuple, old: &Tuple) -> Tuple {
+        if new.is_whole() {
+            return new.clone();
+        }
+        let in_key = |column| self.target.key.iter().any(|key| key.column == column);
+        let fields = new.fields().zip(old.fields()).enumerate();
+        let known = fields.map(
+            |(column, (new, old))| {
+                if new.is_unchanged() && in_key(column) { old } else { new }
+            },
+        );
+        Tuple::from_fields(known)
+    }
+
+    /// An update whose old key is told.
+    fn update(&self, table: &Table, mode: Mode, from: Key, row: Tuple) -> Verdict {
+        let key = self.target.key_of(&row);
+        let acts = |first, second| Verdict::Acts(mode, [Some(first), second]);
+        if key == from {
+            acts(Act::Update { key, row }, None)
+        } else if row.is_whole() {
+            acts(Act::Delete(from), Some(Act::Insert(row)))
+        } else if mode == Mode::Strict || self.is_as_it_was(table, &from) {
+            acts(Act::Move { from, row }, None)
+        } else {
+            Verdict::Read(key)
+        }
+    }
+
+    /// Whether the destination's row under this key is as the source's was before this transaction: nobody who copied it had
+    /// seen the transaction (law S8).
+    fn is_as_it_was(&self, table: &Table, from: &Key) -> bool {
+        let xid = self.place.xid;
+        let reread = self.reread.get(&(table.no, from.clone()));
+        let copied_after = table.window.copied_after(xid) && self.laws.hold(Law::MoveUnseen);
+        let reread_after = reread.is_some_and(|snapshot| snapshot.shows(xid))
+            && self.laws.hold(Law::MoveNotReread);
+        !copied_after && !reread_after
+    }
+}
+
+/// How the row of a change is found.
+enum Old {
+    Key(Key),
+    Row(Tuple),
+}

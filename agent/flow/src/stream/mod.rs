@@ -1,0 +1,21 @@
+//! The stream of changes as pure functions: from the bytes of `pgoutput` to statements for the destination.
+//!
+//! Reading order: [`message`], [`tuple`], [`decode`], [`mod@encode`], [`assemble`], [`snapshot`], [`table`],
+//! [`window`], [`entry`], [`follow`], [`fold`],
+//! [`operation`], [`statements`].
+
+pub mod assemble;
+pub mod decode;
+pub mod encode;
+pub mod entry;
+pub mod fold;
+pub mod follow;
+pub mod laws;
+pub mod message;
+pub mod operation;
+pub mod snapshot;
+pub mod statements;
+pub mod table;
+mod text_array;
+pub mod tuple;
+pub mod window;

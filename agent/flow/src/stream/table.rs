@@ -1,0 +1,166 @@
+//! The tables whose changes are followed: as they were planned, and where their rows go.
+
+use std::fmt;
+
+use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::name::QualifiedName;
+
+use super::message::{Relation, RelationId, ReplicaIdentity};
+use super::tuple::Tuple;
+use super::window::Window;
+
+/// A table of the source.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// Its number within the task.
+    pub no: TableNo,
+    /// Its object id, by which the stream names it.
+    pub relation: RelationId,
+    /// Its name, as planned.
+    pub name: QualifiedName,
+    /// Its columns as planned, in the order of its target's; generated ones are no part of either.
+    pub columns: Box<[SourceColumn]>,
+    /// Where its rows go: an index into the targets. Leaves that are written through their root share one.
+    pub target: usize,
+    /// What the copy has seen of its changes.
+    pub window: Window,
+    /// Whether its changes are kept instead of being applied.
+    pub parked: bool,
+}
+
+/// A column of a source's table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceColumn {
+    /// Its name.
+    pub name: Box<str>,
+    /// Object id of its type.
+    pub type_oid: u32,
+    /// Length, precision and the like of its type.
+    pub type_modifier: i32,
+}
+
+/// A table of the destination.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its name.
+    pub name: QualifiedName,
+    /// Whether it is meant without what inherits from it: not so for the root of a partition tree.
+    pub only: bool,
+    /// The columns that are written.
+    pub columns: Box<[TargetColumn]>,
+    /// The apply key: the columns by which a change finds its row. Empty: rows are found by all of their values.
+    pub key: Box<[KeyColumn]>,
+}
+
+/// A column of a destination's table.
+#[derive(Debug, Clone)]
+pub struct TargetColumn {
+    /// Its name.
+    pub name: Box<str>,
+    /// Its type's qualified and quoted name, without length or precision: a cast to those would cut silently, an
+    /// assignment raises.
+    pub type_name: Box<str>,
+    /// Whether it is `generated always as identity`, which no update may set.
+    pub identity_always: bool,
+}
+
+/// A column of an apply key.
+#[derive(Debug, Clone)]
+pub struct KeyColumn {
+    /// Its index among the target's columns.
+    pub column: usize,
+    /// The operator by which the key's index finds equal values, as SQL: `operator(pg_catalog.=)`.
+    pub equals: Box<str>,
+}
+
+/// The columns of an apply key, as they came. Keys may differ here and be equal to the server: `2.0` and `2.00`.
+pub type Key = Tuple;
+
+impl Target {
+    /// The key of one of its rows.
+    #[must_use]
+    pub fn key_of(&self, row: &Tuple) -> Key {
+        row.project(self.key.iter().map(|key| key.column))
+    }
+
+    /// Whether rows are found by all of their values.
+    #[must_use]
+    pub fn is_keyless(&self) -> bool {
+        self.key.is_empty()
+    }
+}
+
+/// How the columns of a relation become those of a target: the place of each in the relation; none = the same order.
+pub(super) type Order = Option<Box<[usize]>>;
+
+/// What keeps a table's changes from being applied: it is not as it was planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It has another name.
+    Renamed(QualifiedName),
+    /// A column came, or was renamed to this.
+    ColumnAdded(Box<str>),
+    /// A column is gone, or was renamed.
+    ColumnGone(Box<str>),
+    /// A column's type is another one.
+    ColumnType(Box<str>),
+    /// Its replica identity does not tell the columns by which changes find their rows.
+    KeyNotTold(ReplicaIdentity),
+    /// One partition was emptied alone, and its rows were written through the root.
+    PartTruncated,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Renamed(name) => write!(f, "the table was renamed to {name}"),
+            Self::ColumnAdded(column) => write!(f, "there is a new column {column}"),
+            Self::ColumnGone(column) => write!(f, "column {column} is gone"),
+            Self::ColumnType(column) => write!(f, "the type of column {column} was changed"),
+            Self::KeyNotTold(identity) => {
+                write!(f, "replica identity {identity} does not tell which rows are changed")
+            }
+            Self::PartTruncated => f.write_str(
+                "a partition was truncated alone, and its rows are in several partitions of the destination",
+            ),
+        }
+    }
+}
+
+impl Table {
+    /// How its columns come, or what is not as planned.
+    pub(super) fn order_in(&self, target: &Target, is: &Relation) -> Result<Order, Mismatch> {
+        if is.name != self.name {
+            return Err(Mismatch::Renamed(is.name.clone()));
+        }
+        let planned = |name| self.columns.iter().any(|column| column.name == name);
+        if let Some(added) = is.columns.iter().find(|column| !planned(column.name.clone())) {
+            return Err(Mismatch::ColumnAdded(added.name.clone()));
+        }
+        let mut order = Vec::with_capacity(self.columns.len());
+        for column in &self.columns {
+            let place = is.columns.iter().position(|each| each.name == column.name);
+            let place = place.ok_or_else(|| Mismatch::ColumnGone(column.name.clone()))?;
+            let found = &is.columns[place];
+            if (found.type_oid, found.type_modifier) != (column.type_oid, column.type_modifier) {
+                return Err(Mismatch::ColumnType(column.name.clone()));
+            }
+            order.push(place);
+        }
+        let told = match is.replica_identity {
+            // Under `nothing` there are no updates and deletes.
+            ReplicaIdentity::Full | ReplicaIdentity::Nothing => true,
+            ReplicaIdentity::Default | ReplicaIdentity::Index => {
+                target.key.iter().all(|key| is.columns[order[key.column]].in_identity)
+            }
+        };
+        if !told {
+            return Err(Mismatch::KeyNotTold(is.replica_identity));
+        }
+        let same = order.iter().enumerate().all(|(index, place)| index == *place);
+        Ok((!same).then(|| order.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

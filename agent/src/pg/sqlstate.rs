@@ -19,6 +19,9 @@ const TAKEN_OVER: &str = "PC002";
 /// SQLSTATE of a unique violation.
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
 
+/// SQLSTATEs of a name that is not found: a function, table, type or schema.
+const NAME_NOT_FOUND: [&str; 4] = ["42883", "42P01", "42704", "3F000"];
+
 use FailureClass::{Definite, Other, Transient};
 
 type Meaning = (FailureClass, &'static str, &'static str);
@@ -26,10 +29,22 @@ type Meaning = (FailureClass, &'static str, &'static str);
 impl PgError {
     /// As the leader is told it; `subject` says what it is about.
     pub(crate) fn failure(&self, subject: impl Into<String>) -> Failure {
-        let (class, code, remedy) = self.meaning();
+        let (class, code, remedy) = match self {
+            // It was judged where it was met.
+            Self::AtPartner(failure) | Self::HandshakeAtPartner(failure) => {
+                return Failure::clone(failure).about(subject);
+            }
+            met_here => met_here.meaning(),
+        };
         let mut failure = Failure::new(class, code, self.text()).about(subject).remedy(remedy);
         failure.sqlstate = self.sqlstate().map(str::to_owned);
         failure
+    }
+
+    /// Whether the server did not find a function, table, type or schema, as where a function looks it up by
+    /// `search_path`, which is empty in our sessions.
+    pub(crate) fn is_name_not_found(&self) -> bool {
+        self.sqlstate().is_some_and(|state| NAME_NOT_FOUND.contains(&state))
     }
 
     fn text(&self) -> String {
@@ -49,6 +64,12 @@ impl PgError {
                 "unreachable_host",
                 "check host and port, that the server runs and listens there, and that no firewall is between",
             ),
+            Self::NoPartner { .. } => (
+                Transient,
+                "no_partner",
+                "let agents of that site run, and either dial those of this site or be dialled by them: see --listen",
+            ),
+            Self::AtPartner(_) | Self::HandshakeAtPartner(_) => (Other, "protocol_violation", ""),
             Self::TlsNotOffered { .. } => (
                 Definite,
                 "tls_not_offered",

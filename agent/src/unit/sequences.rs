@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
-use pgconvoy_shared::spec::MigrationType;
+use pgconvoy_shared::spec::{MigrationType, ObjectRules};
 use pgconvoy_shared::unit::WorkResult;
 use tracing::warn;
 
@@ -72,7 +72,7 @@ pub(super) async fn source_half(
 ) -> Result<(), UnitEnd> {
     let access = ctx.access(Side::Source);
     let session = access.session().await.about(&access)?;
-    let wanted = taking_part(ctx, &session).await.about(&access)?;
+    let wanted = taking_part(&session, &ctx.spec.objects).await.about(&access)?;
     for batch in wanted.chunks(BATCH) {
         link.send(positions(&session, batch).await.about(&access)?).await?;
     }
@@ -80,11 +80,12 @@ pub(super) async fn source_half(
     Ok(())
 }
 
-/// The sequences of one end that take part. Those of extensions are the extension's business, those of pgconvoy its own.
+/// Sequences of one end that take part.
 pub(super) async fn taking_part(
-    ctx: &UnitContext,
     session: &tokio_postgres::Client,
+    rules: &ObjectRules,
 ) -> Result<Vec<QualifiedName>, tokio_postgres::Error> {
+    // Those of extensions are the extension's business, those of pgconvoy its own.
     let rows = session
         .query(
             "select n.nspname::text, s.relname::text, tn.nspname::text, t.relname::text
@@ -101,7 +102,6 @@ pub(super) async fn taking_part(
             &[],
         )
         .await?;
-    let rules = &ctx.spec.objects;
     let wanted = rows.iter().filter_map(|row| {
         let sequence = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
         let table = row.get::<_, Option<&str>>(2).zip(row.get::<_, Option<&str>>(3));
@@ -155,7 +155,7 @@ async fn destination_half(
         let mut script = format!("begin; {};\n", fence::hold(ctx));
         let present = present(&session, &names(&positions)).await.about(session.access())?;
         for (position, there) in positions.iter().zip(present) {
-            // With the schema migrated a missing one is an error, which the server tells; without, it is the user's choice.
+            // With the schema migrated a missing one is an error, which the server tells; without, the precheck has told it.
             if !there && !with_schema {
                 warn!("sequence {} is not at the destination", position.sequence);
                 continue;

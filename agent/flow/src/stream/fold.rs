@@ -196,7 +196,9 @@ impl Fates {
         match &mut fate.now {
             Now::Nothing if puts => fate.now = Now::Put(row.clone()),
             Now::Nothing => return self.does_not_fit(),
-            Now::Changed(_) if puts => fate.now = Now::Put(row.clone()),
+            Now::Changed(_) if puts => {
+                *fate = Fate { began: Began::Goes, now: Now::Put(row.clone()) };
+            }
             Now::Changed(now) | Now::Put(now) | Now::Carried(Moved { row: now, .. }) => {
                 *now = row.over(now);
             }
@@ -290,10 +292,10 @@ impl Emitted {
         let mut emitted = Self {
             target: target_no,
             expect: if strict { Expect::Each } else { Expect::Any },
-            in_the_way: if strict || set.is_none() {
-                InTheWay::Fails
-            } else {
-                InTheWay::IsReplaced
+            in_the_way: match &set {
+                _ if strict => InTheWay::Fails,
+                Some(_) => InTheWay::IsReplaced,
+                None => InTheWay::IsRemoved,
             },
             removed: Vec::new(),
             moved: Vec::new(),
@@ -315,11 +317,11 @@ impl Emitted {
                 }
                 (Now::Changed(row), None) => emitted.put_again.push(Moved { from: key, row }),
                 (Now::Put(row), _) => {
-                    emitted.removed.extend((goes && set.is_none()).then_some(key));
+                    emitted.removed.extend((goes && strict).then_some(key));
                     emitted.put.push(row);
                 }
                 (Now::Carried(moved), _) => {
-                    emitted.removed.extend((goes && (strict || set.is_none())).then_some(key));
+                    emitted.removed.extend((goes && strict).then_some(key));
                     emitted.moved.push(moved);
                 }
             }

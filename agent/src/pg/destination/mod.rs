@@ -3,12 +3,14 @@
 //! - [`ensure`] makes the schema and a task's row.
 //! - [`generation`] raises a table's generation, which fences all older plans of it (laws O1, O4).
 //! - [`progress`] reads and writes `shard_progress` (law O2).
+//! - [`search_path`] lets functions that writing a row calls find what they look for.
 //! - [`takeover`] ends what an older owner of a unit left (law O5).
 //!
 //! Two units that do the same at the same time meet at a lock or at a unique index; either order gives the same state.
 
 pub(crate) mod generation;
 pub(crate) mod progress;
+pub(crate) mod search_path;
 pub(crate) mod takeover;
 
 use pgconvoy_shared::failure::Failure;
@@ -17,7 +19,7 @@ use pgconvoy_shared::ids::TaskId;
 use super::{About, Session};
 
 /// The layout that this code makes and understands.
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 
 /// Held while the schema is looked at, made or removed: `pgconvoy` in ASCII.
 pub(crate) const SCHEMA_LOCK: i64 = 0x7067_636f_6e76_6f79;

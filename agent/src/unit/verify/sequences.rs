@@ -52,7 +52,7 @@ async fn destination_half(
         compared.skip(&object(&sequence), "the source dropped it since it was set".to_owned());
     }
     if ctx.purpose == Purpose::Verify {
-        let there = taking_part(ctx, &session).await.about(&access)?;
+        let there = taking_part(&session, &ctx.spec.objects).await.about(&access)?;
         let extra: Vec<_> = there.into_iter().filter(|name| !here.contains(name)).collect();
         for batch in extra.chunks(BATCH) {
             for there in positions(&session, batch).await.about(&access)? {

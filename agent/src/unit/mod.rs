@@ -78,7 +78,8 @@ impl UnitContext {
             Side::Source => (&self.spec.source, self.passwords.source.as_ref()),
             Side::Destination => (&self.spec.destination, self.passwords.destination.as_ref()),
         };
-        let access = Access::new(side, endpoint, password, self.application_name());
+        let access = Access::new(side, endpoint, password, self.application_name())
+            .by(self.means.relay.way_to(endpoint));
         match self.purpose {
             Purpose::Migrate => access,
             Purpose::Precheck | Purpose::Verify => access.read_only(),
@@ -172,7 +173,9 @@ impl From<Failure> for UnitEnd {
 pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
     let context = &context;
     let outcome = match work {
-        Work::Precheck => context.until_stopped(precheck::run(context)).await,
+        Work::Precheck { verified } => {
+            context.until_stopped(precheck::run(context, verified)).await
+        }
         Work::SchemaPre => context.until_stopped(schema_pre::run(context)).await,
         Work::Survey(order) => context.until_stopped(survey::run(context, order)).await,
         Work::Plan(tables) => context.until_stopped(plan_tables::run(context, tables)).await,

@@ -9,6 +9,7 @@ use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitId, UnitNo};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::neighbours::{Neighbour, Neighbours};
 use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{
@@ -36,6 +37,18 @@ fn name() -> impl Strategy<Value = QualifiedName> {
 
 fn agent() -> impl Strategy<Value = AgentId> {
     "[a-z0-9._-]{1,12}".prop_map(|text| text.parse().unwrap())
+}
+
+pub(crate) fn neighbours() -> impl Strategy<Value = Neighbours> {
+    let one = || {
+        (agent(), text(), text()).prop_map(|(agent, site, address)| Neighbour {
+            agent,
+            site,
+            address,
+        })
+    };
+    (vec(one(), 0..3), vec(one(), 0..3))
+        .prop_map(|(partners, owners)| Neighbours { partners, owners })
 }
 
 fn unit() -> impl Strategy<Value = UnitId> {
@@ -203,7 +216,7 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
         .prop_map(|(subject, entries)| Work::Index(IndexBuild { subject, entries }));
     prop_oneof![
         select(vec![
-            Work::Precheck,
+            Work::Precheck { verified: true },
             Work::SchemaPre,
             Work::SchemaPost,
             Work::Sequences,
@@ -235,6 +248,7 @@ prop_compose! {
         figures in any::<[u64; 7]>(),
         at_least in any::<bool>(),
         listed in vec((difference(), text(), any::<u64>()), 0..3),
+        lists in vec(text(), 0..3),
         not_compared in option::of(not_compared()),
     ) -> RowsCompared {
         let [source_rows, destination_rows, bytes, compared, missing, extra, different] = figures;
@@ -244,7 +258,7 @@ prop_compose! {
             .collect();
         RowsCompared {
             source_rows, destination_rows, bytes, compared, missing, extra, different, at_least,
-            listed, not_compared,
+            listed, lists, not_compared,
         }
     }
 }

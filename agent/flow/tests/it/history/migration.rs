@@ -185,6 +185,9 @@ impl Migration {
             for _ in 0..self.chance.below(4) {
                 self.receive(&mut owner)?;
             }
+            if !self.bugs.hold(Bug::RowVanishes) {
+                self.lose_a_row();
+            }
             match self.chance.below(60) {
                 0 => {
                     self.reached.note("an owner was replaced");
@@ -400,8 +403,19 @@ impl Migration {
         }
     }
 
+    fn lose_a_row(&mut self) {
+        let target = self.chance.below(self.destination.rows.len());
+        let is_past_n = self.destination.is_past_n(target, self.destination.progress.applied);
+        if let Some(rows) = self.destination.rows.get_mut(target).filter(|_| is_past_n) {
+            rows.pop();
+        }
+    }
+
     /// A table that is past its N is as the source had it.
     fn compare(&self, position: Lsn, when: &str) -> Result<(), String> {
+        if !self.bugs.hold(Bug::RowVanishes) {
+            return Ok(());
+        }
         let mut expected = vec![Vec::new(); self.destination.kinds.len()];
         for (table, rows) in self.source.state_at(position).into_iter().enumerate() {
             expected[self.source.shapes[table].target].extend(rows);

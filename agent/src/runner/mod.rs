@@ -27,7 +27,7 @@ use pgconvoy_runtime::tasks::{self, Died, Kind};
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, UnitId};
-use pgconvoy_shared::unit::Ended;
+use pgconvoy_shared::unit::{Ended, Work};
 
 use crate::keeper::Keepers;
 use crate::pg::Pool;
@@ -82,6 +82,8 @@ struct State {
 struct Running {
     stop: CancellationToken,
     progress: Arc<ProgressCell>,
+    /// It ends only when it is told to.
+    endless: bool,
 }
 
 impl Runner {
@@ -136,8 +138,11 @@ impl Runner {
                 running.stop.cancel();
             }
         }
-        let running =
-            Running { stop: CancellationToken::new(), progress: Arc::new(ProgressCell::default()) };
+        let running = Running {
+            stop: CancellationToken::new(),
+            progress: Arc::new(ProgressCell::default()),
+            endless: matches!(leased.work, Work::Stream(_)),
+        };
         state.running.insert(key, running.clone());
         drop(state);
         let shared = Arc::clone(&self.shared);
@@ -156,9 +161,14 @@ impl Runner {
         }
     }
 
-    /// Takes nothing new from now on.
+    /// Takes nothing new from now on. What has no end of its own is told to stop; another agent goes on with it.
     pub(crate) fn drain(&self) {
-        self.shared.state().draining = true;
+        let mut state = self.shared.state();
+        state.draining = true;
+        for running in state.running.values().filter(|running| running.endless) {
+            running.stop.cancel();
+        }
+        drop(state);
         self.shared.ended.send_modify(|_| {});
     }
 

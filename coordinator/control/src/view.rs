@@ -8,7 +8,7 @@ use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitId, UnitNo};
 use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::time::Timestamp;
-use pgconvoy_shared::unit::{Progress, UnitKind};
+use pgconvoy_shared::unit::{Checkpoint, Progress, StreamOpened, StreamProgress, UnitKind};
 use pgconvoy_shared::verify::{ObjectsCompared, Purpose, RowsCompared, VerifySettings};
 
 use crate::state::clerk::Task;
@@ -77,6 +77,19 @@ pub struct TaskView {
     pub purpose: Purpose,
     /// What came of comparing both ends; none where that is not asked for.
     pub verification: Option<VerificationView>,
+    /// How the source's changes are followed; none = not, or not yet.
+    pub stream: Option<StreamView>,
+}
+
+/// How the source's changes are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamView {
+    /// What was made for it at the source.
+    pub opened: StreamOpened,
+    /// What is agreed on.
+    pub checkpoint: Checkpoint,
+    /// What the agent that runs it says; none while none does.
+    pub progress: Option<StreamProgress>,
 }
 
 /// What came of comparing both ends, so far.
@@ -219,6 +232,11 @@ pub fn task(
     let totals = &task.index.totals;
     let running: Vec<_> =
         task.index.leased.iter().filter_map(|no| running(task, *no, progress)).collect();
+    let stream = record.following.opened.map(|opened| StreamView {
+        opened,
+        checkpoint: record.following.checkpoint,
+        progress: running.iter().find_map(|unit| unit.progress.stream),
+    });
     let moving = if record.migrates() { UnitKind::Copy } else { UnitKind::VerifyRows };
     let copying = running.iter().filter(|unit| unit.kind == moving);
     let (rows, bytes) = copying.fold((0u64, 0u64), |(rows, bytes), unit| {
@@ -262,6 +280,7 @@ pub fn task(
         phase_times: record.phase_times.clone(),
         purpose: record.purpose,
         verification: verification(task),
+        stream,
     })
 }
 
@@ -373,7 +392,7 @@ impl Troubles {
 
 fn tables_of(subject: &Subject) -> Vec<TableNo> {
     match subject {
-        Subject::Plan(tables) | Subject::Indexes(tables) | Subject::VerifyPlan(tables) => {
+        Subject::Plan(tables) | Subject::Indexes { tables, .. } | Subject::VerifyPlan(tables) => {
             tables.to_vec()
         }
         Subject::Copy { table, .. }
@@ -382,6 +401,8 @@ fn tables_of(subject: &Subject) -> Vec<TableNo> {
         Subject::Analyze(_)
         | Subject::Precheck
         | Subject::SchemaPre
+        | Subject::OpenStream
+        | Subject::Stream
         | Subject::Survey { .. }
         | Subject::Audit
         | Subject::SchemaPost

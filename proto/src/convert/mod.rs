@@ -18,6 +18,7 @@ mod report;
 mod result;
 mod snapshot;
 mod spec;
+mod stream;
 mod verify;
 mod work;
 

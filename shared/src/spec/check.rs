@@ -28,6 +28,10 @@ impl TaskSpec {
                 "write [schema, full]",
             ));
         }
+        if self.is_incremental() {
+            let what = "`incremental`, following the source's changes,";
+            problems.push(SpecProblem::not_yet("types", what));
+        }
         self.objects.check(&mut problems);
         let patterns = self.objects.include.iter().chain(&self.objects.exclude);
         if patterns.map(|text| text.len()).sum::<usize>() > limits::OBJECTS_BYTES_MAX {

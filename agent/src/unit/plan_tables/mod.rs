@@ -25,6 +25,7 @@ use pgconvoy_shared::unit::{
 };
 
 use super::link::{Link, link};
+use super::apply_key::{self, Followed};
 use super::{UnitContext, UnitEnd, large_objects, source_table};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::{TextRow, Wire, field};
@@ -48,6 +49,7 @@ struct FromSource {
     columns: Vec<Column>,
     hash_leaf: Option<HashLeaf>,
     encoding: String,
+    followed: Option<Followed>,
 }
 
 /// What the destination half decided.
@@ -148,6 +150,7 @@ struct LookedAt {
     hash_leaf: Option<HashLeaf>,
     key: Vec<KeyColumn>,
     shards: Vec<PlannedShard>,
+    followed: Option<Followed>,
 }
 
 impl LookedAt {
@@ -157,6 +160,7 @@ impl LookedAt {
             columns: self.columns.clone(),
             hash_leaf: self.hash_leaf.clone(),
             encoding: encoding.to_owned(),
+            followed: self.followed.clone(),
         }
     }
 }
@@ -171,6 +175,10 @@ async fn look_at(
     source_table::lock_to_move(wire, table.no, name).await?;
     source_table::check_filenode(wire, table.no, name, table.filenode).await?;
     let fingerprint = source_table::fingerprint(wire, name).await.about(name)?;
+    let followed = match ctx.spec.is_incremental() {
+        true => Some(apply_key::look_at(ctx, wire, table.no, name).await?),
+        false => None,
+    };
     let columns = catalog::columns(wire, name).await.about(name)?;
     let (size, is_partition) = catalog::size(wire, name, table.bytes).await.about(name)?;
     let hash_leaf = match is_partition {
@@ -179,9 +187,12 @@ async fn look_at(
     };
     let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
     let (key, shards) = cut(ctx, wire, name, &names, size).await.about(name)?;
-    wire.query("commit").await.about(name)?;
-    let table = table.clone();
-    Ok(LookedAt { table, columns, fingerprint, hash_leaf, key, shards })
+    match &followed {
+        Some((_, noted)) => source_table::wait_until_flushed(wire, *noted).await?,
+        None => drop(wire.query("commit").await.about(name)?),
+    }
+    let (table, followed) = (table.clone(), followed.map(|(followed, _)| followed));
+    Ok(LookedAt { table, columns, fingerprint, hash_leaf, key, shards, followed })
 }
 
 async fn cut(
@@ -196,7 +207,7 @@ async fn cut(
     if count == 1 {
         return Ok(whole());
     }
-    if ctx.spec.copy.snapshot == SnapshotMode::Task && wire.major()? >= TID_RANGE_SCAN {
+    if ctx.spec.snapshot_mode() == SnapshotMode::Task && wire.major()? >= TID_RANGE_SCAN {
         let sample = sample(wire, name, columns, count, size).await?;
         return Ok((Vec::new(), shards::blocks(count, size, &sample)));
     }

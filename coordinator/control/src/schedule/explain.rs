@@ -128,6 +128,8 @@ fn held_back(
                 }
                 UnitKind::Precheck
                 | UnitKind::SchemaPre
+                | UnitKind::OpenStream
+                | UnitKind::Stream
                 | UnitKind::Survey
                 | UnitKind::Plan
                 | UnitKind::Audit

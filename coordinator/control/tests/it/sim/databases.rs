@@ -166,7 +166,9 @@ impl Databases {
             Work::SchemaPost => WorkResult::SchemaPost { entries_run: 1 },
             Work::Sequences => WorkResult::Sequences { count: 1 },
             Work::Analyze(_) => WorkResult::Analyze,
-            Work::VerifyPlan(_)
+            Work::Stream(_) => unreachable!("no task of the simulation follows its source"),
+            Work::OpenStream
+            | Work::VerifyPlan(_)
             | Work::VerifyRows(_)
             | Work::VerifySchema
             | Work::VerifySequences => {
@@ -189,6 +191,8 @@ impl Databases {
 fn writes(work: &Work) -> bool {
     match work {
         Work::SchemaPre
+        | Work::OpenStream
+        | Work::Stream(_)
         | Work::Survey(_)
         | Work::Plan(_)
         | Work::Copy(_)

@@ -94,7 +94,7 @@ fn majors_in(home: &Path) -> Vec<Major> {
 }
 
 /// Where `deploy/fetch-postgres` puts what it fetched. Root's home cannot be entered by the servers' user.
-fn cache() -> PathBuf {
+pub(super) fn cache() -> PathBuf {
     if let Some(path) = std::env::var_os("PGCONVOY_POSTGRES_CACHE") {
         return path.into();
     }

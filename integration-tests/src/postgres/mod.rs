@@ -21,6 +21,7 @@ mod home;
 mod major;
 mod options;
 mod query;
+mod regression;
 mod template;
 mod tls;
 
@@ -38,6 +39,7 @@ pub use disk::Disk;
 pub use major::Major;
 pub use options::{Options, Tls};
 pub(crate) use query::quoted;
+pub use regression::Regression;
 pub use tls::Certificates;
 
 use crate::spawn::{Account, mortal, spawn};
@@ -68,9 +70,16 @@ impl Postgres {
     /// A fresh server, ready to be connected to.
     pub async fn start(options: Options) -> anyhow::Result<Postgres> {
         let account = Account::for_servers()?;
-        let major = options.major.clone().map_or_else(Major::usual, Ok)?;
         let home = Home::make(account.as_ref())?;
-        template::copy_to(&home.path().join("data"), &major, account.as_ref())?;
+        let data = home.path().join("data");
+        let major = match &options.regression {
+            Some(regression) => regression.copy_to(&data, account.as_ref())?,
+            None => {
+                let major = options.major.clone().map_or_else(Major::usual, Ok)?;
+                template::copy_to(&data, &major, account.as_ref())?;
+                major
+            }
+        };
         let certificates = (options.tls != Tls::Off)
             .then(|| tls::make(&home.path().join("tls"), SUPERUSER, account.as_ref()))
             .transpose()?;

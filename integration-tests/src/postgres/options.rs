@@ -1,6 +1,6 @@
 //! What a test may ask of its server.
 
-use super::{Disk, Major};
+use super::{Disk, Major, Regression};
 
 /// How a throw-away server is set up. The default is quick and forgets everything in a crash of the machine, though
 /// not of the server.
@@ -11,6 +11,7 @@ pub struct Options {
     pub(super) tls: Tls,
     pub(super) fsync: bool,
     pub(super) disk: Option<Disk>,
+    pub(super) regression: Option<Regression>,
 }
 
 /// Whether the server speaks TLS over TCP.
@@ -55,6 +56,12 @@ impl Options {
     /// With a small disk of its own besides, at [`Postgres::disk`](super::Postgres::disk), that can be full.
     pub fn disk(mut self, disk: Disk) -> Self {
         self.disk = Some(disk);
+        self
+    }
+
+    /// With the database that PostgreSQL's own tests leave behind; of the version they belong to.
+    pub fn regression(mut self, regression: Regression) -> Self {
+        self.regression = Some(regression);
         self
     }
 

@@ -23,9 +23,13 @@ const TEMPLATES: u32 = 2;
 pub(super) fn copy_to(data: &Path, major: &Major, account: Option<&Account>) -> anyhow::Result<()> {
     static COPIES: AtomicU32 = AtomicU32::new(0);
     let turn = COPIES.fetch_add(1, Ordering::Relaxed) % TEMPLATES;
-    let template = ready(turn, major, account)?;
+    copy(&ready(turn, major, account)?, data, account)
+}
+
+/// Copies a data directory.
+pub(super) fn copy(from: &Path, to: &Path, account: Option<&Account>) -> anyhow::Result<()> {
     let mut copy = mortal("cp", "KILL", account);
-    copy.args(["--archive", "--reflink=auto"]).arg(template).arg(data);
+    copy.args(["--archive", "--reflink=auto"]).arg(from).arg(to);
     run(copy)
 }
 
@@ -60,7 +64,8 @@ fn ready(turn: u32, major: &Major, account: Option<&Account>) -> anyhow::Result<
     Ok(template.join("data"))
 }
 
-fn run(mut command: Command) -> anyhow::Result<()> {
+/// Runs a program to its good end.
+pub(super) fn run(mut command: Command) -> anyhow::Result<()> {
     // Folders of the caller may be closed to the servers' user.
     let output = command.current_dir("/").output().with_context(|| format!("start {command:?}"))?;
     if !output.status.success() {

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`message`], [`tuple`], [`decode`], [`mod@encode`], [`assemble`], [`snapshot`], [`table`],
 //! [`window`], [`entry`], [`follow`], [`fold`],
-//! [`operation`].
+//! [`operation`], [`statements`].
 
 pub mod assemble;
 pub mod decode;
@@ -14,6 +14,8 @@ pub mod laws;
 pub mod message;
 pub mod operation;
 pub mod snapshot;
+pub mod statements;
 pub mod table;
+mod text_array;
 pub mod tuple;
 pub mod window;

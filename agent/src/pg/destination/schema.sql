@@ -199,6 +199,19 @@ begin
 end
 $function$;
 
+-- Raises unless a statement of the stream found all rows that it was to change: so a commit can be sent behind it without
+-- waiting for an answer.
+create function pgconvoy.require_rows(changed bigint, required bigint) returns void
+language plpgsql as $function$
+begin
+    if changed is distinct from required then
+        raise exception using
+            errcode = 'PC003',
+            message = pg_catalog.format('%s rows were to be changed, of which %s are there', required, changed);
+    end if;
+end
+$function$;
+
 -- Makes the caller the owner of a unit. Raises when the task has ended, or when a younger owner was here.
 create function pgconvoy.own_unit(of_task text, of_unit bigint, mine bigint) returns void
 language plpgsql as $function$

@@ -145,11 +145,10 @@ pub(super) fn judge_source(
                 .remedy("run VACUUM (FREEZE) first, or use copy.snapshot: shard"),
         );
     }
-    report.add(
-        Finding::info("source_size", side)
-            .object(&facts.database)
-            .observed(format!("{} bytes in the database, {tables} tables to copy", facts.size)),
-    );
+    report.add(Finding::info("source_size", side).object(&facts.database).observed(format!(
+        "{} bytes in the database; {tables} tables, partitioned ones among them",
+        facts.size
+    )));
     if !facts.settings.is_empty() && ctx.with_schema() {
         report.add(
             Finding::info("database_settings_left_out", side)

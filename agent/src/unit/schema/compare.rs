@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Objects are matched by kind, schema and name, and are the same if their statements are; so are owners and grants
-//! ([`privileges`](super::privileges)), objects of their own here. A server writes views and expressions out itself: between
-//! two majors those that differ in nothing but such wording are the same ([`wording`]).
+//! ([`privileges`](super::privileges)), objects of their own here. What is only another wording of the same is no
+//! difference ([`wording`]): above all between two majors, for a server writes views and expressions out itself.
 
 use std::collections::BTreeMap;
 
@@ -85,7 +85,7 @@ async fn source_half(
     let FromDestination::Described { schema, roles } = link.expect().await? else {
         return Err(out_of_turn().into());
     };
-    let same = if mine == server { str::eq } else { wording::same };
+    let same = if mine == server { wording::same } else { wording::same_between_majors };
     Ok(compared(ours, schema, &roles, same))
 }
 

@@ -3,5 +3,6 @@
 mod interrupted;
 mod moves;
 mod refuses;
+mod regression;
 mod rivals;
 mod versions;

@@ -10,7 +10,7 @@ mod roads;
 
 use std::time::Duration;
 
-use pgconvoy_integration_tests::postgres::Major;
+use pgconvoy_integration_tests::postgres::{Major, Regression};
 
 pub(crate) use gate::Gate;
 pub(crate) use job::{Fleet, Job, events};
@@ -26,8 +26,17 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// A major beside the usual one; `None` where it was not fetched, unless `PGCONVOY_ALL_MAJORS` says that it was.
 pub(crate) fn major(number: u32) -> Option<Major> {
-    match Major::numbered(number) {
-        Ok(major) => Some(major),
+    fetched(Major::numbered(number))
+}
+
+/// PostgreSQL's regression database; `None` under the same condition.
+pub(crate) fn regression() -> Option<Regression> {
+    fetched(Regression::found())
+}
+
+fn fetched<T>(found: anyhow::Result<T>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
         Err(error) if std::env::var_os("PGCONVOY_ALL_MAJORS").is_some() => panic!("{error:#}"),
         Err(error) => {
             eprintln!("not tested: {error:#}");

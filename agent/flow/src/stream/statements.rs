@@ -1,0 +1,367 @@
+//! Operations as statements.
+//!
+//! Each has one text for as many rows as there are: a column of values is one parameter of type `text[]`, which is cast here
+//! to the column's type *without* length or precision: a cast to `varchar(3)` would cut silently, its assignment raises. The
+//! texts repeat from batch to batch, so they can be prepared once.
+//!
+//! Where each row must be there, the statement itself raises when one is not (`pgconvoy.require_rows`): so a commit may
+//! be sent behind it without waiting for an answer.
+//!
+//! Sessions have an empty `search_path`. Operators of keys are named by their schema, for a key may be of a type that an
+//! extension brought.
+
+use bytes::Bytes;
+use pgconvoy_shared::name::quote_identifier;
+
+use super::operation::{Expect, InTheWay, Moved, Operation};
+use super::table::Target;
+use super::text_array::TextArray;
+use super::tuple::{Field, Tuple};
+
+/// A statement, and its parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Its text.
+    pub sql: String,
+    /// All of type `text[]`, in the binary form.
+    pub parameters: Vec<Bytes>,
+}
+
+/// A value that has to be written, but was not told, or not as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a value of column {column} that is to be written was not told as text")]
+pub struct NotTold {
+    /// The column's index in the target.
+    pub column: usize,
+}
+
+/// The statement of an operation.
+pub fn statement(operation: &Operation, targets: &[Target]) -> Result<Statement, NotTold> {
+    match operation {
+        Operation::Truncate { targets: emptied, restart_identity } => {
+            let emptied: Vec<String> = emptied.iter().map(|each| named(&targets[*each])).collect();
+            let identity = if *restart_identity { " restart identity" } else { "" };
+            let sql = format!("truncate {}{identity}", emptied.join(", "));
+            Ok(Statement { sql, parameters: Vec::new() })
+        }
+        Operation::Remove { target, keys, expect } => {
+            let target = &targets[*target];
+            let mut values = Values::default();
+            values.key(target, keys.iter())?;
+            let delete = format!(
+                "delete from {} as t using {} where {}",
+                named(target),
+                values.rows(),
+                same_key(target)
+            );
+            Ok(values.into_statement(delete, *expect))
+        }
+        Operation::RemoveAlike { target, rows } => remove_alike(&targets[*target], rows),
+        Operation::Move { target, rows, expect, in_the_way } => {
+            move_rows(&targets[*target], rows, *expect, *in_the_way)
+        }
+        Operation::Update { target, columns, rows, expect } => {
+            let target = &targets[*target];
+            let mut values = Values::default();
+            values.key(target, rows.iter().map(|(key, _)| key))?;
+            values.columns(target, columns, rows.iter().map(|(_, row)| row))?;
+            let set = |column: &usize| format!("{} = v.c{column}", name(target, *column));
+            let update = format!(
+                "update {} as t set {} from {} where {}",
+                named(target),
+                list(columns.iter().map(set)),
+                values.rows(),
+                same_key(target)
+            );
+            Ok(values.into_statement(update, *expect))
+        }
+        Operation::Insert { target, rows, in_the_way } => {
+            let target = &targets[*target];
+            let mut values = Values::default();
+            let all: Vec<usize> = (0..target.columns.len()).collect();
+            values.columns(target, &all, rows.iter())?;
+            if all.is_empty() {
+                values.count(rows.len());
+            }
+            let selected = list(all.iter().map(|column| format!("v.c{column}")));
+            let insert =
+                insert(target, &format!("select {selected} from {}", values.rows()), *in_the_way);
+            Ok(values.into_statement(insert, Expect::Any))
+        }
+    }
+}
+
+/// Rows may swap their keys, so all of them are taken away before the first is put: sorting reads the whole of what it sorts.
+fn move_rows(
+    target: &Target,
+    rows: &[Moved],
+    expect: Expect,
+    in_the_way: InTheWay,
+) -> Result<Statement, NotTold> {
+    let mut values = Values::default();
+    values.key(target, rows.iter().map(|moved| &moved.from))?;
+    let all: Vec<usize> = (0..target.columns.len()).collect();
+    let told = |field: Field<'_>| !field.is_unchanged();
+    let mut returned = vec!["v.place".to_owned()];
+    for column in &all {
+        let fields = || rows.iter().map(|moved| field(&moved.row, *column));
+        if fields().all(told) {
+            values.column(target, *column, fields())?;
+            returned.push(format!("v.c{column} as c{column}"));
+            continue;
+        }
+        let nothing = |field| if told(field) { field } else { Field::Null };
+        values.column(target, *column, fields().map(nothing))?;
+        values.flags(*column, fields().map(told));
+        returned.push(format!(
+            "case when v.told{column} is null then t.{} else v.c{column} end as c{column}",
+            name(target, *column)
+        ));
+    }
+    let delete = format!(
+        "delete from {} as t using {} where {} returning {}",
+        named(target),
+        values.rows_in_order(),
+        same_key(target),
+        list(returned)
+    );
+    let selected = list(all.iter().map(|column| format!("moved.c{column}")));
+    let insert =
+        insert(target, &format!("select {selected} from moved order by moved.place"), in_the_way);
+    let found = match expect {
+        Expect::Each => require("moved", "pg_catalog.cardinality($1::text[])"),
+        Expect::Any => "select".to_owned(),
+    };
+    let sql = format!("with moved as ({delete}), put as ({insert}) {found}");
+    Ok(Statement { sql, parameters: values.parameters })
+}
+
+/// Rows are compared as the server prints them: so it is for types that know no equality, and for values that are equal and
+/// not the same.
+fn remove_alike(target: &Target, rows: &[(Tuple, u64)]) -> Result<Statement, NotTold> {
+    let mut values = Values::default();
+    let all: Vec<usize> = (0..target.columns.len()).collect();
+    for column in &all {
+        values.texts(*column, rows.iter().map(|(row, _)| field(row, *column)))?;
+    }
+    values.numbers("n", rows.iter().map(|(_, count)| *count));
+    let wanted = list(all.iter().map(|column| format!("v.c{column}")));
+    let printed = |column: &usize| {
+        let name = name(target, *column);
+        format!("case when t.{name} is null then null else pg_catalog.format('%s', t.{name}) end")
+    };
+    let printed = list(all.iter().map(printed));
+    let (named, rows) = (named(target), values.rows());
+    let sql = format!(
+        "with wanted as (select array[{wanted}]::text[] as alike, v.n from {rows}), \
+         found as (select t.tableoid, t.ctid, wanted.n, \
+         pg_catalog.row_number() over (partition by wanted.alike) as nth \
+         from {named} as t join wanted on array[{printed}]::text[] = wanted.alike), \
+         done as (delete from {named} as t using found \
+         where t.ctid = found.ctid and t.tableoid = found.tableoid and found.nth <= found.n returning 1) {}",
+        require("done", "(select pg_catalog.sum(n)::bigint from wanted)")
+    );
+    Ok(Statement { sql, parameters: values.parameters })
+}
+
+fn insert(target: &Target, query: &str, in_the_way: InTheWay) -> String {
+    let columns = list(target.columns.iter().map(|column| quote_identifier(&column.name)));
+    // A table without columns has no list of them.
+    let columns = if columns.is_empty() { columns } else { format!(" ({columns})") };
+    let identity = target.columns.iter().any(|column| column.identity_always);
+    let overriding = if identity { " overriding system value" } else { "" };
+    let conflict = match in_the_way {
+        InTheWay::Fails => String::new(),
+        InTheWay::IsReplaced => replacing(target),
+    };
+    format!("insert into {}{columns}{overriding} {query}{conflict}", target.name.quoted())
+}
+
+/// The key's columns too: equal values need not be the same. But an identity cannot be set, and need not: equal numbers are
+/// the same.
+fn replacing(target: &Target) -> String {
+    let key = list(target.key.iter().map(|key| name(target, key.column)));
+    let settable = target.columns.iter().filter(|column| !column.identity_always);
+    let set = list(settable.map(|column| {
+        let name = quote_identifier(&column.name);
+        format!("{name} = excluded.{name}")
+    }));
+    if set.is_empty() {
+        format!(" on conflict ({key}) do nothing")
+    } else {
+        format!(" on conflict ({key}) do update set {set}")
+    }
+}
+
+/// Columns of values, as parameters.
+#[derive(Default)]
+struct Values {
+    parameters: Vec<Bytes>,
+    /// Their names within `v`.
+    names: Vec<String>,
+    /// The same with their casts.
+    typed: Vec<String>,
+}
+
+impl Values {
+    fn add(&mut self, name: String, cast_to: Option<&str>, array: TextArray) {
+        self.parameters.push(array.finish());
+        let cast = cast_to.map(|type_name| format!("::{type_name}")).unwrap_or_default();
+        self.typed.push(format!("u.{name}{cast} as {name}"));
+        self.names.push(name);
+    }
+
+    fn key<'a>(
+        &mut self,
+        target: &Target,
+        keys: impl Iterator<Item = &'a Tuple> + Clone,
+    ) -> Result<(), NotTold> {
+        for (index, key) in target.key.iter().enumerate() {
+            let array = texts(key.column, keys.clone().map(|key| field(key, index)))?;
+            let type_name = &target.columns[key.column].type_name;
+            self.add(format!("k{index}"), Some(type_name), array);
+        }
+        Ok(())
+    }
+
+    fn columns<'a>(
+        &mut self,
+        target: &Target,
+        columns: &[usize],
+        rows: impl Iterator<Item = &'a Tuple>,
+    ) -> Result<(), NotTold> {
+        let mut arrays: Vec<TextArray> = columns.iter().map(|_| TextArray::new()).collect();
+        for row in rows {
+            // Each row is walked over once, however wide it is: the columns ascend.
+            let (mut fields, mut passed) = (row.fields(), 0);
+            for (column, array) in columns.iter().zip(&mut arrays) {
+                let field = fields.nth(column - passed).unwrap_or(Field::Unchanged);
+                passed = column + 1;
+                push(array, *column, field)?;
+            }
+        }
+        for (column, array) in columns.iter().zip(arrays) {
+            self.add(format!("c{column}"), Some(&target.columns[*column].type_name), array);
+        }
+        Ok(())
+    }
+
+    fn column<'a>(
+        &mut self,
+        target: &Target,
+        column: usize,
+        fields: impl Iterator<Item = Field<'a>>,
+    ) -> Result<(), NotTold> {
+        let type_name = &target.columns[column].type_name;
+        self.add(format!("c{column}"), Some(type_name), texts(column, fields)?);
+        Ok(())
+    }
+
+    fn texts<'a>(
+        &mut self,
+        column: usize,
+        fields: impl Iterator<Item = Field<'a>>,
+    ) -> Result<(), NotTold> {
+        self.add(format!("c{column}"), None, texts(column, fields)?);
+        Ok(())
+    }
+
+    /// Not null where it is true.
+    fn flags(&mut self, column: usize, flags: impl Iterator<Item = bool>) {
+        let mut array = TextArray::new();
+        flags.for_each(|flag| array.push(flag.then_some(b"")));
+        self.add(format!("told{column}"), None, array);
+    }
+
+    fn numbers(&mut self, name: &str, numbers: impl Iterator<Item = u64>) {
+        let mut array = TextArray::new();
+        numbers.for_each(|number| array.push(Some(number.to_string().as_bytes())));
+        self.add(name.to_owned(), Some("bigint"), array);
+    }
+
+    /// So many rows of no column.
+    fn count(&mut self, rows: usize) {
+        let mut array = TextArray::new();
+        (0..rows).for_each(|_| array.push(None));
+        self.add("nothing".to_owned(), None, array);
+    }
+
+    fn rows(&self) -> String {
+        self.source("", "", "")
+    }
+
+    /// With the place of each row among them.
+    fn rows_in_order(&self) -> String {
+        self.source(" with ordinality", ", place", ", u.place")
+    }
+
+    fn source(&self, ordinality: &str, named: &str, selected: &str) -> String {
+        let arrays = list((1..=self.parameters.len()).map(|number| format!("${number}::text[]")));
+        let (typed, names) = (self.typed.join(", "), self.names.join(", "));
+        // Unqualified: only so may it have several arrays.
+        format!(
+            "(select {typed}{selected} from unnest({arrays}){ordinality} as u({names}{named})) as v"
+        )
+    }
+
+    /// A statement that changes one row for each of them, or fewer where it may.
+    fn into_statement(self, change: String, expect: Expect) -> Statement {
+        let sql = match expect {
+            Expect::Any => change,
+            Expect::Each => format!(
+                "with done as ({change} returning 1) {}",
+                require("done", "pg_catalog.cardinality($1::text[])")
+            ),
+        };
+        Statement { sql, parameters: self.parameters }
+    }
+}
+
+fn require(done: &str, rows: &str) -> String {
+    format!("select pgconvoy.require_rows((select pg_catalog.count(*) from {done}), {rows})")
+}
+
+fn texts<'a>(column: usize, fields: impl Iterator<Item = Field<'a>>) -> Result<TextArray, NotTold> {
+    let mut array = TextArray::new();
+    for field in fields {
+        push(&mut array, column, field)?;
+    }
+    Ok(array)
+}
+
+fn push(array: &mut TextArray, column: usize, field: Field<'_>) -> Result<(), NotTold> {
+    match field {
+        Field::Null => array.push(None),
+        Field::Text(value) => array.push(Some(value)),
+        Field::Unchanged | Field::Binary(_) => return Err(NotTold { column }),
+    }
+    Ok(())
+}
+
+/// A row that lacks a column has not told it.
+fn field(row: &Tuple, column: usize) -> Field<'_> {
+    row.fields().nth(column).unwrap_or(Field::Unchanged)
+}
+
+fn named(target: &Target) -> String {
+    format!("{}{}", if target.only { "only " } else { "" }, target.name.quoted())
+}
+
+fn name(target: &Target, column: usize) -> String {
+    quote_identifier(&target.columns[column].name)
+}
+
+fn same_key(target: &Target) -> String {
+    let same =
+        target.key.iter().enumerate().map(|(index, key)| {
+            format!("t.{} {} v.k{index}", name(target, key.column), key.equals)
+        });
+    same.collect::<Vec<_>>().join(" and ")
+}
+
+fn list(parts: impl IntoIterator<Item = String>) -> String {
+    parts.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;

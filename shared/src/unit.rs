@@ -537,4 +537,6 @@ pub struct StreamProgress {
     pub lag_ms: u64,
     /// Every table has reached its N.
     pub consistent: bool,
+    /// Tables whose changes are kept instead of being applied.
+    pub parked: u32,
 }

@@ -123,19 +123,11 @@ impl Reports {
         }
     }
 
-    fn push(
-        &self,
-        unit: UnitId,
-        epoch: Epoch,
-        body: ReportBody,
-        then: Then,
-    ) {
+    fn push(&self, unit: UnitId, epoch: Epoch, body: ReportBody, then: Then) {
         let mut queue = self.queue();
         queue.last_seq += 1;
         let seq = queue.last_seq;
-        queue
-            .waiting
-            .insert(seq, Waiting { report: Report { seq, unit, epoch, body }, then });
+        queue.waiting.insert(seq, Waiting { report: Report { seq, unit, epoch, body }, then });
         drop(queue);
         self.newest.send_modify(|newest| *newest = seq.max(*newest));
     }

@@ -13,8 +13,8 @@ use super::{UnitContext, UnitEnd, open_stream, source_table};
 use crate::pg::wire::{Wire, field};
 use crate::pg::{About, PgError};
 use pgconvoy_shared::failure::Failure;
-use pgconvoy_shared::name::quote_literal;
 use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::name::quote_literal;
 
 /// The object id of the key's index, as SQL about the row `c` of `pg_class`; null = there is none.
 pub(super) const INDEX: &str = "(

@@ -152,7 +152,8 @@ pub(super) async fn wait_for_barrier(wire: &mut Wire, barrier: u64) -> Result<()
     loop {
         let oldest = "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())";
         let rows = wire.query(oldest).await?;
-        let row = rows.first().ok_or_else(|| PgError::protocol("a snapshot without a beginning"))?;
+        let row =
+            rows.first().ok_or_else(|| PgError::protocol("a snapshot without a beginning"))?;
         if field::<u64>(row, 0)? >= barrier {
             return Ok(());
         }

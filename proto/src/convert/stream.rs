@@ -67,6 +67,7 @@ impl From<StreamProgress> for v1::StreamProgress {
             looks: progress.looks,
             lag_ms: progress.lag_ms,
             consistent: progress.consistent,
+            parked: progress.parked,
         }
     }
 }
@@ -81,6 +82,7 @@ impl From<v1::StreamProgress> for StreamProgress {
             looks: wire.looks,
             lag_ms: wire.lag_ms,
             consistent: wire.consistent,
+            parked: wire.parked,
         }
     }
 }

@@ -197,9 +197,10 @@ prop_compose! {
         looks in any::<u64>(),
         lag_ms in any::<u64>(),
         consistent in any::<bool>(),
+        parked in any::<u32>(),
     ) -> StreamProgress {
         let [received, applied, confirmed, source] = positions.map(Lsn);
-        StreamProgress { received, applied, confirmed, source, looks, lag_ms, consistent }
+        StreamProgress { received, applied, confirmed, source, looks, lag_ms, consistent, parked }
     }
 }
 

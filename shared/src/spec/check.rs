@@ -2,7 +2,7 @@
 
 use super::conninfo::is_setting_name;
 use super::problem::{SpecProblem, SpecProblems};
-use super::{TaskSpec, limits};
+use super::{MigrationType, TaskSpec, limits};
 use crate::endpoint::{Endpoint, Side};
 
 impl TaskSpec {
@@ -28,8 +28,9 @@ impl TaskSpec {
                 "write [schema, full]",
             ));
         }
-        if self.is_incremental() {
-            let what = "`incremental`, following the source's changes,";
+        let whole = [MigrationType::Schema, MigrationType::Full];
+        if self.is_incremental() && !whole.iter().all(|kind| self.types.contains(kind)) {
+            let what = "`incremental` without `schema` and `full`";
             problems.push(SpecProblem::not_yet("types", what));
         }
         self.objects.check(&mut problems);

@@ -66,6 +66,24 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// The one table that it writes, an index into the targets; none where it writes several.
+    #[must_use]
+    pub fn target(&self) -> Option<usize> {
+        match self {
+            Self::Truncate { targets, .. } => match **targets {
+                [only] => Some(only),
+                _ => None,
+            },
+            Self::Remove { target, .. }
+            | Self::RemoveAlike { target, .. }
+            | Self::Move { target, .. }
+            | Self::Update { target, .. }
+            | Self::Insert { target, .. } => Some(*target),
+        }
+    }
+}
+
 /// A row that goes to another key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moved {

@@ -50,11 +50,11 @@ create table pgconvoy.apply_progress (
     seq bigint not null
 );
 
--- Rows that were read again, by the bytes of their keys: which snapshot shows them (law S8).
+-- Rows that were read again, by their keys as the stream has them: which snapshot shows them (law S8).
 create table pgconvoy.reread (
     task text not null,
     table_no bigint not null,
-    key bytea not null,
+    key text[] not null,
     snapshot text not null,
     noted_lsn pg_lsn not null,
     foreign key (task, table_no) references pgconvoy.table_state on delete cascade

@@ -24,8 +24,8 @@ use pgconvoy_shared::unit::{
     CopyFormat, KeyColumn, PlanTable, PlannedShard, ResultPart, SnapshotMode, TablePlan, WorkResult,
 };
 
-use super::link::{Link, link};
 use super::apply_key::{self, Followed};
+use super::link::{Link, link};
 use super::{UnitContext, UnitEnd, large_objects, source_table};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::{TextRow, Wire, field};

@@ -1,0 +1,3 @@
+//! A source that stays in use: every change arrives, once and in order.
+
+mod live;

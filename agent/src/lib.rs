@@ -26,6 +26,7 @@ use pgconvoy_runtime::tls::Role;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, Incarnation};
 use rand::RngExt;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{AgentConfig, Coordinators};
@@ -56,8 +57,10 @@ impl Agent {
         let keepers = Arc::new(Keepers::new());
         let lease = LeaseClock::new();
         let differences = config.differences.map(Arc::from);
-        let means = Means { keepers, pool: Pool::new(IDLE_LIMIT), tools, differences };
-        let runner = Runner::new(config.id.clone(), config.slots, lease, means);
+        let slots = usize::try_from(config.slots).expect("u32 fits usize on all platforms");
+        let slots = Arc::new(Semaphore::new(slots));
+        let means = Means { keepers, pool: Pool::new(IDLE_LIMIT), tools, differences, slots };
+        let runner = Runner::new(config.id.clone(), lease, means);
         let introduction = Introduction {
             agent: config.id.clone(),
             incarnation: Incarnation(rand::rng().random()),

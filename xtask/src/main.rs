@@ -27,6 +27,7 @@ cargo x COMMAND
   teeth                 the fault tests, each with a law of ownership left out: they must go red
   soak                  the long tests, one at a time
   bench                 the scale bench of state machine and scheduler
+  bench peers [OPTIONS]   pgconvoy beside pgcopydb, pg_dump with pg_restore, and pipes of psql (--scale 100, --rounds 3)
   bench verify [OPTIONS]  what a verification costs beside the copy it checks (--scale 100, --rounds 3)
 ";
 
@@ -71,7 +72,8 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
             build_binary()?;
             cargo(&["nextest", "run", "--workspace", "--profile", "soak"]).run()
         }
-        ["bench", "verify", options @ ..] => bench_verify(options),
+        ["bench", "verify", options @ ..] => bench("bench_verify", options),
+        ["bench", "peers", options @ ..] => bench("bench_peers", options),
         ["bench"] => cargo(&["bench", "--package", "pgconvoy-control"]).run(),
         ["help" | "--help" | "-h"] => {
             eprint!("{USAGE}");
@@ -81,17 +83,10 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
     }
 }
 
-fn bench_verify(options: &[&str]) -> anyhow::Result<()> {
+fn bench(program: &str, options: &[&str]) -> anyhow::Result<()> {
     cargo(&["build", "--release", "--package", "pgconvoy", "--bin", "pgconvoy"]).run()?;
-    let run = [
-        "run",
-        "--release",
-        "--package",
-        "pgconvoy-integration-tests",
-        "--bin",
-        "bench_verify",
-        "--",
-    ];
+    let run =
+        ["run", "--release", "--package", "pgconvoy-integration-tests", "--bin", program, "--"];
     cargo(&[&run, options].concat()).run()
 }
 

@@ -38,10 +38,10 @@ pub struct TableSize {
     pub rows: u64,
 }
 
-/// How many shards a table of this size is cut into: at least one.
+/// How many shards a table of so many bytes is cut into: at least one.
 #[must_use]
-pub fn count(size: TableSize, shard_bytes: u64) -> u32 {
-    let wanted = size.bytes.div_ceil(shard_bytes.max(1));
+pub fn count(bytes: u64, shard_bytes: u64) -> u32 {
+    let wanted = bytes.div_ceil(shard_bytes.max(1));
     u32::try_from(wanted).unwrap_or(u32::MAX).clamp(1, SHARDS_MAX)
 }
 
@@ -186,10 +186,10 @@ mod tests {
 
     #[test]
     fn small_tables_are_one_shard() {
-        assert_eq!(count(size(0, 0), 256 * MIB), 1);
-        assert_eq!(count(size(256 * MIB, 1), 256 * MIB), 1);
-        assert_eq!(count(size(256 * MIB + 1, 1), 256 * MIB), 2);
-        assert_eq!(count(size(u64::MAX, 1), 1), SHARDS_MAX);
+        assert_eq!(count(0, 256 * MIB), 1);
+        assert_eq!(count(256 * MIB, 256 * MIB), 1);
+        assert_eq!(count(256 * MIB + 1, 256 * MIB), 2);
+        assert_eq!(count(u64::MAX, 1), SHARDS_MAX);
     }
 
     #[test]

@@ -19,6 +19,9 @@ const TAKEN_OVER: &str = "PC002";
 /// SQLSTATE of a unique violation.
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
 
+/// SQLSTATEs of a name that is not found: a function, table, type or schema.
+const NAME_NOT_FOUND: [&str; 4] = ["42883", "42P01", "42704", "3F000"];
+
 use FailureClass::{Definite, Other, Transient};
 
 type Meaning = (FailureClass, &'static str, &'static str);
@@ -30,6 +33,12 @@ impl PgError {
         let mut failure = Failure::new(class, code, self.text()).about(subject).remedy(remedy);
         failure.sqlstate = self.sqlstate().map(str::to_owned);
         failure
+    }
+
+    /// Whether the server did not find a function, table, type or schema, as where a function looks it up by
+    /// `search_path`, which is empty in our sessions.
+    pub(crate) fn is_name_not_found(&self) -> bool {
+        self.sqlstate().is_some_and(|state| NAME_NOT_FOUND.contains(&state))
     }
 
     fn text(&self) -> String {

@@ -57,6 +57,8 @@ pub(crate) struct Means {
     pub(crate) tools: Arc<Tools>,
     /// Where every row that differs is listed.
     pub(crate) differences: Option<Arc<Path>>,
+    /// One for each unit that runs, and for each session beside a unit's first at one end.
+    pub(crate) slots: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,6 @@ struct Shared {
     lease: LeaseClock,
     reports: Reports,
     means: Means,
-    slots: Arc<Semaphore>,
     state: Mutex<State>,
     /// Counts the units that ended, for those who wait for one to end.
     ended: watch::Sender<u64>,
@@ -88,14 +89,12 @@ struct Running {
 
 impl Runner {
     /// A runner with nothing to do.
-    pub(crate) fn new(agent: AgentId, slots: u32, lease: LeaseClock, means: Means) -> Self {
-        let slots = usize::try_from(slots).expect("u32 fits usize on every platform we build for");
+    pub(crate) fn new(agent: AgentId, lease: LeaseClock, means: Means) -> Self {
         let shared = Shared {
             agent,
             lease,
             reports: Reports::new(),
             means,
-            slots: Arc::new(Semaphore::new(slots)),
             state: Mutex::default(),
             ended: watch::channel(0).0,
         };
@@ -225,7 +224,7 @@ impl Shared {
     async fn run(&self, leased: Leased, running: Running, parts: PartSender) -> Ended {
         let slot = async {
             self.older_leases_are_gone(&leased.unit, leased.epoch).await;
-            let slot = Arc::clone(&self.slots).acquire_owned().await;
+            let slot = Arc::clone(&self.means.slots).acquire_owned().await;
             slot.expect("the semaphore is never closed")
         };
         let slot = async {

@@ -12,7 +12,8 @@ use pgconvoy_shared::unit::WorkResult;
 use tracing::warn;
 
 use super::{UnitContext, UnitEnd, fence};
-use crate::pg::{About, Session};
+use crate::pg::destination::search_path;
+use crate::pg::{About, PgError, Session};
 
 pub(super) async fn run(
     ctx: &UnitContext,
@@ -27,22 +28,40 @@ pub(super) async fn run(
         if nth == last {
             session.batch_execute("set synchronous_commit = on").await.about(session.access())?;
         }
-        analyze(&session, table).await?;
+        analyze(ctx, &session, table).await?;
         ctx.progress.add(1, 0);
     }
     session.close().await;
     Ok(WorkResult::Analyze)
 }
 
-async fn analyze(session: &Session, table: &QualifiedName) -> Result<(), Failure> {
-    let done = session.batch_execute(&format!("analyze {}", table.quoted())).await.about(table);
+async fn analyze(
+    ctx: &UnitContext,
+    session: &Session,
+    table: &QualifiedName,
+) -> Result<(), UnitEnd> {
+    let mut statement = format!("analyze {}", table.quoted());
+    let mut done = session.batch_execute(&statement).await.map_err(PgError::from);
+    if let Err(error) = &done
+        && error.is_name_not_found()
+    {
+        // The expression of an index may call a function that looks names up.
+        let path = search_path::as_at_the_source(&ctx.task, table);
+        statement = format!("begin; {path}; {statement}; commit");
+        done = session.batch_execute(&statement).await.map_err(PgError::from);
+        if done.is_err() {
+            // The error is the cause.
+            drop(session.batch_execute("rollback").await);
+        }
+    }
     match done {
-        // Dropped meanwhile, by whoever uses the destination already: nothing to analyze.
-        Err(failure) if failure.code == "undefined_table" => {
-            warn!("{table} is not at the destination any more");
+        // Dropped meanwhile, by whoever uses the destination already: nothing to analyze. Or, from 17 on, nothing that can be
+        // analyzed under any path.
+        Err(error) if error.is_name_not_found() => {
+            warn!("{table} could not be analyzed: {error}");
             Ok(())
         }
-        other => other,
+        other => other.about(table).map_err(UnitEnd::from),
     }
 }
 

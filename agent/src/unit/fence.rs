@@ -28,6 +28,11 @@ pub(super) async fn first_writing_session(ctx: &UnitContext) -> Result<Session, 
     own(ctx, session).await
 }
 
+/// Another one for a unit that has one already: it owns the unit by the first.
+pub(super) async fn session_beside(ctx: &UnitContext) -> Result<Session, UnitEnd> {
+    connect(ctx).await
+}
+
 async fn connect(ctx: &UnitContext) -> Result<Session, UnitEnd> {
     let access = ctx.access(Side::Destination);
     let session = access.session().await.about(&access)?;

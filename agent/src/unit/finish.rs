@@ -16,6 +16,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::unit::WorkResult;
 use pgconvoy_shared::verify::Purpose;
 use tokio::time::Instant;
+use tokio_postgres::Transaction;
 use tracing::warn;
 
 use super::{UnitContext, UnitEnd, open_stream};
@@ -106,6 +107,7 @@ async fn remove(ctx: &UnitContext, session: &mut Session) -> Result<(), Failure>
         let others = "select exists (select from pgconvoy.task)";
         let others: bool = transaction.query_one(others, &[]).await.about(&access)?.get(0);
         if !others {
+            without_event_triggers(&transaction).await.about(&access)?;
             // What somebody else put into it goes too: the schema is ours by name.
             transaction
                 .batch_execute(
@@ -116,4 +118,15 @@ async fn remove(ctx: &UnitContext, session: &mut Session) -> Result<(), Failure>
         }
     }
     transaction.commit().await.about(&access)
+}
+
+/// Event triggers that came with the schema may refuse that anything is dropped. Who may not switch them off, until the
+/// transaction ends, has to live with them.
+async fn without_event_triggers(
+    transaction: &Transaction<'_>,
+) -> Result<(), tokio_postgres::Error> {
+    let allowed =
+        "select case when rolsuper then set_config('session_replication_role', 'replica', true) end
+                   from pg_roles where rolname = current_user";
+    transaction.query_opt(allowed, &[]).await.map(drop)
 }

@@ -8,13 +8,13 @@
 
 use pgconvoy_shared::unit::WorkResult;
 
-use super::schema::{self, Pick};
+use super::schema::{self, Pick, Section};
 use super::{UnitContext, UnitEnd, fence};
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     let mut session = fence::first_writing_session(ctx).await?;
     let entries_kept = schema::keep(ctx, &mut session).await?;
-    let entries_run = schema::run(ctx, &mut session, &Pick::Pre).await?;
+    let entries_run = schema::run(ctx, &mut session, &Pick::Section(Section::Pre)).await?;
     session.close().await;
     Ok(WorkResult::SchemaPre { entries_run, entries_kept })
 }

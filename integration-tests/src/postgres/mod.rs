@@ -24,6 +24,7 @@ mod query;
 mod regression;
 mod template;
 mod tls;
+mod usage;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -18,6 +18,7 @@ use pgconvoy_shared::lsn::Lsn;
 
 use super::decode::{BadMessage, Decoder};
 use super::encode::encode;
+use super::laws::{Law, Laws};
 use super::message::{Begin, Change, Commit, Logical, Message, Received, Relation, Xid};
 
 /// Follows one stream, from `START_REPLICATION` on.
@@ -31,6 +32,7 @@ pub struct Assembler {
     held: usize,
     /// The end of the last commit.
     last: Lsn,
+    laws: Laws,
 }
 
 #[derive(Debug, Default)]
@@ -134,6 +136,14 @@ pub enum BadOrder {
 }
 
 impl Assembler {
+    /// The same without a law.
+    #[cfg(feature = "lawless")]
+    #[must_use]
+    pub fn under(mut self, laws: Laws) -> Self {
+        self.laws = laws;
+        self
+    }
+
     /// Takes the next message.
     pub fn take(&mut self, received: Received) -> Result<Step, BadOrder> {
         let Received { within, message } = received;
@@ -231,6 +241,9 @@ impl Assembler {
         self.last = commit.end_lsn;
         let Commit { commit_lsn, committed_at, .. } = commit;
         let Blocks { items, spilled, aborted, .. } = blocks;
+        // The one that tells which snapshots show it: that of the whole transaction.
+        let lower = items.last().map_or(xid, |(lower, _)| *lower);
+        let xid = if self.laws.hold(Law::TopLevel) { xid } else { lower };
         Ok(Step::Streamed(Streamed {
             begin: Begin { commit_lsn, committed_at, xid },
             commit,
@@ -245,7 +258,9 @@ impl Assembler {
         if aborted == xid {
             return self.remove(xid).map_or(Step::Kept, |_| Step::RolledBack(xid));
         }
-        if let Some(blocks) = self.in_progress.get_mut(&xid) {
+        if let Some(blocks) = self.in_progress.get_mut(&xid)
+            && self.laws.hold(Law::RolledBack)
+        {
             blocks.aborted.insert(aborted);
         }
         Step::Kept

@@ -196,7 +196,9 @@ impl Fates {
         match &mut fate.now {
             Now::Nothing if puts => fate.now = Now::Put(row.clone()),
             Now::Nothing => return self.does_not_fit(),
-            Now::Changed(_) if puts => fate.now = Now::Put(row.clone()),
+            Now::Changed(_) if puts => {
+                *fate = Fate { began: Began::Goes, now: Now::Put(row.clone()) };
+            }
             Now::Changed(now) | Now::Put(now) | Now::Carried(Moved { row: now, .. }) => {
                 *now = row.over(now);
             }

@@ -15,8 +15,6 @@ pub enum Law {
     PlanSnapshot,
     /// Up to N, changes find rows that are younger than they are (S7).
     Window,
-    /// After N, a row that is missing or there twice is told (S7).
-    Strictness,
     /// A row that moved is taken from the destination only where the copy had not seen it moved (S8).
     MoveUnseen,
     /// Nor where a row that was read again had (S8).

@@ -3,12 +3,14 @@
 //! - [`ensure`] makes the schema and a task's row.
 //! - [`generation`] raises a table's generation, which fences all older plans of it (laws O1, O4).
 //! - [`progress`] reads and writes `shard_progress` (law O2).
+//! - [`search_path`] lets functions that writing a row calls find what they look for.
 //! - [`takeover`] ends what an older owner of a unit left (law O5).
 //!
 //! Two units that do the same at the same time meet at a lock or at a unique index; either order gives the same state.
 
 pub(crate) mod generation;
 pub(crate) mod progress;
+pub(crate) mod search_path;
 pub(crate) mod takeover;
 
 use pgconvoy_shared::failure::Failure;

@@ -94,8 +94,9 @@ create table pgconvoy.shard_progress (
 create table pgconvoy.schema_entry (
     task text not null references pgconvoy.task on delete cascade,
     no bigint not null,
-    -- When it runs: before the rows, when its table's rows are there, or after all rows.
-    section text not null check (section in ('pre', 'index', 'post')),
+    -- When it runs: before the rows, when its table's rows are there, or after all rows; then what takes no time, what reads
+    -- whole tables, and what would see the rest.
+    section text not null check (section in ('pre', 'index', 'post', 'scan', 'last')),
     kind text not null,
     schema_name text not null,
     object_name text not null,
@@ -103,6 +104,10 @@ create table pgconvoy.schema_entry (
     table_schema text,
     table_name text,
     statement text not null,
+    -- Among those that read whole tables: what it needs is of lower waves.
+    wave integer not null,
+    -- The source's.
+    search_path text not null,
     done boolean not null default false,
     primary key (task, no)
 );

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Encoding, FromSource, Go, ReadRows};
 use crate::laws::Law;
 use crate::pg::destination::progress::{self, ShardId};
+use crate::pg::destination::search_path;
 use crate::pg::destination::takeover::{end_lock_holder, end_old_sessions};
 use crate::pg::sqlstate::UNIQUE_VIOLATION;
 use crate::pg::wire::{CopyIn, Wire};
@@ -105,6 +106,7 @@ async fn write_rows(
     if let Some(clear) = sql::clear(&shard.table, &shard.part) {
         wire.query(&clear).await.about(subject)?;
     }
+    wire.query(&search_path::for_rows_of(&ctx.task, subject)).await.about(subject)?;
     let mut copy = wire.copy_in(&sql::copy_in(&shard.table)).await.about(subject)?;
     let read = pass_rows(ctx, &mut copy, link, subject).await?;
     let passed = copy.frames().rows_at_end(shard.table.format);

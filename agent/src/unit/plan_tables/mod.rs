@@ -203,7 +203,7 @@ async fn cut(
     size: TableSize,
 ) -> Result<(Vec<KeyColumn>, Vec<PlannedShard>), PgError> {
     let whole = || (Vec::new(), shards::whole(size));
-    let count = shards::count(size, ctx.spec.copy.shard_size_bytes);
+    let count = shards::count(size.bytes, ctx.spec.copy.shard_size_bytes);
     if count == 1 {
         return Ok(whole());
     }

@@ -1,10 +1,9 @@
 //! The source half of `schema_pre`: the archive, and what the archive does not tell.
 //!
 //! 1. A read-only transaction exports its snapshot.
-//! 2. The catalogue is read under it: which table an index or key belongs to, which materialized views hold rows.
+//! 2. The catalogue is read under it ([`catalog`](super::catalog)).
 //! 3. pg_dump writes the schema under the same snapshot, so both show one moment.
 
-use std::collections::HashMap;
 use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -21,7 +20,7 @@ use pgconvoy_shared::spec::ObjectRules;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use super::toc::CatalogRow;
+use super::catalog::SourceCatalog;
 use crate::pg::{About, Session};
 use crate::tools::Toolset;
 use crate::unit::link::Link;
@@ -50,25 +49,6 @@ pub(super) enum Dumped {
     End,
 }
 
-/// What the archive does not tell.
-#[derive(Debug)]
-pub(super) struct SourceCatalog {
-    /// The major of the pg_dump that writes the archive.
-    pub(super) dump_major: u32,
-    /// The table of each index, and of each constraint that is an index.
-    pub(super) tables: HashMap<CatalogRow, IndexedTable>,
-    /// Materialized views that hold rows; one that reads another stands after it.
-    pub(super) populated: Vec<QualifiedName>,
-}
-
-/// A table, or what else may have an index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct IndexedTable {
-    pub(super) name: QualifiedName,
-    /// Holds rows itself: neither a partitioned table nor a materialized view.
-    pub(super) plain: bool,
-}
-
 /// Answers one [`Ask`], if it comes.
 pub(super) async fn source_half(
     ctx: &UnitContext,
@@ -76,7 +56,7 @@ pub(super) async fn source_half(
 ) -> Result<(), UnitEnd> {
     let Some(Ask { destination_major }) = link.next().await else { return Ok(()) };
     let access = ctx.access(Side::Source);
-    let mut session = access.session().await.about(&access)?;
+    let session = access.session().await.about(&access)?;
     let source_major = session.major();
     let tools = ctx.means.tools.choose(source_major, destination_major)?;
 
@@ -85,11 +65,7 @@ pub(super) async fn source_half(
     let row = session.query_one("select pg_export_snapshot(), getdatabaseencoding()::text", &[]);
     let row = row.await.about(&access)?;
     let (snapshot, encoding): (String, String) = (row.get(0), row.get(1));
-    let catalog = SourceCatalog {
-        dump_major: tools.major,
-        tables: indexed_tables(&mut session).await.about(&access)?,
-        populated: populated_views(&mut session).await.about(&access)?,
-    };
+    let catalog = SourceCatalog::read(&session, tools.major).await.about(&access)?;
     link.send(Dumped::Catalog(catalog)).await?;
 
     let what = Dump { side: Side::Source, tools, snapshot: Some(&snapshot), encoding: &encoding };
@@ -139,36 +115,6 @@ where
     run("pg_dump", command, take).await
 }
 
-async fn indexed_tables(
-    session: &mut Session,
-) -> Result<HashMap<CatalogRow, IndexedTable>, tokio_postgres::Error> {
-    let rows = session
-        .query(
-            "select 'pg_class'::regclass::oid, i.indexrelid, n.nspname::text, c.relname::text, c.relkind = 'r'
-             from pg_index i
-             join pg_class c on c.oid = i.indrelid
-             join pg_namespace n on n.oid = c.relnamespace
-             where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-             union all
-             select 'pg_constraint'::regclass::oid, k.oid, n.nspname::text, c.relname::text, c.relkind = 'r'
-             from pg_constraint k
-             join pg_class c on c.oid = k.conrelid
-             join pg_namespace n on n.oid = c.relnamespace
-             where k.contype in ('p', 'u', 'x')
-               and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'",
-            &[],
-        )
-        .await?;
-    let tables = rows.iter().map(|row| {
-        let name = QualifiedName::new(row.get::<_, &str>(2), row.get::<_, &str>(3));
-        (
-            CatalogRow { class: row.get(0), oid: row.get(1) },
-            IndexedTable { name, plain: row.get(4) },
-        )
-    });
-    Ok(tables.collect())
-}
-
 /// Tables that the rules leave out and the role may not read: pg_dump, which locks every table, would fail at them.
 async fn closed_tables(
     session: &Session,
@@ -188,35 +134,6 @@ async fn closed_tables(
 
 fn name_of(row: &tokio_postgres::Row) -> QualifiedName {
     QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
-}
-
-/// Views between materialized views count as steps too; a row of pg_depend for each column is folded by `union`.
-async fn populated_views(
-    session: &mut Session,
-) -> Result<Vec<QualifiedName>, tokio_postgres::Error> {
-    let rows = session
-        .query(
-            "with recursive reads as (
-                 select distinct r.ev_class as reader, d.refobjid as read
-                 from pg_rewrite r
-                 join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
-                 where d.refclassid = 'pg_class'::regclass and d.refobjid <> r.ev_class
-             ), step (oid, no) as (
-                 select oid, 0 from pg_class where relkind = 'm'
-                 union
-                 select reads.reader, step.no + 1 from step join reads on reads.read = step.oid where step.no < 200
-             )
-             select n.nspname::text, c.relname::text
-             from step
-             join pg_class c on c.oid = step.oid
-             join pg_namespace n on n.oid = c.relnamespace
-             where c.relkind = 'm' and c.relispopulated
-             group by 1, 2
-             order by max(step.no), 1, 2",
-            &[],
-        )
-        .await?;
-    Ok(rows.iter().map(name_of).collect())
 }
 
 /// Tells a client program where to connect, by its environment. The password is not in it, for environments are shown

@@ -1,12 +1,17 @@
 //! What of an archive is run at the destination, when, and in which form.
+//!
+//! What reads whole tables is taken apart, so that it can be done side by side with others ([`Section::Scan`]): a check or a
+//! foreign key is made `NOT VALID` and validated later; the key of a large table is built as an index, beside the table's
+//! other indexes, and becomes the key when it is there. What comes out of it is the same object.
 
 use std::collections::BTreeSet;
 
-use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::name::{QualifiedName, quote_identifier};
 use pgconvoy_shared::spec::ObjectRules;
 
-use super::dump::SourceCatalog;
+use super::catalog::{SourceCatalog, TwoSteps};
 use super::select::select;
+use super::text::statements;
 use super::toc::TocEntry;
 
 /// When an entry is run.
@@ -16,8 +21,12 @@ pub(in crate::unit) enum Section {
     Pre,
     /// Once a table's rows are there: an index, or a constraint that is one.
     Index,
-    /// After all rows and indexes.
+    /// After all rows and indexes: what takes no time.
     Post,
+    /// After that, side by side: what reads whole tables.
+    Scan,
+    /// After all others: event triggers, which would see them.
+    Last,
 }
 
 impl Section {
@@ -27,6 +36,8 @@ impl Section {
             Self::Pre => "pre",
             Self::Index => "index",
             Self::Post => "post",
+            Self::Scan => "scan",
+            Self::Last => "last",
         }
     }
 }
@@ -38,15 +49,17 @@ pub(super) struct SchemaEntry {
     pub(super) kind: String,
     pub(super) schema: String,
     pub(super) object: String,
-    /// Of an index.
+    /// Of an index: whose rows it waits for. In [`Section::Scan`]: what it locks.
     pub(super) table: Option<QualifiedName>,
+    /// Within [`Section::Scan`]: what it needs is of lower waves.
+    pub(super) wave: i32,
     pub(super) statement: String,
 }
 
-/// The entries in the order in which they are run.
+/// The entries in the order in which they are run, within each section.
 ///
-/// Grants come last, as pg_restore has it: a grant may take from the role that migrates what it still needs. Materialized
-/// views are filled after them, and event triggers, which would see all of it, are the very last.
+/// Grants come last in theirs, as pg_restore has it: a grant may take from the role that migrates what it still needs.
+/// Materialized views are filled after them.
 pub(super) fn arrange(
     toc: Vec<TocEntry>,
     source: &SourceCatalog,
@@ -55,7 +68,7 @@ pub(super) fn arrange(
     with_rows: bool,
 ) -> Vec<SchemaEntry> {
     let chosen = select(&toc, rules);
-    let (mut entries, mut last) = (Vec::new(), Vec::new());
+    let mut entries = Vec::new();
     let mut views = BTreeSet::new();
     for entry in toc.into_iter().filter(|entry| chosen.contains(&entry.id)) {
         if entry.kind == "MATERIALIZED VIEW"
@@ -63,60 +76,114 @@ pub(super) fn arrange(
         {
             views.insert(QualifiedName::new(schema.as_str(), entry.name.as_str()));
         }
-        let event_trigger =
-            entry.kind == "EVENT TRIGGER" || entry.name.starts_with("EVENT TRIGGER ");
-        let list = if event_trigger { &mut last } else { &mut entries };
-        list.push(schema_entry(entry, source, assignable));
+        entries.extend(steps(adapted(entry, assignable), source, with_rows));
     }
     if with_rows {
-        let filled = source.populated.iter().filter(|view| views.contains(*view));
-        entries.extend(filled.map(refresh));
+        let filled = source.populated.iter().filter(|view| views.contains(&view.name));
+        entries.extend(filled.map(|view| refresh(&view.name, view.wave)));
     }
-    entries.extend(last);
     entries
 }
 
-fn schema_entry(
-    entry: TocEntry,
-    source: &SourceCatalog,
-    assignable: &BTreeSet<String>,
-) -> SchemaEntry {
-    let indexed = source.tables.get(&entry.object);
-    let is_index = matches!(entry.kind.as_str(), "INDEX" | "CONSTRAINT");
-    let section = match indexed {
-        Some(table) if is_index && table.plain => Section::Index,
-        _ if entry.post_data || matches!(entry.kind.as_str(), "ACL" | "DEFAULT ACL") => {
-            Section::Post
-        }
-        _ => Section::Pre,
-    };
-    let mut statement = entry.statement;
+/// An entry as this destination can take it.
+fn adapted(mut entry: TocEntry, assignable: &BTreeSet<String>) -> TocEntry {
     if !assignable.contains(&entry.owner) {
-        let body = without_owner(&statement).len();
-        statement.truncate(body);
+        let body = without_owner(&entry.statement).len();
+        entry.statement.truncate(body);
     }
     if entry.kind == "SCHEMA"
-        && let Some(rest) = statement.strip_prefix("CREATE SCHEMA ")
+        && let Some(rest) = entry.statement.strip_prefix("CREATE SCHEMA ")
     {
-        statement = format!("CREATE SCHEMA IF NOT EXISTS {rest}");
+        entry.statement = format!("CREATE SCHEMA IF NOT EXISTS {rest}");
     }
-    SchemaEntry {
-        section,
-        table: indexed.filter(|_| is_index).map(|table| table.name.clone()),
-        kind: entry.kind,
-        schema: entry.schema.unwrap_or_default(),
-        object: entry.name,
-        statement,
+    entry
+}
+
+/// An entry in the steps in which it is run. Without rows there is nothing to read, and one is enough.
+fn steps(entry: TocEntry, source: &SourceCatalog, with_rows: bool) -> Vec<SchemaEntry> {
+    let event_trigger = entry.kind == "EVENT TRIGGER" || entry.name.starts_with("EVENT TRIGGER ");
+    match entry.kind.as_str() {
+        "INDEX" | "CONSTRAINT" => {
+            let index = source.indexes.get(&entry.object).filter(|index| index.plain);
+            let Some(index) = index else { return vec![step(entry, Section::Post)] };
+            let table = Some(index.table.clone());
+            if with_rows
+                && let Some(how) = &index.in_two_steps
+                && let Some([build, attach]) = key_of_index(&entry.statement, how)
+            {
+                let attach = SchemaEntry { statement: attach, ..step(entry, Section::Post) };
+                let kind = "INDEX".to_owned();
+                let section = Section::Index;
+                let build =
+                    SchemaEntry { kind, section, table, statement: build, ..attach.clone() };
+                return vec![build, attach];
+            }
+            vec![SchemaEntry { table, ..step(entry, Section::Index) }]
+        }
+        "CHECK CONSTRAINT" | "FK CONSTRAINT" => {
+            let constraint = source.validated.get(&entry.object).filter(|_| with_rows);
+            if let Some(constraint) = constraint
+                && let Some(unproven) = not_valid(&entry.statement)
+            {
+                let table = constraint.table.quoted();
+                let name = quote_identifier(&constraint.name);
+                let make = SchemaEntry { statement: unproven, ..step(entry, Section::Post) };
+                let validate = SchemaEntry {
+                    section: Section::Scan,
+                    table: Some(constraint.table.clone()),
+                    statement: format!("ALTER TABLE {table} VALIDATE CONSTRAINT {name};"),
+                    ..make.clone()
+                };
+                return vec![make, validate];
+            }
+            vec![step(entry, Section::Post)]
+        }
+        _ if event_trigger => vec![step(entry, Section::Last)],
+        "ACL" | "DEFAULT ACL" => vec![step(entry, Section::Post)],
+        _ if entry.post_data => vec![step(entry, Section::Post)],
+        _ => vec![step(entry, Section::Pre)],
     }
 }
 
-fn refresh(view: &QualifiedName) -> SchemaEntry {
+fn step(entry: TocEntry, section: Section) -> SchemaEntry {
     SchemaEntry {
-        section: Section::Post,
+        section,
+        kind: entry.kind,
+        schema: entry.schema.unwrap_or_default(),
+        object: entry.name,
+        table: None,
+        wave: 0,
+        statement: entry.statement,
+    }
+}
+
+/// The two steps of a key with what pg_dump wrote around it: settings before it, what follows from the key after it.
+fn key_of_index(statement: &str, how: &TwoSteps) -> Option<[String; 2]> {
+    let all = statements(statement);
+    let key = all.iter().position(|part| part.contains("ADD CONSTRAINT"))?;
+    let with = |parts: &[&str]| parts.iter().map(|part| format!("{part};\n")).collect::<String>();
+    let (before, after) = (with(&all[..key]), with(&all[key + 1..]));
+    let after = after.trim_end();
+    let gap = if after.is_empty() { "" } else { "\n" };
+    Some([format!("{before}{}", how.build), format!("{}{gap}{after}", how.attach)])
+}
+
+/// A constraint that says nothing of the rows that are there yet.
+fn not_valid(statement: &str) -> Option<String> {
+    match statements(statement).as_slice() {
+        [alone] if !alone.ends_with(" NOT VALID") => Some(format!("{alone} NOT VALID;")),
+        _ => None,
+    }
+}
+
+fn refresh(view: &QualifiedName, wave: i32) -> SchemaEntry {
+    SchemaEntry {
+        section: Section::Scan,
         kind: "MATERIALIZED VIEW DATA".to_owned(),
         schema: view.schema.to_string(),
         object: view.name.to_string(),
-        table: None,
+        table: Some(view.clone()),
+        wave,
         statement: format!("REFRESH MATERIALIZED VIEW {};", view.quoted()),
     }
 }
@@ -136,7 +203,7 @@ pub(super) fn without_owner(statement: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unit::schema::dump::IndexedTable;
+    use crate::unit::schema::catalog::{Constraint, Index, PopulatedView};
     use crate::unit::schema::toc::CatalogRow;
 
     fn toc(id: u32, kind: &str, name: &str, statement: &str, post_data: bool) -> TocEntry {
@@ -153,49 +220,95 @@ mod tests {
         }
     }
 
-    #[test]
-    fn entries_are_run_before_the_rows_with_their_table_or_at_the_end() {
-        let indexed =
-            |name, plain| IndexedTable { name: QualifiedName::new("public", name), plain };
-        let source = SourceCatalog {
-            dump_major: 15,
-            tables: [
-                (CatalogRow { class: 1, oid: 5 }, indexed("t", true)),
-                (CatalogRow { class: 1, oid: 6 }, indexed("parent", false)),
+    fn table(name: &str) -> QualifiedName {
+        QualifiedName::new("public", name)
+    }
+
+    fn row(oid: u32) -> CatalogRow {
+        CatalogRow { class: 1, oid }
+    }
+
+    fn source() -> SourceCatalog {
+        let index = |name, plain| Index { table: table(name), plain, in_two_steps: None };
+        let view = |name, wave| PopulatedView { name: table(name), wave };
+        let key = TwoSteps {
+            build: "CREATE UNIQUE INDEX k ON t (a);".to_owned(),
+            attach: "ALTER TABLE ONLY t ADD CONSTRAINT k PRIMARY KEY USING INDEX k;".to_owned(),
+        };
+        let constraint = Constraint { table: table("t"), name: "T to p".to_owned() };
+        SourceCatalog {
+            indexes: [
+                (row(5), index("t", true)),
+                (row(6), index("parent", false)),
+                (row(7), Index { in_two_steps: Some(key), ..index("t", true) }),
             ]
             .into(),
-            populated: vec![
-                QualifiedName::new("public", "v"),
-                QualifiedName::new("public", "gone"),
-            ],
-        };
+            validated: [(row(8), constraint)].into(),
+            populated: vec![view("v", 3), view("gone", 4)],
+            ..SourceCatalog::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(entries: Vec<TocEntry>, with_rows: bool, expected: &[(Section, &str, &str)]) {
+        let rules = ObjectRules::default();
+        let arranged = arrange(entries, &source(), &rules, &BTreeSet::new(), with_rows);
+        let told: Vec<_> =
+            arranged.iter().map(|e| (e.section, e.kind.as_str(), e.statement.as_str())).collect();
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn entries_are_run_before_the_rows_with_their_table_or_at_the_end() {
+        let owned = "CREATE TABLE t ();\n\n\nALTER TABLE public.t OWNER TO app;";
         let entries = vec![
             toc(1, "EVENT TRIGGER", "et", "CREATE EVENT TRIGGER et", true),
-            toc(
-                2,
-                "TABLE",
-                "t",
-                "CREATE TABLE t ();\n\n\nALTER TABLE public.t OWNER TO app;",
-                false,
-            ),
+            toc(2, "TABLE", "t", owned, false),
             toc(3, "MATERIALIZED VIEW", "v", "CREATE", false),
             toc(5, "INDEX", "i", "CREATE INDEX i", true),
             toc(6, "CONSTRAINT", "parent parent_pkey", "ALTER", true),
         ];
-        let arranged = arrange(entries, &source, &ObjectRules::default(), &BTreeSet::new(), true);
-        let told: Vec<_> =
-            arranged.iter().map(|e| (e.section, e.object.as_str(), e.statement.as_str())).collect();
-        assert_eq!(
-            told,
-            [
-                (Section::Pre, "t", "CREATE TABLE t ();"),
-                (Section::Pre, "v", "CREATE"),
-                (Section::Index, "i", "CREATE INDEX i"),
-                (Section::Post, "parent parent_pkey", "ALTER"),
-                (Section::Post, "v", "REFRESH MATERIALIZED VIEW \"public\".\"v\";"),
-                (Section::Post, "et", "CREATE EVENT TRIGGER et"),
-            ]
+        check(
+            entries,
+            true,
+            &[
+                (Section::Last, "EVENT TRIGGER", "CREATE EVENT TRIGGER et"),
+                (Section::Pre, "TABLE", "CREATE TABLE t ();"),
+                (Section::Pre, "MATERIALIZED VIEW", "CREATE"),
+                (Section::Index, "INDEX", "CREATE INDEX i"),
+                (Section::Post, "CONSTRAINT", "ALTER"),
+                (
+                    Section::Scan,
+                    "MATERIALIZED VIEW DATA",
+                    "REFRESH MATERIALIZED VIEW \"public\".\"v\";",
+                ),
+            ],
         );
+    }
+
+    #[test]
+    fn a_large_tables_key_is_built_as_an_index_and_attached() {
+        let key = "SET default_tablespace = fast;\n\nALTER TABLE ONLY t\n    ADD CONSTRAINT k PRIMARY KEY (a);\n\n\
+                   ALTER TABLE t CLUSTER ON k;";
+        let entries = || vec![toc(7, "CONSTRAINT", "t k", key, true)];
+        let build = "SET default_tablespace = fast;\nCREATE UNIQUE INDEX k ON t (a);";
+        let attach = "ALTER TABLE ONLY t ADD CONSTRAINT k PRIMARY KEY USING INDEX k;\nALTER TABLE t CLUSTER ON k;";
+        let two = [(Section::Index, "INDEX", build), (Section::Post, "CONSTRAINT", attach)];
+        check(entries(), true, &two);
+        check(entries(), false, &[(Section::Index, "CONSTRAINT", key)]);
+    }
+
+    #[test]
+    fn a_foreign_key_is_validated_side_by_side_with_others_unless_the_sources_is_not_valid() {
+        let key =
+            "ALTER TABLE ONLY t\n    ADD CONSTRAINT \"T to p\" FOREIGN KEY (a) REFERENCES p(a)";
+        let (valid, unproven) = (format!("{key};"), format!("{key} NOT VALID;"));
+        let entries = |id, text: &str| vec![toc(id, "FK CONSTRAINT", "t T to p", text, true)];
+        let make = (Section::Post, "FK CONSTRAINT", unproven.as_str());
+        let validate = "ALTER TABLE \"public\".\"t\" VALIDATE CONSTRAINT \"T to p\";";
+        check(entries(8, &valid), true, &[make, (Section::Scan, "FK CONSTRAINT", validate)]);
+        check(entries(8, &valid), false, &[(Section::Post, "FK CONSTRAINT", &valid)]);
+        check(entries(9, &unproven), true, &[make]);
     }
 
     #[test]

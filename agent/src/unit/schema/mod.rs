@@ -9,12 +9,14 @@
 //! The statements stand at the destination before the first of them is run. From then on the units `schema_pre`,
 //! `index` and `schema_post` are the same thing for different sections: run what is not done.
 
+mod catalog;
 mod compare;
 mod dump;
 mod entry;
 mod privileges;
 mod restore;
 mod run;
+mod scan;
 mod select;
 mod store;
 mod text;
@@ -34,7 +36,9 @@ use dump::{Ask, Dumped};
 use restore::{Archive, aside};
 
 pub(super) use compare::compare;
+pub(super) use entry::Section;
 pub(super) use run::run;
+pub(super) use scan::scan;
 pub(super) use store::Pick;
 
 /// Pieces of the archive on their way.
@@ -75,14 +79,14 @@ async fn destination_half(
     let toc = archive.entries(ctx, tools).await?;
     let with_rows = ctx.spec.types.contains(&MigrationType::Full);
     let owners = assignable_owners(session).await?;
-    let pg_dump = catalog.dump_major;
+    let (pg_dump, search_path) = (catalog.dump_major, catalog.search_path.clone());
     let spec = Arc::clone(&ctx.spec);
     let arranged = aside("the schema's statements", move || {
         entry::arrange(toc, &catalog, &spec.objects, &owners, with_rows)
     });
     let entries = arranged.await?;
     info!(entries = entries.len(), pg_dump, "the schema was dumped");
-    store::save(ctx, session, &entries).await?;
+    store::save(ctx, session, &entries, &search_path).await?;
     Ok(())
 }
 

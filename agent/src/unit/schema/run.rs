@@ -9,6 +9,9 @@
 //! answer is found by the mark. Statements before the rows, and those that build indexes of small tables, are many and
 //! short, so several share a transaction; when that fails, they are run one by one to find out which one it was.
 //!
+//! Names that a function looks up without saying a schema are not found, for sessions of ours look nowhere. A statement that
+//! fails by that is tried once more as the source would run it: with the source's `search_path`, and the object's schema.
+//!
 //! What may fail without stopping the migration: grants to roles that are not there and changes of owner that the role
 //! may not make. The precheck has warned of both; here they are logged.
 
@@ -17,8 +20,9 @@ use std::mem;
 use tracing::warn;
 
 use pgconvoy_shared::failure::{Failure, FailureClass};
+use pgconvoy_shared::name::quote_identifier;
 
-use super::entry::without_owner;
+use super::entry::{Section, without_owner};
 use super::store::{self, Pick, StoredEntry};
 use super::text::statements;
 use crate::pg::{About, PgError, Session};
@@ -38,11 +42,20 @@ pub(in crate::unit) async fn run(
     pick: &Pick,
 ) -> Result<u32, UnitEnd> {
     prepare(ctx, session).await?;
+    run_picked(ctx, session, pick).await
+}
+
+/// The same in a session that is prepared.
+pub(super) async fn run_picked(
+    ctx: &UnitContext,
+    session: &mut Session,
+    pick: &Pick,
+) -> Result<u32, UnitEnd> {
     let mut count = 0;
-    let mut last: Option<StoredEntry> = None;
+    let mut last = -1;
     loop {
-        let page = store::page(ctx, session, pick, last.as_ref()).await?;
-        let Some(end) = page.last().cloned() else { return Ok(count) };
+        let page = store::page(ctx, session, pick, last).await?;
+        let Some(end) = page.last().map(|entry| entry.no) else { return Ok(count) };
         for batch in batches(page, pick.is_quick()) {
             ctx.still_mine()?;
             run_batch(ctx, session, &batch).await?;
@@ -50,13 +63,13 @@ pub(in crate::unit) async fn run(
             ctx.progress.add(ran.into(), 0);
             count += ran;
         }
-        last = Some(end);
+        last = end;
     }
 }
 
 /// What pg_restore's script sets at its beginning, beside what all sessions have; and memory to build indexes with: a
 /// part of the shared buffers for each build that may run, unless the server gives more anyway.
-async fn prepare(ctx: &UnitContext, session: &Session) -> Result<(), Failure> {
+pub(super) async fn prepare(ctx: &UnitContext, session: &Session) -> Result<(), Failure> {
     let jobs = ctx.spec.copy.index_jobs.max(1);
     let settings = format!(
         "set check_function_bodies = off;
@@ -74,12 +87,15 @@ fn batches(entries: Vec<StoredEntry>, quick: bool) -> Vec<Vec<StoredEntry>> {
     let mut batches = Vec::new();
     let mut batch: Vec<StoredEntry> = Vec::new();
     let mut bytes = 0;
+    let mut alone = false;
     for entry in entries {
         let full = batch.len() >= BATCH_ENTRIES || bytes + entry.statement.len() > BATCH_BYTES;
-        if !batch.is_empty() && (full || !quick) {
+        let slow = !quick || may_read_rows(&entry);
+        if !batch.is_empty() && (full || slow || alone) {
             batches.push(mem::take(&mut batch));
             bytes = 0;
         }
+        alone = slow;
         bytes += entry.statement.len();
         batch.push(entry);
     }
@@ -89,12 +105,18 @@ fn batches(entries: Vec<StoredEntry>, quick: bool) -> Vec<Vec<StoredEntry>> {
     batches
 }
 
+/// Constraints that could not be made without a look at the rows: a foreign key of a partitioned table, a domain's check.
+fn may_read_rows(entry: &StoredEntry) -> bool {
+    matches!(entry.kind.as_str(), "FK CONSTRAINT" | "CHECK CONSTRAINT")
+        && !entry.statement.ends_with(" NOT VALID;")
+}
+
 async fn run_batch(
     ctx: &UnitContext,
     session: &mut Session,
     batch: &[StoredEntry],
 ) -> Result<(), UnitEnd> {
-    if batch.len() > 1 && try_together(ctx, session, batch).await.is_ok() {
+    if batch.len() > 1 && try_together(ctx, session, batch, None).await.is_ok() {
         return Ok(());
     }
     for entry in batch {
@@ -107,8 +129,12 @@ async fn try_together(
     ctx: &UnitContext,
     session: &Session,
     entries: &[StoredEntry],
+    search_path: Option<&str>,
 ) -> Result<(), PgError> {
     let mut script = String::from("begin;\n");
+    if let Some(path) = search_path {
+        script.push_str(&format!("set local search_path = {path};\n"));
+    }
     for entry in entries {
         // The line end closes a comment that the statement may end with.
         script.push_str(&format!("{}\n;\n{};\n", entry.statement, finish(ctx, entry)));
@@ -130,7 +156,8 @@ fn finish(ctx: &UnitContext, entry: &StoredEntry) -> String {
 }
 
 async fn run_one(ctx: &UnitContext, session: &Session, entry: &StoredEntry) -> Result<(), UnitEnd> {
-    let Err(error) = try_together(ctx, session, std::slice::from_ref(entry)).await else {
+    let one = std::slice::from_ref(entry);
+    let Err(error) = try_together(ctx, session, one, None).await else {
         return Ok(());
     };
     if session.is_closed() {
@@ -142,8 +169,23 @@ async fn run_one(ctx: &UnitContext, session: &Session, entry: &StoredEntry) -> R
     let may_pass = matches!(error.sqlstate(), Some(UNDEFINED_OBJECT | MISSING_PRIVILEGE));
     match pieces(entry) {
         Some(pieces) if may_pass => run_leniently(ctx, session, entry, &pieces).await,
-        _ => Err(failure(entry, &error).into()),
+        _ => {
+            if looks_names_up(entry, &error) {
+                let path = format!("{}, {}", entry.search_path, quote_identifier(&entry.schema));
+                if try_together(ctx, session, one, Some(&path)).await.is_ok() {
+                    warn!("{} relies on search_path; it was run with {path}", entry.title());
+                    return Ok(());
+                }
+            }
+            Err(failure(entry, &error).into())
+        }
     }
+}
+
+/// Whether a function that the statement calls may have failed for want of a `search_path`. What is made before the rows
+/// calls none.
+fn looks_names_up(entry: &StoredEntry, error: &PgError) -> bool {
+    entry.section != Section::Pre.as_str() && !entry.schema.is_empty() && error.is_name_not_found()
 }
 
 /// A part of an entry.
@@ -219,6 +261,16 @@ fn failure(entry: &StoredEntry, error: &PgError) -> Failure {
             "extension_missing",
             "install the extension's files on the destination server, or drop the extension at the source",
         ),
+        (state, _) if state.starts_with("23") => definite(
+            &mut failure,
+            "constraint_violation",
+            "the source's rows do not keep it, as where triggers were off: correct them at the destination, then resume the task",
+        ),
+        _ if looks_names_up(entry, error) => definite(
+            &mut failure,
+            "statement_refused",
+            "where a function it calls finds names by search_path, give it one at both ends (ALTER FUNCTION … SET search_path = …), then resume the task",
+        ),
         _ => {}
     }
     let statement: String = entry.statement.chars().take(400).collect();
@@ -238,6 +290,7 @@ mod tests {
             schema: "public".to_owned(),
             object: format!("t{no}"),
             statement: statement.to_owned(),
+            search_path: String::new(),
         }
     }
 
@@ -250,6 +303,10 @@ mod tests {
             |quick| batches(entries.clone(), quick).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes(true), [BATCH_ENTRIES, 2, 1, 1]);
         assert_eq!(sizes(false), [1; 52]);
+        let key = StoredEntry { kind: "FK CONSTRAINT".to_owned(), ..entries[0].clone() };
+        let unproven = StoredEntry { statement: "add NOT VALID;".to_owned(), ..key.clone() };
+        entries = vec![unproven.clone(), unproven.clone(), key, unproven.clone(), unproven];
+        assert_eq!(batches(entries, true).iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 2]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use pgconvoy_shared::failure::Failure;
 
-use super::entry::SchemaEntry;
+use super::entry::{SchemaEntry, Section};
 use crate::pg::{About, Session};
 use crate::unit::{UnitContext, fence};
 
@@ -17,22 +17,20 @@ const PAGE_ROWS: i64 = 200;
 /// Which entries are meant; only those that are not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::unit) enum Pick {
-    /// Before the rows.
-    Pre,
+    /// All of a section.
+    Section(Section),
     /// These, by number: one statement of a large table, or all of some small ones.
     Entries(Vec<u32>),
-    /// All that is left after the rows: indexes first, then the rest.
-    Rest,
 }
 
 impl Pick {
     /// Whether each statement takes little time, so that several may share a transaction.
     pub(super) fn is_quick(&self) -> bool {
         match self {
-            Self::Pre => true,
+            // All indexes are run at once only where there are no rows.
+            Self::Section(Section::Pre | Section::Index | Section::Post) => true,
+            Self::Section(Section::Scan | Section::Last) => false,
             Self::Entries(numbers) => numbers.len() > 1,
-            // A foreign key reads its table, a materialized view whatever it likes.
-            Self::Rest => false,
         }
     }
 }
@@ -46,6 +44,8 @@ pub(super) struct StoredEntry {
     pub(super) schema: String,
     pub(super) object: String,
     pub(super) statement: String,
+    /// The source's.
+    pub(super) search_path: String,
 }
 
 impl StoredEntry {
@@ -77,6 +77,7 @@ pub(super) async fn save(
     ctx: &UnitContext,
     session: &mut Session,
     entries: &[SchemaEntry],
+    search_path: &str,
 ) -> Result<(), Failure> {
     let access = session.access().clone();
     let transaction = session.transaction().await.about(&access)?;
@@ -91,12 +92,13 @@ pub(super) async fn save(
         transaction
             .execute(
                 "insert into pgconvoy.schema_entry
-                     (task, no, section, kind, schema_name, object_name, table_schema, table_name, statement)
+                     (task, no, section, kind, schema_name, object_name, table_schema, table_name, statement,
+                      wave, search_path)
                  select $1, $2 + e.nth - 1, e.section, e.kind, e.schema_name, e.object_name,
-                        e.table_schema, e.table_name, e.statement
-                 from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[])
+                        e.table_schema, e.table_name, e.statement, e.wave, $11
+                 from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::int[])
                       with ordinality
-                      as e (section, kind, schema_name, object_name, table_schema, table_name, statement, nth)",
+                      as e (section, kind, schema_name, object_name, table_schema, table_name, statement, wave, nth)",
                 &[
                     &ctx.task.as_str(),
                     &first,
@@ -107,6 +109,8 @@ pub(super) async fn save(
                     &table(|table| &table.schema),
                     &table(|table| &table.name),
                     &column(|row| &row.statement),
+                    &rows.iter().map(|row| row.wave).collect::<Vec<_>>(),
+                    &search_path,
                 ],
             )
             .await
@@ -115,29 +119,28 @@ pub(super) async fn save(
     transaction.commit().await.about(&access)
 }
 
-/// The next entries behind `after` (section and number), in the order in which they run.
+/// The next entries behind a number, in the order in which they run.
 pub(super) async fn page(
     ctx: &UnitContext,
     session: &Session,
     pick: &Pick,
-    after: Option<&StoredEntry>,
+    after: i64,
 ) -> Result<Vec<StoredEntry>, Failure> {
-    let (condition, numbers): (&str, Vec<i64>) = match pick {
-        Pick::Pre => ("section = 'pre'", Vec::new()),
-        Pick::Entries(numbers) => ("no = any ($4)", numbers.iter().map(|&no| no.into()).collect()),
-        Pick::Rest => ("section in ('index', 'post')", Vec::new()),
+    let (section, numbers) = match pick {
+        Pick::Section(section) => (Some(section.as_str()), None),
+        Pick::Entries(numbers) => {
+            (None, Some(numbers.iter().map(|&no| i64::from(no)).collect::<Vec<_>>()))
+        }
     };
-    // 'index' < 'post' in any collation; numbers decide within a section. $4 is always there: its type must be known.
     let query = format!(
-        "select no, section, kind, schema_name, object_name, statement
+        "select no, section, kind, schema_name, object_name, statement, search_path
          from pgconvoy.schema_entry
-         where task = $1 and not done and (section, no) > ($2, $3) and ({condition} or $4::bigint[] is null)
-         order by section, no
+         where task = $1 and not done and no > $2 and (section = $3 or no = any ($4))
+         order by no
          limit {PAGE_ROWS}"
     );
-    let (section, no) = after.map_or(("", -1), |entry| (entry.section.as_str(), entry.no));
     let rows = session
-        .query(&query, &[&ctx.task.as_str(), &section, &no, &numbers])
+        .query(&query, &[&ctx.task.as_str(), &after, &section, &numbers])
         .await
         .about(session.access())?;
     let entry = |row: &tokio_postgres::Row| StoredEntry {
@@ -147,8 +150,38 @@ pub(super) async fn page(
         schema: row.get(3),
         object: row.get(4),
         statement: row.get(5),
+        search_path: row.get(6),
     };
     Ok(rows.iter().map(entry).collect())
+}
+
+/// What is left of [`Section::Scan`], by waves: in each a list of entries for each table, the largest first.
+pub(super) async fn waves(
+    ctx: &UnitContext,
+    session: &Session,
+) -> Result<Vec<Vec<Vec<u32>>>, Failure> {
+    let rows = session
+        .query(
+            "select wave, array_agg(no order by no)
+             from pgconvoy.schema_entry
+             where task = $1 and section = 'scan' and not done
+             group by wave, table_schema, table_name
+             order by wave, pg_table_size(to_regclass(format('%I.%I', table_schema, table_name))) desc nulls last, 2",
+            &[&ctx.task.as_str()],
+        )
+        .await
+        .about(session.access())?;
+    let mut waves: Vec<(i32, Vec<Vec<u32>>)> = Vec::new();
+    for row in rows {
+        let wave: i32 = row.get(0);
+        let numbers: Vec<i64> = row.get(1);
+        let numbers = numbers.into_iter().filter_map(|no| u32::try_from(no).ok()).collect();
+        match waves.last_mut() {
+            Some((of, tables)) if *of == wave => tables.push(numbers),
+            Some(_) | None => waves.push((wave, vec![numbers])),
+        }
+    }
+    Ok(waves.into_iter().map(|(_, tables)| tables).collect())
 }
 
 /// Whether an entry is done by now.

@@ -1,37 +1,54 @@
 //! One end's rows of a shard, as they are at one moment.
 //!
-//! A shard that is a whole large table (it has no key, or one that the other end sorts otherwise) is read by several sessions
-//! at once, each a range of its blocks. Blocks of one end mean nothing at the other one, and need not: digests add up. The
-//! sessions beside the first see its snapshot; where the server has no room for them there are fewer. Before PostgreSQL 14,
-//! which finds no range of blocks without reading all, there is one.
+//! A shard that is a whole table is read by several sessions at once, each a range of its blocks: in the order of the disk,
+//! which is what a server does with the least work. Blocks of one end mean nothing at the other one, and need not: digests
+//! add up. The sessions beside the first see its snapshot; where the server has no room for them there are fewer. Before
+//! PostgreSQL 14, which finds no range of blocks without reading all, there is one.
 //!
-//! Memory: a digest for each session, and while rows are looked at one by one those of some buckets.
+//! Each session is read by a task of its own, for hashing keeps a core busy. Memory: a digest for each session, and while rows
+//! are looked at one by one those of some buckets.
+
+use std::sync::Arc;
 
 use futures::future::try_join_all;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
 
-use pgconvoy_flow::digest::{BUCKETS, BadData, Digest, HashKey, Kept, Row, Rows};
+use pgconvoy_flow::digest::{BadData, Digest, Focus, HashKey, Kept, Row, Rows};
 use pgconvoy_flow::{shards, sql};
-use pgconvoy_shared::name::{QualifiedName, quote_literal};
-use pgconvoy_shared::unit::{Part, VerifyRows};
+use pgconvoy_runtime::tasks;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::unit::{CopyShard, Part, VerifyRows};
 use pgconvoy_shared::verify::Sample;
 
 use crate::keeper::set_snapshot;
 use crate::pg::wire::Wire;
 use crate::pg::{Access, PgError};
-use crate::unit::UnitContext;
 use crate::unit::plan_tables::{TID_RANGE_SCAN, catalog};
+use crate::unit::{ProgressCell, UnitContext};
 
 /// Sessions for one table, at each end.
-const READERS_MAX: u32 = 4;
+const SESSIONS_MAX: u32 = 4;
 
 /// SQLSTATE: too many connections.
 const NO_ROOM: &str = "53300";
 
 /// The rows of one end.
-pub(super) struct Reading<'a> {
+pub(super) struct Reading {
     readers: Vec<Reader>,
-    secret: HashKey,
-    order: &'a VerifyRows,
+    rows: Rows,
+    sample: Sample,
+}
+
+/// One of the two ends.
+#[derive(Clone, Copy)]
+pub(super) struct End<'a> {
+    pub(super) ctx: &'a UnitContext,
+    pub(super) access: &'a Access,
+    /// The table as it is called there.
+    pub(super) table: &'a QualifiedName,
+    /// Without what inherits from it.
+    pub(super) only: bool,
 }
 
 /// A session within its transaction, and what it reads.
@@ -40,60 +57,100 @@ struct Reader {
     statement: String,
 }
 
-impl<'a> Reading<'a> {
-    /// Makes ready to read `table`. `wire` is in the transaction whose moment is to be seen, and has the table locked; `only`
-    /// leaves out what inherits from it.
+/// Sessions that read a whole table at each end. What more than one there are takes slots of the agent, so that it reads from
+/// no more sessions than it has slots, as it does where each unit has one.
+pub(super) struct Sessions {
+    pub(super) count: u32,
+    _slots: Vec<OwnedSemaphorePermit>,
+}
+
+impl Sessions {
+    /// As many as are of use to a table, and as there are free slots for.
     pub(super) async fn of(
         ctx: &UnitContext,
-        access: &Access,
-        wire: Wire,
-        table: &QualifiedName,
-        only: bool,
-        secret: HashKey,
-        order: &'a VerifyRows,
+        wire: &mut Wire,
+        shard: &CopyShard,
     ) -> Result<Self, PgError> {
+        let mut slots = Vec::new();
+        if shard.part == Part::Whole {
+            let table = catalog::regclass(&shard.table.name);
+            let bytes = wire.value(&format!("select pg_catalog.pg_table_size({table})")).await?;
+            let bytes = bytes.parse().map_err(|_| PgError::protocol("a size that is no number"))?;
+            let of_use = shards::count(bytes, ctx.spec.copy.shard_size_bytes);
+            let wanted = of_use.min(SESSIONS_MAX).min(ctx.spec.copy.jobs);
+            let free =
+                (1..wanted).map_while(|_| Arc::clone(&ctx.means.slots).try_acquire_owned().ok());
+            slots.extend(free);
+        }
+        let count = slots.iter().fold(1, |count, _| count + 1);
+        Ok(Self { count, _slots: slots })
+    }
+}
+
+impl Reading {
+    /// By a session that holds the table's lock, and as many beside it as make `sessions`.
+    pub(super) async fn of(
+        end: End<'_>,
+        wire: Wire,
+        secret: HashKey,
+        order: &VerifyRows,
+        sessions: u32,
+    ) -> Result<Self, PgError> {
+        let plan = &order.shard.table;
         let (wires, parts) = match &order.shard.part {
-            Part::Whole => side_by_side(ctx, access, wire, table).await?,
+            Part::Whole => end.side_by_side(wire, sessions).await?,
             part @ (Part::Range { .. } | Part::Blocks { .. }) => (vec![wire], vec![part.clone()]),
         };
-        let statement = |part: &Part| sql::copy_out_compared(&order.shard.table, part, table, only);
+        let statement = |part: &Part| sql::copy_out_compared(plan, part, end.table, end.only);
         let readers = wires.into_iter().zip(&parts);
         let readers = readers.map(|(wire, part)| Reader { wire, statement: statement(part) });
-        Ok(Self { readers: readers.collect(), secret, order })
+        let rows = Rows::new(secret, plan.key.len());
+        Ok(Self { readers: readers.collect(), rows, sample: order.sample })
     }
 
-    /// All rows, and how many bytes they were.
+    /// The rows in focus, and how many bytes all rows were.
     pub(super) async fn digest(
         &mut self,
-        progress: Option<&UnitContext>,
+        focus: &Focus,
+        progress: Option<&Arc<ProgressCell>>,
     ) -> Result<(Digest, u64), PgError> {
-        let (rows, sample) = (self.rows(), self.order.sample);
-        let digests =
-            self.readers.iter_mut().map(|reader| reader.digest(rows.clone(), sample, progress));
-        let mut whole = (Digest::new(sample), 0);
-        for (digest, bytes) in try_join_all(digests).await? {
+        let sample = self.sample;
+        let digests = self.each(|reader, rows| {
+            reader.digest(rows, sample, focus.clone(), progress.map(Arc::clone))
+        });
+        let mut whole = (Digest::new(sample, focus), 0);
+        for (digest, bytes) in digests.await? {
             whole.0.add_all(&digest);
             whole.1 += bytes;
         }
         Ok(whole)
     }
 
-    /// The rows of some buckets.
-    pub(super) async fn rows_of(&mut self, buckets: &[u32]) -> Result<Vec<Kept>, PgError> {
-        let mut wanted = vec![false; BUCKETS];
-        for bucket in buckets {
-            if let Some(wanted) = wanted.get_mut(*bucket as usize) {
-                *wanted = true;
-            }
-        }
-        let (rows, sample) = (self.rows(), self.order.sample);
-        let kept =
-            self.readers.iter_mut().map(|reader| reader.rows_of(rows.clone(), sample, &wanted));
-        Ok(try_join_all(kept).await?.into_iter().flatten().collect())
+    /// The rows in focus, one by one.
+    pub(super) async fn rows_of(&mut self, focus: &Focus) -> Result<Vec<Kept>, PgError> {
+        let sample = self.sample;
+        let kept = self.each(|reader, rows| reader.rows_of(rows, sample, focus.clone()));
+        Ok(kept.await?.into_iter().flatten().collect())
     }
 
-    fn rows(&self) -> Rows {
-        Rows::new(self.secret.clone(), self.order.shard.table.key.len())
+    /// Lets each session read, side by side. After an error the other sessions are gone.
+    async fn each<T, R>(&mut self, read: impl Fn(Reader, Rows) -> R) -> Result<Vec<T>, PgError>
+    where
+        T: Send + 'static,
+        R: Future<Output = Result<(Reader, T), PgError>> + Send + 'static,
+    {
+        let started: Vec<_> = std::mem::take(&mut self.readers)
+            .into_iter()
+            .map(|reader| read(reader, self.rows.clone()).in_current_span())
+            .map(|reading| tasks::owned("reading to compare", reading))
+            .collect();
+        // It is cancelled with us only: what else ends it early is a panic, which is ours then.
+        let ended = started
+            .into_iter()
+            .map(async |task| task.await.unwrap_or_else(|died| panic!("{died}")));
+        let (readers, values) = try_join_all(ended).await?.into_iter().unzip();
+        self.readers = readers;
+        Ok(values)
     }
 
     /// Ends the transactions and leaves the sessions to other units.
@@ -108,84 +165,89 @@ impl<'a> Reading<'a> {
 
 impl Reader {
     async fn digest(
-        &mut self,
+        mut self,
         mut rows: Rows,
         sample: Sample,
-        progress: Option<&UnitContext>,
-    ) -> Result<(Digest, u64), PgError> {
-        let mut digest = Digest::new(sample);
+        focus: Focus,
+        progress: Option<Arc<ProgressCell>>,
+    ) -> Result<(Self, (Digest, u64)), PgError> {
+        let mut digest = Digest::new(sample, &focus);
         let mut copy = self.wire.copy_out(&self.statement).await?;
         let (mut bytes, mut told) = (0, 0);
         while let Some(data) = copy.next().await? {
             bytes += data.len() as u64;
-            rows.take(&data, |row| digest.add(&row)).map_err(|bad| bad_data(&bad))?;
-            if let Some(ctx) = progress {
-                ctx.progress.add(digest.rows - told, data.len() as u64);
+            let add = |row: Row<'_>| {
+                if focus.holds(&row) {
+                    digest.add(&row);
+                }
+            };
+            rows.take(&data, add).map_err(|bad| bad_data(&bad))?;
+            if let Some(progress) = &progress {
+                progress.add(digest.rows - told, data.len() as u64);
                 told = digest.rows;
             }
         }
-        Ok((digest, bytes))
+        Ok((self, (digest, bytes)))
     }
 
     async fn rows_of(
-        &mut self,
+        mut self,
         mut rows: Rows,
         sample: Sample,
-        wanted: &[bool],
-    ) -> Result<Vec<Kept>, PgError> {
+        focus: Focus,
+    ) -> Result<(Self, Vec<Kept>), PgError> {
         let mut kept = Vec::new();
         let mut copy = self.wire.copy_out(&self.statement).await?;
         while let Some(data) = copy.next().await? {
             let keep = |row: Row<'_>| {
-                if wanted[row.bucket()] {
+                if focus.holds(&row) {
                     kept.push(Kept::of(&row, sample));
                 }
             };
             rows.take(&data, keep).map_err(|bad| bad_data(&bad))?;
         }
-        Ok(kept)
+        Ok((self, kept))
     }
 }
 
-/// As many sessions as are of use, and what each of them reads.
-async fn side_by_side(
-    ctx: &UnitContext,
-    access: &Access,
-    mut first: Wire,
-    table: &QualifiedName,
-) -> Result<(Vec<Wire>, Vec<Part>), PgError> {
-    let ask = format!(
-        "select pg_catalog.pg_table_size({}::pg_catalog.regclass)",
-        quote_literal(&table.quoted())
-    );
-    let bytes = first.value(&ask).await?.parse().unwrap_or(0);
-    let (size, _) = catalog::size(&mut first, table, bytes).await?;
-    let of_use = shards::count(size, ctx.spec.copy.shard_size_bytes).min(size.blocks);
-    let wanted = of_use.min(READERS_MAX).min(ctx.spec.copy.jobs);
-    if wanted <= 1 || first.major()? < TID_RANGE_SCAN {
-        return Ok((vec![first], vec![Part::Whole]));
-    }
-    let snapshot = first.value("select pg_catalog.pg_export_snapshot()").await?;
-    let (mut wires, mut readers) = (vec![first], 1);
-    while readers < wanted {
-        match beside(ctx, access, &snapshot).await {
-            Ok(wire) => wires.push(wire),
-            Err(error) if error.sqlstate() == Some(NO_ROOM) => break,
-            Err(error) => return Err(error),
+impl End<'_> {
+    /// So many sessions, if there is room for them, and what each of them reads.
+    async fn side_by_side(
+        self,
+        mut first: Wire,
+        sessions: u32,
+    ) -> Result<(Vec<Wire>, Vec<Part>), PgError> {
+        let alone = |first| Ok((vec![first], vec![Part::Whole]));
+        if sessions <= 1 || first.major()? < TID_RANGE_SCAN {
+            return alone(first);
         }
-        readers += 1;
+        let (size, _) = catalog::size(&mut first, self.table, 0).await?;
+        let sessions = sessions.min(size.blocks);
+        if sessions <= 1 {
+            return alone(first);
+        }
+        let snapshot = first.value("select pg_catalog.pg_export_snapshot()").await?;
+        let (mut wires, mut readers) = (vec![first], 1);
+        while readers < sessions {
+            match self.beside(&snapshot).await {
+                Ok(wire) => wires.push(wire),
+                Err(error) if error.sqlstate() == Some(NO_ROOM) => break,
+                Err(error) => return Err(error),
+            }
+            readers += 1;
+        }
+        let shards = shards::blocks(readers, size, &[]);
+        Ok((wires, shards.into_iter().map(|shard| shard.part).collect()))
     }
-    let parts = shards::blocks(readers, size, &[]).into_iter().map(|shard| shard.part).collect();
-    Ok((wires, parts))
-}
 
-/// A session that sees a snapshot.
-async fn beside(ctx: &UnitContext, access: &Access, snapshot: &str) -> Result<Wire, PgError> {
-    let mut wire = ctx.means.pool.reader(access).await?;
-    see_bytes_as_they_are(&mut wire).await?;
-    wire.query("begin isolation level repeatable read read only").await?;
-    wire.query(&set_snapshot(snapshot)).await?;
-    Ok(wire)
+    /// A session that sees a snapshot.
+    async fn beside(self, snapshot: &str) -> Result<Wire, PgError> {
+        let mut wire = self.ctx.means.pool.reader(self.access).await?;
+        see_bytes_as_they_are(&mut wire).await?;
+        wire.query("begin isolation level repeatable read read only").await?;
+        wire.query(&set_snapshot(snapshot)).await?;
+        Ok(wire)
+    }
 }
 
 /// A database without an encoding holds whatever bytes were put into it; converting them would fail.

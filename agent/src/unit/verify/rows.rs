@@ -8,8 +8,9 @@
 //!  4. begin: the key of all hashes  ──────────────▶  a. end older owners' sessions, lock, one moment of its own
 //!  5. all rows ▶ digest                              b. all rows ▶ digest
 //!  6. which buckets differ?         ◀──────────────  c. the digest
-//!  7. rows of those, pass by pass   ──── buckets ──▶  d. rows of those, in the same moment
-//!  8. match them by key             ◀──── rows ─────
+//!  7. too many rows in them?        ── narrow to ──▶  d. digest of those rows, in the same moment; then 6 again
+//!  8. rows of those, pass by pass   ──── buckets ──▶  e. rows of those
+//!  9. match them by key             ◀──── rows ─────
 //! ```
 //!
 //! Both ends are read at once, each in its own order ([`reading`](super::reading), [`pgconvoy_flow::digest`]). Where nothing differs that is all. Memory is
@@ -18,7 +19,7 @@
 
 use rand::Rng;
 
-use pgconvoy_flow::digest::{Digest, HashKey, Kept, classify, passes};
+use pgconvoy_flow::digest::{Digest, Focus, HashKey, Kept, classify, narrowing, passes};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::unit::{VerifyRows, WorkResult};
@@ -27,7 +28,7 @@ use pgconvoy_shared::verify::{
 };
 
 use super::list::List;
-use super::reading::{Reading, see_bytes_as_they_are};
+use super::reading::{End, Reading, Sessions, see_bytes_as_they_are};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::Wire;
 use crate::pg::{About, PgError};
@@ -39,8 +40,10 @@ const ROWS_PER_MESSAGE: usize = 5_000;
 
 #[derive(Debug)]
 enum FromSource {
-    /// Read your rows.
-    Begin(HashKey),
+    /// Read your rows, a whole table in so many sessions.
+    Begin { secret: HashKey, sessions: u32 },
+    /// From now on only the rows in these buckets matter: send their digest.
+    Narrow(Vec<u32>),
     /// Send the rows of these buckets.
     Buckets(Vec<u32>),
 }
@@ -99,17 +102,20 @@ async fn source_half(
     let mut secret = Box::new([0; HashKey::BYTES]);
     rand::rng().fill_bytes(&mut secret[..]);
     let secret = HashKey(secret);
-    link.send(FromSource::Begin(secret.clone())).await?;
-    let reading = Reading::of(ctx, &access, wire, &table.name, true, secret, order);
-    let mut reading = reading.await.about(&table.name)?;
-    let (ours, bytes) = match reading.digest(Some(ctx)).await {
+    let sessions = Sessions::of(ctx, &mut wire, shard).await.about(&table.name)?;
+    link.send(FromSource::Begin { secret: secret.clone(), sessions: sessions.count }).await?;
+    let here = End { ctx, access: &access, table: &table.name, only: true };
+    let mut reading =
+        Reading::of(here, wire, secret, order, sessions.count).await.about(&table.name)?;
+    let mut focus = Focus::all();
+    let (mut ours, bytes) = match reading.digest(&focus, Some(&ctx.progress)).await {
         Ok(read) => read,
         Err(error) if is_changed(&error) => {
             return Ok(left_out("the source changed the table's columns", true));
         }
         Err(error) => return Err(error.failure(table.name.to_string()).into()),
     };
-    let theirs = match link.expect().await? {
+    let mut theirs = match link.expect().await? {
         FromDestination::Digest(digest) => digest,
         FromDestination::Absent(why) => {
             return Ok(RowsCompared { not_compared: Some(why), ..RowsCompared::default() });
@@ -117,24 +123,38 @@ async fn source_half(
         FromDestination::Rows(_) | FromDestination::AllRows => return Err(out_of_turn().into()),
     };
 
-    let passes = passes(&ours, &theirs);
     let mut found = RowsCompared {
         source_rows: ours.rows,
         destination_rows: theirs.rows,
         bytes,
         compared: ours.compared,
-        missing: passes.missing,
-        extra: passes.extra,
-        different: passes.different,
-        at_least: passes.at_least,
         ..RowsCompared::default()
     };
+    while let Some(buckets) = narrowing(&ours, &theirs) {
+        ctx.still_mine()?;
+        focus = focus.narrowed(&buckets);
+        link.send(FromSource::Narrow(buckets)).await?;
+        let (here, there) = tokio::join!(reading.digest(&focus, None), link.expect());
+        ours = here.about(&table.name)?.0;
+        theirs = match there? {
+            FromDestination::Digest(digest) => digest,
+            FromDestination::Absent(_) | FromDestination::Rows(_) | FromDestination::AllRows => {
+                return Err(out_of_turn().into());
+            }
+        };
+    }
+    let passes = passes(&ours, &theirs);
+    found.missing = passes.missing;
+    found.extra = passes.extra;
+    found.different = passes.different;
+    found.at_least = passes.at_least;
     drop((ours, theirs));
     let mut list = List::of(ctx, &table.name)?;
     for buckets in passes.look_at {
         ctx.still_mine()?;
-        link.send(FromSource::Buckets(buckets.clone())).await?;
-        let (ours, theirs) = tokio::join!(reading.rows_of(&buckets), collect(&mut link));
+        let focus = focus.clone().narrowed(&buckets);
+        link.send(FromSource::Buckets(buckets)).await?;
+        let (ours, theirs) = tokio::join!(reading.rows_of(&focus), collect(&mut link));
         let mut listed = Ok(());
         classify(ours.about(&table.name)?, theirs?, |row| {
             if listed.is_ok() {
@@ -194,7 +214,7 @@ async fn destination_half(
     mut link: Link<FromDestination, FromSource>,
 ) -> Result<(), UnitEnd> {
     // None: there is nothing to compare.
-    let Some(FromSource::Begin(secret)) = link.next().await else { return Ok(()) };
+    let Some(FromSource::Begin { secret, sessions }) = link.next().await else { return Ok(()) };
     let access = ctx.access(Side::Destination);
     let table = &order.shard.table.write_to;
     let mut wire = ctx.means.pool.reader(&access).await.about(&access)?;
@@ -204,8 +224,9 @@ async fn destination_half(
     let begun = async {
         source_table::lock(&mut wire, table).await?;
         let only = !is_partitioned(&mut wire, table).await?;
-        let mut reading = Reading::of(ctx, &access, wire, table, only, secret, order).await?;
-        let (digest, _) = reading.digest(None).await?;
+        let here = End { ctx, access: &access, table, only };
+        let mut reading = Reading::of(here, wire, secret, order, sessions).await?;
+        let (digest, _) = reading.digest(&Focus::all(), None).await?;
         Ok((reading, digest))
     };
     let mut reading = match begun.await {
@@ -220,9 +241,19 @@ async fn destination_half(
         }
         Err(error) => return Err(error.failure(table.to_string()).into()),
     };
+    let mut focus = Focus::all();
     while let Some(message) = link.next().await {
-        let FromSource::Buckets(buckets) = message else { return Err(out_of_turn().into()) };
-        let mut rows = reading.rows_of(&buckets).await.about(table)?;
+        let buckets = match message {
+            FromSource::Narrow(buckets) => {
+                focus = focus.narrowed(&buckets);
+                let (digest, _) = reading.digest(&focus, None).await.about(table)?;
+                link.send(FromDestination::Digest(digest)).await?;
+                continue;
+            }
+            FromSource::Buckets(buckets) => buckets,
+            FromSource::Begin { .. } => return Err(out_of_turn().into()),
+        };
+        let mut rows = reading.rows_of(&focus.clone().narrowed(&buckets)).await.about(table)?;
         while !rows.is_empty() {
             let rest = rows.split_off(rows.len().min(ROWS_PER_MESSAGE));
             link.send(FromDestination::Rows(std::mem::replace(&mut rows, rest))).await?;

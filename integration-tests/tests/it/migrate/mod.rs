@@ -4,5 +4,6 @@ mod interrupted;
 mod moves;
 mod refuses;
 mod regression;
+mod restore;
 mod rivals;
 mod versions;

@@ -15,15 +15,18 @@ use serde_json::{Value, json};
 
 use crate::world::{DATABASE, Fleet, Gate, Job, LIMIT, Pair, shown, told};
 
-/// Some of everything that can differ; `people` is cut into several shards of 1 MiB.
+/// Some of everything that can differ. Of shards of 1 MiB `people` is so many that it is cut, and `words` is read as one by
+/// several sessions.
 const SCHEMA: &str = "
     create table public.people (
         id int primary key, name text not null, note text, score float8, tag varchar(9),
         doubled int generated always as (id * 2) stored);
     insert into public.people (id, name, note, score, tag)
-        select no, repeat(md5(no::text), 3), nullif(no % 3, 0)::text, 0.1 * no, 'tag' from generate_series(1, 20000) no;
+        select no, repeat(md5(no::text), 27), nullif(no % 3, 0)::text, 0.1 * no, 'tag' from generate_series(1, 20000) no;
     create index people_name on public.people (name);
     alter table public.people add constraint positive check (id > 0);
+    create table public.words (no int primary key, word text not null);
+    insert into public.words select no, repeat('word', 50) || no from generate_series(1, 12000) no;
     create table public.keyless (word text, no int);
     insert into public.keyless select 'word', no % 10 from generate_series(1, 100) no;
     create table public.pairs (a int, b text, value numeric, primary key (a, b));
@@ -99,10 +102,11 @@ async fn verification_of_equal_databases_finds_nothing_and_of_planted_difference
 
     let task = found(verify(&pair, &file), 0).await;
     assert_eq!(task["verification"]["differences"], 0);
-    assert_eq!(task["verification"]["tables_same"], 5);
-    assert_eq!(task["verification"]["rows"]["compared"], 20_161);
+    assert_eq!(task["verification"]["tables_same"], 6);
+    assert_eq!(task["verification"]["rows"]["compared"], 32_161);
     assert_eq!(task["cause"], Value::Null);
     assert!(of_table(&task, "public.people")["shards"].as_u64() > Some(1), "{task:#}");
+    assert_eq!(of_table(&task, "public.words")["shards"], 1);
     assert_eq!(figures(&task, "public.nothing"), same((0, 0, 0)));
 
     pair.destination
@@ -114,6 +118,9 @@ async fn verification_of_equal_databases_finds_nothing_and_of_planted_difference
              update public.people set score = score + 1e-12 where id = 3;
              update public.people set tag = 'tag ' where id = 4;
              update public.people set note = '' where id = 6;
+             update public.words set word = 'changed' where no in (1, 6000);
+             delete from public.words where no in (2, 12000);
+             insert into public.words values (12001, 'extra');
              delete from public.keyless where ctid in (select ctid from public.keyless where no = 5 limit 2);
              insert into public.keyless values ('word', 77), ('word', 77), ('word', 77);
              update public.pairs set b = 'other' where a = 7;
@@ -139,6 +146,8 @@ async fn verification_of_equal_databases_finds_nothing_and_of_planted_difference
         "missing 20000",
     ];
     assert_eq!(keys(&task, "public.people"), expected);
+    let expected = ["different 1", "different 6000", "extra 12001", "missing 12000", "missing 2"];
+    assert_eq!(keys(&task, "public.words"), expected);
     // Without a key the whole row is shown, columns in the order of their names.
     let expected = ["extra 77\tword x3", "missing 5\tword x2"];
     assert_eq!(keys(&task, "public.keyless"), expected);
@@ -201,7 +210,7 @@ async fn verification_leaves_no_trace_and_needs_no_right_to_write() {
     let (source, destination) = (url(&pair.source), url(&pair.destination));
     let program = pair.command("verify").args(["--source", &source, "--destination", &destination]);
     let task = found(program.args(["-o", "json"]), 0).await;
-    assert_eq!(task["verification"]["tables_same"], 5);
+    assert_eq!(task["verification"]["tables_same"], 6);
     assert_eq!(pair.count(last_transaction).await, used, "no transaction wrote anything");
     assert!(pair.dumps().await == before);
     pair.left_nothing().await;

@@ -125,6 +125,12 @@ fn while_it_converges_a_whole_row_is_put_and_part_of_one_is_set_where_it_is() {
 }
 
 #[test]
+fn a_row_that_was_changed_and_then_put_goes_with_its_delete() {
+    let changes = [update("1 a -"), update("1 b x"), delete("1")];
+    assert_eq!(converging(&changes), [remove(&["1"], Any)]);
+}
+
+#[test]
 fn rows_that_swap_their_keys_take_what_was_not_told_along() {
     let swap = [moved("1", "3 a -"), moved("2", "1 b -"), moved("3", "2 c -")];
     assert_eq!(strict(&swap), Ok(vec![carry(&[("2", "1 b -"), ("1", "2 c -")], Fails)]));

@@ -1,0 +1,407 @@
+//! A migration: slot, barrier, plans, shards, and then the stream, by owners that die, come back and write late.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::BytesMut;
+use pgconvoy_flow::stream::assemble::{Assembler, Item, Step};
+use pgconvoy_flow::stream::decode::Decoder;
+use pgconvoy_flow::stream::entry::Batch;
+use pgconvoy_flow::stream::follow::{Follower, RereadAnswer, RereadWanted};
+use pgconvoy_flow::stream::message::{Commit, Xid};
+use pgconvoy_flow::stream::snapshot::{FullXid, Snapshot};
+use pgconvoy_flow::stream::table::{KeyColumn, SourceColumn, Table, Target, TargetColumn};
+use pgconvoy_flow::stream::tuple::Field;
+use pgconvoy_flow::stream::window::Window;
+use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::lsn::Lsn;
+
+use super::Reached;
+use super::bugs::{Bug, Bugs};
+use super::chance::Chance;
+use super::destination::{Destination, Landed, Progress, Transaction};
+use super::sender::{COLUMNS, Sender, TEXT_OID, name, relation_id, tuple};
+use super::source::{KEY, Kind, Row, Source};
+
+pub(super) struct Migration {
+    chance: Chance,
+    source: Source,
+    destination: Destination,
+    windows: Vec<Window>,
+    /// What the slot was told.
+    confirmed: Lsn,
+    /// Sent, and neither landed nor refused.
+    in_flight: VecDeque<Transaction>,
+    bugs: Bugs,
+    pub(super) reached: Reached,
+}
+
+/// Who applies the stream, for as long as its connections live.
+struct Owner {
+    sender: Sender,
+    decoder: Decoder,
+    assembler: Assembler,
+    follower: Follower,
+    spooled: BTreeMap<Xid, Vec<u8>>,
+    progress: Progress,
+    batches: Vec<Batch>,
+}
+
+impl Migration {
+    pub(super) fn new(seed: u64, bugs: Bugs) -> Self {
+        let mut chance = Chance::new(seed);
+        let kinds: Vec<Kind> = (0..1 + chance.below(3)).map(|_| *chance.of(&Kind::ALL)).collect();
+        let source = Source::new(kinds.clone(), &mut chance);
+        let targets = kinds.iter().enumerate().map(|(table, kind)| target(table, *kind)).collect();
+        let destination = Destination {
+            rows: vec![Vec::new(); kinds.len()],
+            until: vec![Lsn(0); kinds.len()],
+            kinds,
+            targets,
+            progress: Progress { epoch: 1, applied: Lsn(0), number: 0 },
+            rereads: Vec::new(),
+            bugs,
+        };
+        Self {
+            chance,
+            source,
+            destination,
+            windows: Vec::new(),
+            confirmed: Lsn(0),
+            in_flight: VecDeque::new(),
+            bugs,
+            reached: Reached::default(),
+        }
+    }
+
+    /// Runs it to its end; an error tells what is wrong.
+    pub(super) fn run(&mut self) -> Result<(), String> {
+        self.live(40);
+        let barrier = self.open_slot();
+        self.live(12);
+        if self.bugs.hold(Bug::NoBarrier) {
+            while self.source.snapshot().xmin() < FullXid(barrier) {
+                self.source.step(&mut self.chance);
+            }
+        }
+        self.copy();
+        self.stream()
+    }
+
+    fn live(&mut self, most: usize) {
+        for _ in 0..self.chance.below(most) {
+            self.source.step(&mut self.chance);
+        }
+    }
+
+    /// A slot's first transaction begins when none is running that it has not seen begin.
+    fn open_slot(&mut self) -> u64 {
+        self.source.end_all(&mut self.chance);
+        self.confirmed = Lsn(self.source.insert_lsn);
+        self.destination.progress.applied = self.confirmed;
+        self.source.assign()
+    }
+
+    fn copy(&mut self) {
+        let tables = 0..self.source.kinds.len();
+        let mut shards: Vec<(usize, (char, char))> = Vec::new();
+        let mut plans = Vec::new();
+        for table in tables.clone() {
+            plans.push(self.source.snapshot());
+            self.live(6);
+            let whole = self.source.kinds[table] == Kind::Keyless || self.chance.happens(40);
+            let parts: &[_] =
+                if whole { &[('a', 'z')] } else { &[('a', 'b'), ('b', 'c'), ('c', 'z')] };
+            shards.extend(parts.iter().map(|part| (table, *part)));
+        }
+        let mut snapshots: Vec<Vec<Snapshot>> = vec![Vec::new(); tables.len()];
+        while !shards.is_empty() {
+            let (table, part) = shards.swap_remove(self.chance.below(shards.len()));
+            let noted_before = Lsn(self.source.insert_lsn);
+            self.live(12);
+            // The shard's lock waits for whoever truncates; the snapshot comes after it.
+            while self.source.is_locked(table) {
+                self.source.step(&mut self.chance);
+            }
+            let snapshot = self.source.snapshot();
+            let is_in = |row: &&Row| {
+                let first = row[KEY].to_ascii_lowercase();
+                (part.0..part.1).contains(&first.chars().next().unwrap_or('a'))
+            };
+            let rows: Vec<Row> = self.source.read(table).filter(is_in).cloned().collect();
+            let late = Lsn(self.source.insert_lsn);
+            let noted = if self.bugs.hold(Bug::NotedBeforeSnapshot) { late } else { noted_before };
+            let until = &mut self.destination.until[table];
+            if snapshots[table].is_empty() || self.bugs.hold(Bug::FirstShardsN) {
+                *until = noted.max(*until);
+            }
+            self.destination.rows[table].extend(rows);
+            snapshots[table].push(snapshot);
+        }
+        self.windows = std::iter::zip(plans, snapshots)
+            .enumerate()
+            .map(|(table, (plan, mut shards))| match self.source.kinds[table] {
+                Kind::Keyless => Window::Keyless { copied: shards.remove(0) },
+                _ => Window::Keyed {
+                    plan,
+                    until: self.destination.until[table],
+                    shards: shards.into(),
+                },
+            })
+            .collect();
+    }
+
+    fn stream(&mut self) -> Result<(), String> {
+        let mut owner = self.own();
+        for _ in 0..150 {
+            self.source.step(&mut self.chance);
+            for _ in 0..self.chance.below(4) {
+                self.receive(&mut owner)?;
+            }
+            match self.chance.below(60) {
+                0 => {
+                    self.reached.note("an owner was replaced");
+                    self.lose_contact(&mut owner)?;
+                    self.destination.progress.epoch += 1;
+                    owner = self.own();
+                }
+                1 => {
+                    self.reached.note("an owner connected again");
+                    self.lose_contact(&mut owner)?;
+                    owner = self.own();
+                }
+                2 => self.arrive_late()?,
+                3 if owner.assembler.held() > 0 => self.spill(&mut owner),
+                _ => {}
+            }
+        }
+        self.source.end_all(&mut self.chance);
+        self.source.show_all();
+        while !self.in_flight.is_empty() {
+            self.arrive_late()?;
+        }
+        loop {
+            while self.receive(&mut owner)? {}
+            if self.settle(&mut owner)? {
+                break;
+            }
+        }
+        self.compare(Lsn(self.source.insert_lsn), "in the end")
+    }
+
+    /// Whoever begins takes all from the destination.
+    fn own(&mut self) -> Owner {
+        let progress = self.destination.progress;
+        let until = self.destination.until.clone();
+        let table = |(no, window): (usize, &Window)| {
+            let mut window = window.clone();
+            if let Window::Keyed { until: at, .. } = &mut window {
+                *at = until[no];
+            }
+            let text = |name: &str| SourceColumn {
+                name: name.into(),
+                type_oid: TEXT_OID,
+                type_modifier: -1,
+            };
+            Table {
+                no: TableNo(no as u32),
+                relation: relation_id(no),
+                name: name(no),
+                columns: COLUMNS.iter().copied().map(text).collect(),
+                target: no,
+                window,
+                parked: false,
+            }
+        };
+        let targets = std::sync::Arc::clone(&self.destination.targets);
+        let tables: Vec<Table> = self.windows.iter().enumerate().map(table).collect();
+        let near = FullXid(self.source.next_xid);
+        let rereads = self.destination.rereads.clone();
+        let follower = Follower::new(targets, tables, rereads, progress.applied, near);
+        #[cfg(feature = "lawless")]
+        let (follower, assembler) = match self.bugs.without {
+            Some(law) => {
+                let laws = pgconvoy_flow::stream::laws::Laws::without(law);
+                (follower.under(laws), Assembler::default().under(laws))
+            }
+            None => (follower, Assembler::default()),
+        };
+        #[cfg(not(feature = "lawless"))]
+        let assembler = Assembler::default();
+        Owner {
+            sender: Sender::new(self.confirmed),
+            decoder: Decoder::default(),
+            assembler,
+            follower,
+            spooled: BTreeMap::new(),
+            progress,
+            batches: Vec::new(),
+        }
+    }
+
+    /// The next message; false where there is none.
+    fn receive(&mut self, owner: &mut Owner) -> Result<bool, String> {
+        let Some(bytes) = owner.sender.next(&self.source) else { return Ok(false) };
+        let received = owner.decoder.decode(bytes).map_err(|error| error.to_string())?;
+        match owner.assembler.take(received).map_err(|error| error.to_string())? {
+            Step::Kept | Step::Logical(_) => {}
+            Step::RolledBack(xid) => drop(owner.spooled.remove(&xid)),
+            Step::Begin(begin) => owner.follower.begin(begin).map_err(|error| error.to_string())?,
+            Step::Item(item) => self.follow(owner, item)?,
+            Step::Commit(commit) => self.commit(owner, commit)?,
+            Step::Streamed(streamed) => {
+                self.reached.note("a transaction came in blocks");
+                let (begin, commit) = (streamed.begin, streamed.commit);
+                owner.follower.begin(begin).map_err(|error| error.to_string())?;
+                if let Some(spooled) = &streamed.spooled {
+                    self.reached.note("a transaction was spilled");
+                    let file = owner.spooled.remove(&begin.xid).unwrap_or_default();
+                    let mut buffer = BytesMut::from(&file[..]);
+                    while let Some(item) =
+                        spooled.next(&mut buffer).map_err(|error| error.to_string())?
+                    {
+                        self.follow(owner, item)?;
+                    }
+                    assert!(buffer.is_empty());
+                }
+                for item in streamed.into_items() {
+                    self.follow(owner, item)?;
+                }
+                self.commit(owner, commit)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn follow(&mut self, owner: &mut Owner, item: Item) -> Result<(), String> {
+        if let Some(wanted) = owner.follower.item(item).map_err(|error| error.to_string())? {
+            let answer = self.read_again(&wanted);
+            owner.follower.answer(answer).map_err(|error| error.to_string())?;
+        }
+        if self.chance.happens(8) {
+            self.cut(owner);
+        }
+        Ok(())
+    }
+
+    fn read_again(&mut self, wanted: &RereadWanted) -> RereadAnswer {
+        let table = wanted.table.0 as usize;
+        self.live(6);
+        self.source.show(wanted.xid);
+        while self.source.is_locked(table) {
+            self.source.step(&mut self.chance);
+        }
+        let snapshot = self.source.snapshot();
+        let Some(Field::Text(key)) = wanted.key.fields().next() else { panic!("{wanted:?}") };
+        let key = String::from_utf8_lossy(key);
+        let kind = self.source.kinds[table];
+        let row = self.source.read(table).find(|row| kind.same_key(&row[KEY], &key)).map(tuple);
+        self.reached.note(if row.is_some() { "it was there" } else { "it was not there any more" });
+        RereadAnswer { row, snapshot, noted: Lsn(self.source.insert_lsn) }
+    }
+
+    fn commit(&mut self, owner: &mut Owner, commit: Commit) -> Result<(), String> {
+        owner.follower.commit(commit).map_err(|error| error.to_string())?;
+        if !self.bugs.hold(Bug::ConfirmedTooEarly) {
+            self.confirmed = commit.end_lsn.max(self.confirmed);
+        }
+        if self.chance.happens(30) {
+            self.settle(owner)?;
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, owner: &mut Owner) {
+        let batch = owner.follower.cut();
+        if let Some(notice) = batch.notices.first() {
+            panic!("{notice:?}");
+        }
+        assert!(batch.parked.is_empty());
+        owner.batches.push(batch);
+    }
+
+    /// At a boundary: what was cut becomes one transaction, and lands. False: somebody else was here, and the owner begins anew.
+    fn settle(&mut self, owner: &mut Owner) -> Result<bool, String> {
+        let Some(transaction) = self.transaction(owner) else { return Ok(true) };
+        match self.destination.land(&transaction, &mut self.reached)? {
+            Landed::Done => {
+                owner.progress = self.destination.progress;
+                self.compare(owner.progress.applied, "after a transaction")?;
+                if self.chance.happens(50) {
+                    self.confirmed = owner.progress.applied.max(self.confirmed);
+                }
+                Ok(true)
+            }
+            Landed::Fenced => {
+                *owner = self.own();
+                Ok(false)
+            }
+        }
+    }
+
+    fn transaction(&mut self, owner: &mut Owner) -> Option<Transaction> {
+        self.cut(owner);
+        let batches = std::mem::take(&mut owner.batches);
+        let applied = batches.iter().rev().find_map(|batch| batch.commit)?.end_lsn;
+        assert!(batches.last().is_some_and(|batch| batch.at_boundary));
+        Some(Transaction { expected: owner.progress, applied, batches })
+    }
+
+    /// The owner's connections are cut. A transaction may have been sent: it arrives now, later or never.
+    fn lose_contact(&mut self, owner: &mut Owner) -> Result<(), String> {
+        if owner.assembler.at_boundary()
+            && let Some(transaction) = self.transaction(owner)
+        {
+            self.in_flight.push_back(transaction);
+        }
+        if self.chance.happens(30) { self.arrive_late() } else { Ok(()) }
+    }
+
+    fn arrive_late(&mut self) -> Result<(), String> {
+        let Some(transaction) = self.in_flight.pop_front() else { return Ok(()) };
+        if let Landed::Done = self.destination.land(&transaction, &mut self.reached)? {
+            self.reached.note("a transaction landed though its answer was lost");
+            self.compare(self.destination.progress.applied, "after a late transaction")?;
+        }
+        Ok(())
+    }
+
+    fn spill(&mut self, owner: &mut Owner) {
+        if let Some(spill) = owner.assembler.spill() {
+            let file = owner.spooled.entry(spill.xid).or_default();
+            spill.for_each(|record| file.extend_from_slice(&record));
+        }
+    }
+
+    /// A table that is past its N is as the source had it.
+    fn compare(&self, position: Lsn, when: &str) -> Result<(), String> {
+        for (table, expected) in self.source.state_at(position).into_iter().enumerate() {
+            if self.destination.until[table] > position {
+                continue;
+            }
+            let mut rows = self.destination.rows[table].clone();
+            rows.sort();
+            if rows != expected {
+                let kind = self.source.kinds[table];
+                return Err(format!(
+                    "{when}, at {position}: table {table} ({kind:?}) has {rows:?}, not {expected:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn target(table: usize, kind: Kind) -> Target {
+    let column = |name: &&str| TargetColumn {
+        name: (*name).into(),
+        type_name: r#"pg_catalog."text""#.into(),
+        identity_always: false,
+    };
+    let key = KeyColumn { column: KEY, equals: "operator(pg_catalog.=)".into() };
+    Target {
+        name: name(table),
+        only: true,
+        columns: COLUMNS.iter().map(column).collect(),
+        key: if kind == Kind::Keyless { [].into() } else { [key].into() },
+    }
+}

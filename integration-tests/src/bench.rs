@@ -1,0 +1,132 @@
+//! What benches share: a pgbench database, two servers that write durably, and programs that are timed between them.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+
+use crate::postgres::{Options, PASSWORD, Postgres, SUPERUSER, quoted};
+use crate::process::{Finished, Program};
+
+/// For one command.
+const LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// A source, a destination, and a folder for what goes between them.
+#[derive(Debug)]
+pub struct Ends {
+    pub source: Postgres,
+    pub destination: Postgres,
+    folder: tempfile::TempDir,
+}
+
+/// What a program took.
+#[derive(Debug)]
+pub struct Timed {
+    /// From its start to its end, in seconds.
+    pub seconds: f64,
+    /// Processor time of the program and what it started, in seconds.
+    pub own: f64,
+    /// Processor time of the two servers meanwhile, in seconds.
+    pub servers: f64,
+    /// What it said.
+    pub finished: Finished,
+}
+
+impl Ends {
+    /// Two servers with an empty database of this name.
+    pub async fn start(database: &str) -> anyhow::Result<Ends> {
+        let options = || {
+            Options::default()
+                .durable()
+                .setting("shared_buffers", "256MB")
+                .setting("max_wal_size", "4GB")
+        };
+        let (source, destination) =
+            tokio::try_join!(Postgres::start(options()), Postgres::start(options()))?;
+        source.create_database(database).await?;
+        destination.create_database(database).await?;
+        let folder = tempfile::tempdir()?;
+        write_secret(&folder.path().join("pgpass"), &format!("*:*:*:*:{PASSWORD}\n"))?;
+        Ok(Ends { source, destination, folder })
+    }
+
+    /// Fills a database of the source by these steps of pgbench; says how large it is then.
+    pub async fn fill(&self, database: &str, scale: u32, steps: &str) -> anyhow::Result<String> {
+        let scale = scale.to_string();
+        let mut pgbench = self.source.client_tool("pgbench", database)?;
+        pgbench.args(["--initialize", "--quiet", "--scale", &scale, "--init-steps", steps]);
+        let status = pgbench.status().context("start pgbench")?;
+        ensure!(status.success(), "pgbench ended with {status}");
+        let size = format!("select pg_size_pretty(pg_database_size('{database}'))");
+        Ok(self.source.value("postgres", &size).await?.unwrap_or_default())
+    }
+
+    /// The destination's database anew, with nothing in it; and nothing is left to be written by either server.
+    pub async fn anew(&self, database: &str) -> anyhow::Result<()> {
+        let drop = format!("drop database if exists {} with (force)", quoted(database));
+        self.destination.sql("postgres", &drop).await?;
+        self.destination.create_database(database).await?;
+        self.source.sql("postgres", "checkpoint").await?;
+        self.destination.sql("postgres", "checkpoint").await
+    }
+
+    /// A path that only these benches use.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// How a client reaches a server. The password is in the file that [`program`](Self::program) names.
+    pub fn url(&self, server: &Postgres, database: &str) -> String {
+        format!("postgres://{SUPERUSER}@127.0.0.1:{}/{database}", server.port())
+    }
+
+    /// A program that finds the passwords.
+    pub fn program(&self, program: Program) -> Program {
+        program.env("PGPASSFILE", self.path("pgpass"))
+    }
+
+    /// A command of pgconvoy between the two databases.
+    pub fn pgconvoy(&self, command: &str, database: &str) -> anyhow::Result<Program> {
+        let (source, destination) =
+            (self.url(&self.source, database), self.url(&self.destination, database));
+        Ok(self
+            .program(Program::pgconvoy()?)
+            .args([command, "--yes", "--source", &source, "--destination", &destination])
+            .arg("--data-dir")
+            .arg(self.path("data")))
+    }
+
+    /// Runs a program, which must end well.
+    pub async fn timed(&self, program: Program) -> anyhow::Result<Timed> {
+        let (own, servers, began) = (of_children()?, self.of_servers()?, Instant::now());
+        let shown = program.to_string();
+        let finished = program.run(LIMIT).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        ensure!(finished.code() == Some(0), "{shown}:\n{}\n{}", finished.stdout, finished.log);
+        let (own, servers) = (of_children()? - own, self.of_servers()? - servers);
+        Ok(Timed { seconds, own, servers, finished })
+    }
+
+    fn of_servers(&self) -> anyhow::Result<f64> {
+        let times = [self.source.processor_time()?, self.destination.processor_time()?];
+        Ok(times.iter().map(Duration::as_secs_f64).sum())
+    }
+}
+
+/// Processor time of the programs that this process started, and that ended.
+fn of_children() -> anyhow::Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+/// A file that its owner alone can read, as libpq wants it.
+fn write_secret(path: &Path, secret: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    Ok(file.write_all(secret.as_bytes())?)
+}

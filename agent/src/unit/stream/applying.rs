@@ -17,6 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::join_all;
 use pgconvoy_flow::stream::entry::{Act, Batch, Entry, Notice, Parked, Place, Reread};
 use pgconvoy_flow::stream::fold::fold;
+use pgconvoy_flow::stream::operation::carried;
 use pgconvoy_flow::stream::snapshot::FullXid;
 use pgconvoy_flow::stream::statements::{Statement, statement};
 use pgconvoy_flow::stream::table::Target;
@@ -50,7 +51,7 @@ pub(super) struct Applier<'a> {
     /// A transaction has begun that the next batch goes on with.
     open: bool,
     parked: BTreeSet<TableNo>,
-    /// Targets that refused what was folded: it is likely to happen again, for they have further unique values that move.
+    /// Targets that refused what was folded: they have further unique values, which rows pass among them.
     touchy: BTreeSet<usize>,
     applied: watch::Sender<Applied>,
     /// Tells the reader of tables that are parked.
@@ -143,57 +144,43 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// Writes a batch: folded, but for targets that once refused that. What those refuse is applied in smaller parts, each
-    /// target by itself: within one transaction the order among tables shows nowhere.
+    /// Writes a batch. A target that refuses what is folded gets its rows carried from then on; where it refuses that too,
+    /// its changes are applied in smaller parts, each target by itself: within one transaction the order among tables shows
+    /// nowhere.
     async fn write(&mut self, batch: &mut Batch) -> Result<(), UnitEnd> {
-        self.fence(batch).await?;
-        let mut touchy = loop {
-            let (folded, touchy) = self.divide(std::mem::take(&mut batch.entries));
+        let mut apart = BTreeSet::new();
+        let mut parts = loop {
+            self.fence(batch).await?;
+            let (folded, parts) = divide(std::mem::take(&mut batch.entries), &apart);
             match self.fold_and_run(&folded).await {
-                Ok(()) => break touchy,
+                Ok(()) => break parts,
                 Err(Stop::End(end)) => return Err(end),
                 Err(Stop::Refused { target, error }) => {
                     tracing::debug!("a batch is refused as it is folded: {error}");
-                    let all = folded.iter().map(|entry| entry.target);
-                    self.touchy.extend(target.map_or_else(|| all.collect(), |target| vec![target]));
+                    match target {
+                        Some(target) if self.touchy.insert(target) => {}
+                        Some(target) => drop(apart.insert(target)),
+                        None => apart.extend(folded.iter().map(|entry| entry.target)),
+                    }
                     batch.entries = folded;
-                    batch.entries.extend(touchy.into_iter().flat_map(|part| part.entries));
+                    batch.entries.extend(parts.into_iter().flat_map(|part| part.entries));
                     batch.entries.sort_by_key(|entry| entry.place);
                     self.run_sql("rollback to savepoint piece").await?;
-                    self.fence(batch).await?;
                 }
             }
         };
-        for part in &mut touchy {
+        for part in &mut parts {
             self.write_in_parts(part).await?;
             batch.parked.append(&mut part.parked);
         }
         Ok(())
     }
 
-    /// What is folded all together, and the parts that are not, in order each. Tables that one statement emptied stay
-    /// together.
-    fn divide(&self, entries: Vec<Entry>) -> (Vec<Entry>, Vec<Batch>) {
-        let truncates = entries.iter().any(|entry| matches!(entry.act, Act::Truncate { .. }));
-        if truncates && entries.iter().any(|entry| self.touchy.contains(&entry.target)) {
-            return (Vec::new(), vec![Batch { entries, ..Batch::default() }]);
-        }
-        let mut folded = Vec::with_capacity(entries.len());
-        let mut touchy: BTreeMap<usize, Batch> = BTreeMap::new();
-        for entry in entries {
-            if self.touchy.contains(&entry.target) {
-                touchy.entry(entry.target).or_default().entries.push(entry);
-            } else {
-                folded.push(entry);
-            }
-        }
-        (folded, touchy.into_values().collect())
-    }
-
     async fn fold_and_run(&mut self, entries: &[Entry]) -> Result<(), Stop> {
         let problem =
             |problem: String| Stop::Refused { target: None, error: PgError::protocol(problem) };
         let operations = fold(entries, &self.targets).map_err(|bad| problem(bad.to_string()))?;
+        let operations = carried(operations, &self.touchy);
         let mut prepared = Vec::with_capacity(operations.len());
         for operation in &operations {
             let Statement { sql, parameters } =
@@ -365,6 +352,27 @@ impl<'a> Applier<'a> {
     async fn run_sql(&self, sql: &str) -> Result<(), UnitEnd> {
         Ok(self.session.batch_execute(sql).await.about(&self.access)?)
     }
+}
+
+/// What is folded all together, and what is not, target by target, in order each. Tables that one statement emptied stay
+/// together.
+fn divide(entries: Vec<Entry>, apart: &BTreeSet<usize>) -> (Vec<Entry>, Vec<Batch>) {
+    if apart.is_empty() {
+        return (entries, Vec::new());
+    }
+    if entries.iter().any(|entry| matches!(entry.act, Act::Truncate { .. })) {
+        return (Vec::new(), vec![Batch { entries, ..Batch::default() }]);
+    }
+    let mut folded = Vec::with_capacity(entries.len());
+    let mut parts: BTreeMap<usize, Batch> = BTreeMap::new();
+    for entry in entries {
+        if apart.contains(&entry.target) {
+            parts.entry(entry.target).or_default().entries.push(entry);
+        } else {
+            folded.push(entry);
+        }
+    }
+    (folded, parts.into_values().collect())
 }
 
 /// Where to cut: between two changes, as near to the middle as can be; none = it is one change.

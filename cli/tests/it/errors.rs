@@ -51,10 +51,11 @@ fn errors_are_json_for_programs() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     for extra in [
-        &["--until", "full"][..],
+        &["--types", "schema,full,incremental", "--until", "cutover"][..],
         &["--fence"],
         &["--writers-stopped"],
-        &["--types", "schema,full,incremental"],
+        &["--types", "schema,full,incremental", "--verify"],
+        &["--types", "full,incremental"],
     ] {
         let arguments: Vec<&str> = ["migrate"].iter().chain(&URLS).chain(extra).copied().collect();
         let ran = pgconvoy(&arguments);

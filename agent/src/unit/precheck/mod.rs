@@ -18,6 +18,7 @@ mod privileges;
 mod report;
 mod roles;
 mod server;
+mod streaming;
 mod tables;
 
 use pgconvoy_shared::endpoint::Side;
@@ -43,6 +44,8 @@ struct SourceFacts {
     extensions: Vec<extensions::Extension>,
     extension_rows: Vec<QualifiedName>,
     named: conflicts::Named,
+    /// Where changes are followed.
+    streaming: Option<streaming::SourceFacts>,
 }
 
 /// What the destination half found out about the destination.
@@ -55,6 +58,8 @@ struct DestinationFacts {
     objects: objects::DestinationFacts,
     large_objects: i64,
     conflicts: conflicts::DestinationFacts,
+    /// Where changes are followed.
+    streaming: Option<streaming::DestinationFacts>,
 }
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
@@ -118,6 +123,7 @@ async fn source_facts(
         extensions: extensions::of_source(session).await?,
         extension_rows: extensions::with_users_rows(session, &ctx.spec.objects).await?,
         named: conflicts::named(session, &ctx.spec.objects).await?,
+        streaming: streaming::of_source(ctx, session).await?,
         tables,
     })
 }
@@ -136,6 +142,7 @@ async fn destination_facts(
         objects: objects::of_destination(session).await?,
         large_objects: large_objects::of_destination(session).await?,
         conflicts: conflicts::of_destination(session, ctx, tables).await?,
+        streaming: streaming::of_destination(ctx, session).await?,
     })
 }
 
@@ -151,6 +158,11 @@ fn of_source(ctx: &UnitContext, source: &SourceFacts, report: &mut Report) {
         }
     }
     large_objects::judge_source(ctx, &source.large_objects, report);
+    if ctx.purpose != Purpose::Verify
+        && let Some(facts) = &source.streaming
+    {
+        streaming::judge_source(facts, report);
+    }
 }
 
 fn of_destination(ctx: &UnitContext, destination: &DestinationFacts, report: &mut Report) {
@@ -160,6 +172,9 @@ fn of_destination(ctx: &UnitContext, destination: &DestinationFacts, report: &mu
     }
     privileges::judge_destination(ctx, &destination.privileges, report);
     objects::judge_destination(&destination.objects, report);
+    if let Some(facts) = &destination.streaming {
+        streaming::judge_destination(facts, report);
+    }
 }
 
 fn of_both(

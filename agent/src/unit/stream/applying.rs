@@ -222,7 +222,8 @@ impl<'a> Applier<'a> {
 
     /// Halves what is refused, until it is not, or is one change alone: that one cannot be applied.
     async fn write_in_parts(&mut self, part: &mut Batch) -> Result<(), UnitEnd> {
-        let mut to_do = vec![0..part.entries.len()];
+        let all = 0..part.entries.len();
+        let mut to_do = Vec::from([all]);
         while let Some(range) = to_do.pop() {
             if range.is_empty() {
                 continue;
@@ -240,7 +241,8 @@ impl<'a> Applier<'a> {
                     }
                     self.park_table(table, place, &error.to_string()).await?;
                     part.park(table, place);
-                    to_do = vec![range.start..part.entries.len()];
+                    let rest = range.start..part.entries.len();
+                    to_do = Vec::from([rest]);
                 }
             }
         }

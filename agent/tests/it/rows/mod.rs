@@ -98,6 +98,7 @@ impl Rows {
         (0..)
             .zip(shards)
             .map(|(shard, planned)| CopyShard {
+                barrier: None,
                 table: plan.clone(),
                 shard,
                 part: planned.part.clone(),

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pgconvoy_integration_tests::postgres::Postgres;
+use pgconvoy_integration_tests::oracle::{self, End};
+use pgconvoy_integration_tests::postgres::{Options, Postgres};
 use pgconvoy_integration_tests::process::Program;
 
-use crate::world::{DATABASE, LIMIT, Pair, SOON, told};
+use crate::world::{DATABASE, LIMIT, Pair, SOON, major, told};
 
 /// Tables of several kinds: with a key, with a further unique value that moves, with long values, without a key.
-const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
     create table account (id int primary key, balance bigint not null, note text);
     create table seat (id int primary key, place int not null unique);
     create table paper (id int primary key, title text, body text);
@@ -49,13 +50,13 @@ const TURN: &str = "
     rollback;";
 
 /// Works on the source until it is told to rest.
-struct Load {
+pub(super) struct Load {
     rest: Arc<AtomicBool>,
     work: tokio::task::JoinHandle<u64>,
 }
 
 impl Load {
-    async fn begin(server: &Postgres) -> Self {
+    pub(super) async fn begin(server: &Postgres) -> Self {
         let client = server.client(DATABASE).await.unwrap();
         let rest = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&rest);
@@ -70,7 +71,7 @@ impl Load {
         Self { rest, work }
     }
 
-    async fn end(self) -> u64 {
+    pub(super) async fn end(self) -> u64 {
         self.rest.store(true, Ordering::Relaxed);
         self.work.await.unwrap()
     }
@@ -86,6 +87,28 @@ async fn cancel(pair: &Pair) {
     let cancel = Program::pgconvoy().unwrap().args(["task", "cancel", DATABASE, "--data-dir"]);
     let finished = cancel.arg(data).run(LIMIT).await.unwrap();
     assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+}
+
+#[tokio::test]
+async fn the_oldest_and_the_youngest_majors_are_followed() {
+    for (source, destination) in [(13, 15), (15, 18)] {
+        let (Some(source), Some(destination)) = (major(source), major(destination)) else { return };
+        let (source, destination) =
+            (Options::default().major(source), Options::default().major(destination));
+        let pair = Pair::of(source, destination, SCHEMA).await;
+        let load = Load::begin(&pair.source).await;
+        for _ in 0..2 {
+            let finished = in_sync(&pair).run(LIMIT).await.unwrap();
+            assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+        }
+        load.end().await;
+        let finished = in_sync(&pair).run(LIMIT).await.unwrap();
+        assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+        cancel(&pair).await;
+        let [left, right] = [&pair.source, &pair.destination].map(|of| End::new(of, DATABASE));
+        oracle::compare_contents(left, right).await.unwrap().refuse().unwrap();
+        pair.left_nothing().await;
+    }
 }
 
 #[tokio::test]

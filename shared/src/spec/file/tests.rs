@@ -125,7 +125,6 @@ throttle: { full: { rows_per_second: 5 } }
         (Some(1), "nam", "unknown_key"),
         (Some(2), "source.url", "bad_url"),
         (Some(3), "destination.pasword", "unknown_key"),
-        (Some(4), "types", "not_supported_yet"),
         (Some(4), "types", "bad_value"),
         (Some(6), "copy.jobs", "bad_value"),
         (Some(7), "copy.shard_size", "bad_value"),

@@ -4,17 +4,16 @@
 //! primary key or whatever other index will do. It has to be valid and immediate, on plain columns that are never null, of all
 //! rows. Under `full` a table may have none: its rows are found by all of their values.
 
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use serde::{Deserialize, Serialize};
 
 use super::plan_tables::catalog::regclass;
 use super::{UnitContext, UnitEnd, open_stream, source_table};
 use crate::pg::wire::{Wire, field};
 use crate::pg::{About, PgError};
-use pgconvoy_shared::failure::Failure;
-use pgconvoy_shared::ids::TableNo;
-use pgconvoy_shared::name::quote_literal;
 
 /// The object id of the key's index, as SQL about the row `c` of `pg_class`; null = there is none.
 pub(super) const INDEX: &str = "(
@@ -53,16 +52,20 @@ pub(crate) struct FollowedColumn {
 }
 
 /// Looks at a locked table, in the transaction that plans it, whose moment is noted; the WAL position of that is to be flushed
-/// before the plan is made current.
+/// before the plan is made current. None: it is unlogged, and no stream tells of it.
 pub(super) async fn look_at(
     ctx: &UnitContext,
     wire: &mut Wire,
     no: TableNo,
     table: &QualifiedName,
-) -> Result<(Followed, Lsn), UnitEnd> {
+) -> Result<Option<(Followed, Lsn)>, UnitEnd> {
     let (snapshot, noted) = source_table::note_moment(wire).await.about(table)?;
-    let (relation, published) = identity(wire, ctx, table).await.about(table)?;
-    if !published {
+    let Identity { relation, is_logged, is_published } =
+        identity(wire, ctx, table).await.about(table)?;
+    if !is_logged {
+        return Ok(None);
+    }
+    if !is_published {
         let failure = Failure::definite(
             "table_not_published",
             "it is not in the task's publication: it was made again after changes began to be followed",
@@ -73,25 +76,33 @@ pub(super) async fn look_at(
     }
     let columns = columns(wire, table).await.about(table)?;
     let key = key(wire, table).await.about(table)?;
-    Ok((Followed { relation, name: table.clone(), columns, key, snapshot }, noted))
+    Ok(Some((Followed { relation, name: table.clone(), columns, key, snapshot }, noted)))
+}
+
+struct Identity {
+    relation: u32,
+    is_logged: bool,
+    is_published: bool,
 }
 
 async fn identity(
     wire: &mut Wire,
     ctx: &UnitContext,
     table: &QualifiedName,
-) -> Result<(u32, bool), PgError> {
+) -> Result<Identity, PgError> {
     let sql = format!(
-        "select {table}::pg_catalog.oid, exists (
+        "select c.oid, c.relpersistence = 'p', exists (
             select from pg_catalog.pg_publication_rel r
             join pg_catalog.pg_publication p on p.oid = r.prpubid
-            where p.pubname = {publication} and r.prrelid = {table})",
+            where p.pubname = {publication} and r.prrelid = c.oid)
+         from pg_catalog.pg_class c where c.oid = {table}",
         table = regclass(table),
         publication = quote_literal(&open_stream::name(&ctx.task)),
     );
     let rows = wire.query(&sql).await?;
     let row = rows.first().ok_or_else(|| PgError::protocol("a table without identity"))?;
-    Ok((field(row, 0)?, field::<String>(row, 1)? == "t"))
+    let yes = |no| Ok::<_, PgError>(field::<String>(row, no)? == "t");
+    Ok(Identity { relation: field(row, 0)?, is_logged: yes(1)?, is_published: yes(2)? })
 }
 
 async fn columns(wire: &mut Wire, table: &QualifiedName) -> Result<Vec<FollowedColumn>, PgError> {

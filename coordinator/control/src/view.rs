@@ -159,6 +159,10 @@ pub enum TableStatus {
     Indexing,
     /// Its rows are being compared, or wait to be.
     Verifying,
+    /// The changes that were made during the copy are being applied.
+    CatchingUp,
+    /// It is as the source's was a moment ago.
+    Streaming,
     /// Nothing is left to do.
     Done,
     /// A unit of it was given up.
@@ -176,6 +180,8 @@ impl TableStatus {
             Self::Copied => "copied",
             Self::Indexing => "indexing",
             Self::Verifying => "verifying",
+            Self::CatchingUp => "catching_up",
+            Self::Streaming => "streaming",
             Self::Done => "done",
             Self::Failed => "failed",
         }
@@ -430,6 +436,9 @@ fn table_view(task: &Task, no: TableNo, table: &Table, troubles: &Troubles) -> T
         TableStatus::Indexing
     } else if task.record.stage == Stage::Verify {
         checking(table, true)
+    } else if task.record.follows() && task.record.status != TaskStatus::Done {
+        let consistent = task.record.following.checkpoint.consistent;
+        if consistent { TableStatus::Streaming } else { TableStatus::CatchingUp }
     } else {
         TableStatus::Done
     };

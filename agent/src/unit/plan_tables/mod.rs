@@ -176,7 +176,7 @@ async fn look_at(
     source_table::check_filenode(wire, table.no, name, table.filenode).await?;
     let fingerprint = source_table::fingerprint(wire, name).await.about(name)?;
     let followed = match ctx.spec.is_incremental() {
-        true => Some(apply_key::look_at(ctx, wire, table.no, name).await?),
+        true => apply_key::look_at(ctx, wire, table.no, name).await?,
         false => None,
     };
     let columns = catalog::columns(wire, name).await.about(name)?;

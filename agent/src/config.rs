@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use pgconvoy_runtime::tls::Security;
+use pgconvoy_runtime::tls::{Listener, Security};
 use pgconvoy_shared::ids::AgentId;
 use tonic::transport::Channel;
 
 /// How an agent is set up. All is asked for: what is a sensible value depends on the machine, not on this crate.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct AgentConfig {
     /// Its name, the same over restarts.
     pub id: AgentId,
@@ -15,9 +15,11 @@ pub struct AgentConfig {
     pub site: Option<String>,
     /// Units it runs at once, whatever their tasks allow.
     pub slots: u32,
-    /// Where operators find it; may be empty.
-    pub address: String,
-    /// How it reaches the leader.
+    /// Where it serves agents of other sites, and gRPC's health service; none = nowhere.
+    pub listener: Option<Listener>,
+    /// Where other agents dial it, `host:port`; none = where it listens.
+    pub advertise: Option<String>,
+    /// How it reaches the leader, and by the same certificate other agents.
     pub coordinators: Coordinators,
     /// Where units that compare rows write every row that differs, a file of JSON lines each; none = nowhere.
     pub differences: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! The agent of pgconvoy: everything that touches a PostgreSQL server.
 //!
 //! Reading order: `session` (what is said with the leader), `runner` (leases, slots, reports), `unit` (one module a kind
-//! of work), `pg` (connections, COPY, fencing).
+//! of work), `pg` (connections, COPY, fencing), `relay` (databases of other sites).
 //!
 //! Architecture Invariants: an agent keeps nothing on disk; what it did stands at the destination. (Where it is told to list
 //! every row that differs, it writes that list, and never reads it.) Rows go from source to
@@ -13,6 +13,7 @@ mod error;
 mod keeper;
 mod laws;
 mod pg;
+mod relay;
 mod runner;
 mod session;
 mod tools;
@@ -21,19 +22,22 @@ mod unit;
 use std::sync::Arc;
 
 use pgconvoy_runtime::shutdown::{Reason, Shutdown};
-use pgconvoy_runtime::tasks::{self, Owned};
-use pgconvoy_runtime::tls::Role;
+use pgconvoy_runtime::tasks::{self, Kind, Owned};
+use pgconvoy_runtime::tls::{Listener, Role, Security, bulk_server};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, Incarnation};
+use pgconvoy_shared::neighbours::Neighbours;
 use rand::RngExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 pub use config::{AgentConfig, Coordinators};
 pub use error::AgentError;
 
 use keeper::Keepers;
 use pg::{IDLE_LIMIT, Pool};
+use relay::{Relay, Service};
 use runner::{LeaseClock, Means, Runner};
 use session::{Introduction, Sessions};
 use tools::Tools;
@@ -59,14 +63,21 @@ impl Agent {
         let differences = config.differences.map(Arc::from);
         let slots = usize::try_from(config.slots).expect("u32 fits usize on all platforms");
         let slots = Arc::new(Semaphore::new(slots));
-        let means = Means { keepers, pool: Pool::new(IDLE_LIMIT), tools, differences, slots };
+        let security = match &config.coordinators {
+            Coordinators::Addresses { security, .. } => security.clone(),
+            Coordinators::Channel(_) => Security::Plaintext,
+        };
+        let relay = Relay::new(config.id.clone(), config.site.clone(), &security)
+            .map_err(AgentError::Certificate)?;
+        let pool = Pool::new(IDLE_LIMIT);
+        let means = Means { keepers, pool, relay: relay.clone(), tools, differences, slots };
         let runner = Runner::new(config.id.clone(), lease, means);
         let introduction = Introduction {
             agent: config.id.clone(),
             incarnation: Incarnation(rand::rng().random()),
             site: config.site,
             slots: config.slots,
-            address: config.address,
+            address: address(config.advertise, config.listener.as_ref()),
         };
         let sessions = Sessions::new(introduction, runner.clone(), &config.coordinators)?;
         let closing = CancellationToken::new();
@@ -74,8 +85,14 @@ impl Agent {
             let (runner, closing) = (runner.clone(), closing.clone());
             let name = config.id.clone();
             async move {
-                // Also when this task is dropped: units do not outlive their agent.
+                // Also when this task is dropped: units and relayed sessions do not outlive their agent.
                 let _units = StopsUnits(runner.clone());
+                let _sessions = relay.cut_off_at_the_end();
+                let _offers = relay.serve();
+                if let Some(listener) = config.listener {
+                    let name = format!("listener of agent {name}");
+                    tasks::spawn(Kind::Critical(shutdown.clone()), name, listen(listener, relay));
+                }
                 let stop = async {
                     shutdown.begun().await;
                     runner.stop();
@@ -96,6 +113,38 @@ impl Agent {
         });
         Ok(AgentHandle { id: config.id, runner, closing, task })
     }
+}
+
+/// Where other agents dial one that listens there.
+fn address(advertise: Option<String>, listener: Option<&Listener>) -> String {
+    let here = listener.and_then(Listener::local_addr).map(|here| {
+        if here.ip().is_unspecified() {
+            warn!(
+                "listens on all addresses; give --advertise to be dialled by agents of other sites"
+            );
+            return String::new();
+        }
+        here.to_string()
+    });
+    advertise.or(here).unwrap_or_default()
+}
+
+/// Serves other agents, and those who watch over processes, until the agent has left.
+async fn listen(listener: Listener, relay: Relay) -> Result<(), tonic::transport::Error> {
+    let (_reporter, health) = tonic_health::server::health_reporter();
+    let left = {
+        let relay = relay.clone();
+        async move {
+            relay.left().await;
+            // Calls that were offered and not needed would be waited for.
+            relay.meet(Neighbours::default());
+        }
+    };
+    bulk_server()
+        .add_service(health)
+        .add_service(Service::of(relay))
+        .serve_with_incoming_shutdown(listener.incoming(), left)
+        .await
 }
 
 struct StopsUnits(Runner);

@@ -101,7 +101,8 @@ impl Embedded {
                 id: name.parse().expect("a word, a hyphen and a number"),
                 site: None,
                 slots,
-                address: String::new(),
+                listener: None,
+                advertise: None,
                 coordinators: Coordinators::Channel(self.coordinator.channel()),
                 differences: differences.clone(),
             };

@@ -14,6 +14,7 @@ use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::net::Namespace;
 use crate::spawn::{mortal, spawn};
 use crate::{artifacts, wait};
 
@@ -23,6 +24,7 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    network: Option<Namespace>,
 }
 
 impl Program {
@@ -42,7 +44,7 @@ impl Program {
 
     /// Another program.
     pub fn at(path: impl Into<PathBuf>) -> Program {
-        Program { path: path.into(), arguments: Vec::new(), environment: Vec::new() }
+        Program { path: path.into(), arguments: Vec::new(), environment: Vec::new(), network: None }
     }
 
     /// One more argument.
@@ -60,6 +62,12 @@ impl Program {
     /// An environment variable.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// In a network of its own.
+    pub fn inside(mut self, network: &Namespace) -> Self {
+        self.network = Some(network.clone());
         self
     }
 
@@ -146,8 +154,11 @@ impl Process {
                 .with_context(|| format!("open {}", path.display()))
         };
         let mut command = mortal(&self.program.path, "KILL", None);
+        command.args(&self.program.arguments);
+        if let Some(network) = &self.program.network {
+            command = network.around(&command);
+        }
         command
-            .args(&self.program.arguments)
             .envs(self.program.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(open("out")?)

@@ -12,6 +12,7 @@ pub mod failure;
 pub mod ids;
 pub mod lsn;
 pub mod name;
+pub mod neighbours;
 pub mod precheck;
 pub mod retry;
 pub mod secret;

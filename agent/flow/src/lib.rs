@@ -5,6 +5,7 @@
 //! - [`digest`]: rows as hashes, to compare two tables without sorting them.
 //! - [`fingerprint`]: whether a table still has the columns that were planned.
 //! - [`formats`]: which types may travel in binary form.
+//! - [`gauge`]: whether it pays to compress what is sent.
 //! - [`sql`]: statements as text; [`large_objects`]: those of what is no row.
 //! - [`stream`]: the changes of the source, from bytes to statements.
 //!
@@ -15,6 +16,7 @@ pub mod copy;
 pub mod digest;
 pub mod fingerprint;
 pub mod formats;
+pub mod gauge;
 pub mod large_objects;
 pub mod shards;
 pub mod sql;

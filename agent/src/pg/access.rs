@@ -9,10 +9,13 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::secret::Secret;
 
 use super::error::PgError;
-use super::transport::{Attempt, Patience, Transport};
+use super::transport::{Attempt, Patience, Transport, Way};
 
 /// Longer than three lost SYNs (1 + 2 + 4 s), for `connect_timeout=0`.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// And to reach an agent that connects for us, and another one after it.
+const RELAY_LIMIT: Duration = Duration::from_secs(10);
 
 /// SQLSTATE of a login that the server's access rules refuse: there may be a rule for the other kind of connection.
 const LOGIN_REFUSED: &str = "28000";
@@ -51,9 +54,11 @@ pub(crate) struct Access {
     inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 struct Inner {
     side: Side,
     endpoint: Endpoint,
+    way: Way,
     password: Option<Secret>,
     application_name: String,
     read_only: bool,
@@ -72,7 +77,7 @@ impl fmt::Display for Access {
 }
 
 impl Access {
-    /// Sessions with `endpoint` that call themselves `application_name`.
+    /// Sessions with `endpoint`, reached from here, that call themselves `application_name`.
     pub(crate) fn new(
         side: Side,
         endpoint: &Endpoint,
@@ -81,31 +86,28 @@ impl Access {
     ) -> Self {
         let endpoint = endpoint.clone();
         let password = password.cloned();
-        let read_only = false;
-        Self { inner: Arc::new(Inner { side, endpoint, password, application_name, read_only }) }
+        let (way, read_only) = (Way::Direct, false);
+        let inner = Inner { side, endpoint, way, password, application_name, read_only };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The same database, reached that way.
+    pub(crate) fn by(mut self, way: Way) -> Self {
+        Arc::make_mut(&mut self.inner).way = way;
+        self
     }
 
     /// The same for sessions that never write: the server itself sees to that.
-    pub(crate) fn read_only(self) -> Self {
-        let Inner { side, endpoint, password, application_name, .. } = &*self.inner;
-        let inner = Inner {
-            side: *side,
-            endpoint: endpoint.clone(),
-            password: password.clone(),
-            application_name: application_name.clone(),
-            read_only: true,
-        };
-        Self { inner: Arc::new(inner) }
+    pub(crate) fn read_only(mut self) -> Self {
+        Arc::make_mut(&mut self.inner).read_only = true;
+        self
     }
 
     /// The same database under another name.
     pub(crate) fn named(&self, application_name: String) -> Self {
-        Self::new(
-            self.inner.side,
-            &self.inner.endpoint,
-            self.inner.password.as_ref(),
-            application_name,
-        )
+        let mut named = self.clone();
+        Arc::make_mut(&mut named.inner).application_name = application_name;
+        named
     }
 
     /// Whether a session of the other's is one of ours but for its name.
@@ -127,7 +129,7 @@ impl Access {
         &self.inner.application_name
     }
 
-    pub(super) fn password(&self) -> Option<&Secret> {
+    pub(crate) fn password(&self) -> Option<&Secret> {
         self.inner.password.as_ref()
     }
 
@@ -170,7 +172,8 @@ impl Access {
         let mut refused = None;
         for (no, attempt) in attempts.iter().enumerate() {
             let outcome = self.limited(async {
-                let transport = Transport::open(self.endpoint(), *attempt, patience).await?;
+                let transport =
+                    Transport::open(self.endpoint(), &self.inner.way, *attempt, patience).await?;
                 login(transport).await
             });
             match (outcome.await, refused.take()) {
@@ -185,6 +188,21 @@ impl Access {
         unreachable!("there is a last attempt, and it returns")
     }
 
+    /// A connection on which somebody else logs in: with TLS where the server has it, unless that is not wanted.
+    pub(super) async fn unnamed(&self) -> Result<Transport, PgError> {
+        let attempt = match Attempt::of(self.endpoint()) {
+            [only] => *only,
+            _several => Attempt::Offered,
+        };
+        self.limited(Transport::open(self.endpoint(), &self.inner.way, attempt, Patience::Short))
+            .await
+    }
+
+    /// Whether it is reached through an agent of another site.
+    pub(crate) fn is_relayed(&self) -> bool {
+        matches!(self.inner.way, Way::Relayed { .. })
+    }
+
     /// Connects for a request to cancel: a message of its own kind, no login.
     pub(super) async fn connect_to_cancel(&self) -> Result<Transport, PgError> {
         self.connect(Patience::Short, |transport| async { Ok(transport) }).await
@@ -194,9 +212,9 @@ impl Access {
         &self,
         work: impl Future<Output = Result<T, PgError>>,
     ) -> Result<T, PgError> {
-        let limit = match self.endpoint().connect_timeout_secs {
-            0 => CONNECT_LIMIT,
-            secs => Duration::from_secs(secs.into()),
+        let limit = match self.inner.way {
+            Way::Direct => connect_limit(self.endpoint()),
+            Way::Relayed { .. } => connect_limit(self.endpoint()) + RELAY_LIMIT,
         };
         tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
             Err(PgError::ConnectTimeout {
@@ -207,9 +225,17 @@ impl Access {
     }
 }
 
+/// How long connecting may take.
+pub(crate) fn connect_limit(endpoint: &Endpoint) -> Duration {
+    match endpoint.connect_timeout_secs {
+        0 => CONNECT_LIMIT,
+        secs => Duration::from_secs(secs.into()),
+    }
+}
+
 fn other_kind_may_do(error: &PgError) -> bool {
     match error {
-        PgError::TlsHandshake { .. } => true,
+        PgError::TlsHandshake { .. } | PgError::HandshakeAtPartner(_) => true,
         error => error.sqlstate() == Some(LOGIN_REFUSED),
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use fallible_iterator::FallibleIterator;
+use pgconvoy_shared::failure::Failure;
 use postgres_protocol::message::backend::ErrorResponseBody;
 
 /// A connection or a statement that failed. [`PgError::failure`](super::sqlstate) turns it into what the leader is told.
@@ -35,6 +36,12 @@ pub(crate) enum PgError {
         #[source]
         source: rustls::Error,
     },
+    #[error("no agent of site `{site}` can be reached: {tried}")]
+    NoPartner { site: String, tried: String },
+    #[error("{}", .0.message)]
+    AtPartner(Box<Failure>),
+    #[error("{}", .0.message)]
+    HandshakeAtPartner(Box<Failure>),
     #[error("the server wants a password, and none was given")]
     PasswordMissing,
     #[error("the server asks for {method}, which is not supported")]

@@ -3,12 +3,14 @@
 //! - [`Access`]: where a database is and how one logs in; makes sessions of two kinds over one kind of connection:
 //! - [`Session`]: ordinary SQL (tokio-postgres);
 //! - [`wire::Wire`]: our own small client, for COPY data that is passed on as it comes;
+//! - [`Door`]: for client programs that could not reach it by themselves;
 //! - [`Pool`]: those that go from one unit to the next;
 //! - [`sqlstate`]: what an error means for the unit that met it;
 //! - [`destination`]: schema `pgconvoy`, the proof of what is done, and the fences.
 
 mod access;
 pub(crate) mod destination;
+mod door;
 mod error;
 mod pool;
 mod session;
@@ -19,8 +21,10 @@ mod tls;
 mod transport;
 pub(crate) mod wire;
 
-pub(crate) use access::Access;
+pub(crate) use access::{Access, connect_limit};
+pub(crate) use door::Door;
 pub(crate) use error::PgError;
 pub(crate) use pool::{IDLE_LIMIT, Pool};
 pub(crate) use session::Session;
 pub(crate) use sqlstate::About;
+pub(crate) use transport::{Attempt, Patience, Transport, Way};

@@ -29,7 +29,13 @@ type Meaning = (FailureClass, &'static str, &'static str);
 impl PgError {
     /// As the leader is told it; `subject` says what it is about.
     pub(crate) fn failure(&self, subject: impl Into<String>) -> Failure {
-        let (class, code, remedy) = self.meaning();
+        let (class, code, remedy) = match self {
+            // It was judged where it was met.
+            Self::AtPartner(failure) | Self::HandshakeAtPartner(failure) => {
+                return Failure::clone(failure).about(subject);
+            }
+            met_here => met_here.meaning(),
+        };
         let mut failure = Failure::new(class, code, self.text()).about(subject).remedy(remedy);
         failure.sqlstate = self.sqlstate().map(str::to_owned);
         failure
@@ -58,6 +64,12 @@ impl PgError {
                 "unreachable_host",
                 "check host and port, that the server runs and listens there, and that no firewall is between",
             ),
+            Self::NoPartner { .. } => (
+                Transient,
+                "no_partner",
+                "let agents of that site run, and either dial those of this site or be dialled by them: see --listen",
+            ),
+            Self::AtPartner(_) | Self::HandshakeAtPartner(_) => (Other, "protocol_violation", ""),
             Self::TlsNotOffered { .. } => (
                 Definite,
                 "tls_not_offered",

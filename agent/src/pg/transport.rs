@@ -3,6 +3,9 @@
 //! One way in for tokio-postgres and for our own client, so that `sslmode` means the same for both. `allow` and
 //! `prefer` try twice, as libpq does: what the second attempt is, and when there is one, is told by [`Attempt`].
 //!
+//! A database of another site is reached through an agent of that site, which opens the socket, and speaks TLS with the
+//! server, in our place ([`Way::Relayed`]); all else is the same.
+//!
 //! A server that vanished without a word (power, network, NAT) is noticed by keepalive probes while we wait, and by the
 //! user timeout while we send.
 
@@ -22,6 +25,7 @@ use pgconvoy_shared::endpoint::{Endpoint, SslMode};
 
 use super::error::PgError;
 use super::tls;
+use crate::relay::Relay;
 
 /// Ten seconds of silence, then three probes five seconds apart: a vanished server is noticed after 25 s.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -30,7 +34,7 @@ const KEEPALIVE_PROBES: u32 = 3;
 
 /// How long sent bytes may stay unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(crate) enum Patience {
     /// Statements and reading: what we send is small, so a server that does not take it is gone.
     Short,
     /// Writing rows: Linux counts a receiver with a full buffer against this limit too, however alive it is, and a
@@ -49,7 +53,7 @@ impl Patience {
 
 /// One way to connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
+pub(crate) enum Attempt {
     /// No TLS.
     Plain,
     /// TLS if the server has it.
@@ -79,11 +83,25 @@ fn is_socket(host: &str) -> bool {
     host.starts_with('/')
 }
 
+/// From where a database is reached.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    /// From this agent.
+    Direct,
+    /// From an agent of another site.
+    Relayed {
+        /// Knows them.
+        relay: Relay,
+        /// Theirs and the database's.
+        site: String,
+    },
+}
+
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A connected stream on which the startup message may be sent.
-pub(super) struct Transport {
+pub(crate) struct Transport {
     io: Box<dyn Io>,
     channel_binding: Option<Vec<u8>>,
     encrypted: bool,
@@ -98,6 +116,22 @@ impl std::fmt::Debug for Transport {
 impl Transport {
     /// Connects. The caller puts a limit on the time.
     pub(super) async fn open(
+        endpoint: &Endpoint,
+        way: &Way,
+        attempt: Attempt,
+        patience: Patience,
+    ) -> Result<Self, PgError> {
+        match way {
+            Way::Direct => Self::open_here(endpoint, attempt, patience).await,
+            // In a box of its own, so that it does not make all that connects as large.
+            Way::Relayed { relay, site } => {
+                Box::pin(relay.open(site, endpoint, attempt, patience)).await
+            }
+        }
+    }
+
+    /// Connects from this agent.
+    pub(crate) async fn open_here(
         endpoint: &Endpoint,
         attempt: Attempt,
         patience: Patience,
@@ -123,6 +157,15 @@ impl Transport {
         }
     }
 
+    /// A stream that another agent has connected.
+    pub(crate) fn relayed(
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        encrypted: bool,
+        channel_binding: Option<Vec<u8>>,
+    ) -> Self {
+        Self { io: Box::new(io), channel_binding, encrypted }
+    }
+
     fn plain(io: impl Io + 'static) -> Self {
         Self { io: Box::new(io), channel_binding: None, encrypted: false }
     }
@@ -139,8 +182,13 @@ impl Transport {
         Ok(Self { io: Box::new(stream), channel_binding, encrypted: true })
     }
 
+    /// Whether TLS is spoken with the server.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
     /// What a SCRAM login can be bound to.
-    pub(super) fn channel_binding(&self) -> Option<&[u8]> {
+    pub(crate) fn channel_binding(&self) -> Option<&[u8]> {
         self.channel_binding.as_deref()
     }
 }

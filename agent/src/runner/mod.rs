@@ -31,6 +31,7 @@ use pgconvoy_shared::unit::{Ended, Work};
 
 use crate::keeper::Keepers;
 use crate::pg::Pool;
+use crate::relay::Relay;
 use crate::tools::Tools;
 use crate::unit::{self, Passwords, ProgressCell, UnitContext};
 
@@ -53,6 +54,8 @@ pub(crate) struct Means {
     pub(crate) keepers: Arc<Keepers>,
     /// Sessions that go from unit to unit.
     pub(crate) pool: Pool,
+    /// Databases of other sites.
+    pub(crate) relay: Relay,
     /// pg_dump and pg_restore.
     pub(crate) tools: Arc<Tools>,
     /// Where every row that differs is listed.
@@ -109,6 +112,11 @@ impl Runner {
     /// The sessions that keep snapshots.
     pub(crate) fn keepers(&self) -> &Keepers {
         &self.shared.means.keepers
+    }
+
+    /// The way to databases of other sites.
+    pub(crate) fn relay(&self) -> &Relay {
+        &self.shared.means.relay
     }
 
     /// The client programs of this machine.

@@ -127,6 +127,7 @@ impl Session {
                     answered = Instant::now();
                     unanswered.answered(ack.seq, lease, runner.lease());
                 }
+                Some(FromLeader::Neighbours(neighbours)) => wire::meet(neighbours, runner),
                 Some(FromLeader::Lease(lease)) => wire::take(lease, runner),
                 Some(FromLeader::Revoke(revoke)) => wire::revoke(&revoke, runner),
                 Some(FromLeader::ReportAck(ack)) => {

@@ -8,6 +8,7 @@ use pgconvoy_runtime::telemetry::register_secret;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{BadId, UnitId, UnitNo};
+use pgconvoy_shared::neighbours::Neighbours;
 use pgconvoy_shared::unit::Ended;
 
 use crate::keeper::KeptSnapshot;
@@ -53,6 +54,13 @@ pub(super) fn take(lease: v1::Lease, runner: &Runner) {
                 .remedy("run agents and coordinators of the same version");
             runner.reports().end(&unit, epoch, 0, Ended::Failed(failure));
         }
+    }
+}
+
+pub(super) fn meet(neighbours: v1::Neighbours, runner: &Runner) {
+    match Neighbours::try_from(neighbours) {
+        Ok(neighbours) => runner.relay().meet(neighbours),
+        Err(problem) => error!("the leader named neighbours that cannot be: {problem}"),
     }
 }
 

@@ -81,7 +81,8 @@ impl UnitContext {
             Side::Source => (&self.spec.source, self.passwords.source.as_ref()),
             Side::Destination => (&self.spec.destination, self.passwords.destination.as_ref()),
         };
-        let access = Access::new(side, endpoint, password, self.application_name());
+        let access = Access::new(side, endpoint, password, self.application_name())
+            .by(self.means.relay.way_to(endpoint));
         match self.purpose {
             Purpose::Migrate => access,
             Purpose::Precheck | Purpose::Verify => access.read_only(),

@@ -73,7 +73,8 @@ pub(crate) async fn agent(
         id: name.parse().expect("a good name"),
         site: None,
         slots: 2,
-        address: String::new(),
+        listener: None,
+        advertise: None,
         coordinators,
         differences: None,
     };

@@ -6,12 +6,10 @@ use std::path::PathBuf;
 use clap::Args;
 use pgconvoy_agent::{Agent as Process, AgentConfig, AgentError, Coordinators};
 use pgconvoy_runtime::shutdown::Shutdown;
-use pgconvoy_runtime::tasks::{self, Kind};
 use pgconvoy_runtime::telemetry::chain;
-use pgconvoy_runtime::tls::{Listener, Security};
+use pgconvoy_runtime::tls::Listener;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::AgentId;
-use tonic::transport::Server;
 
 use super::coordinator::exit_of;
 use crate::connect::TlsFlags;
@@ -48,9 +46,12 @@ pub(super) struct Agent {
     /// Coordinators, any of them: host:port or https://host:port
     #[arg(long, value_name = "URL,…", env = "PGCONVOY_COORDINATORS", value_delimiter = ',')]
     coordinators: Vec<String>,
-    /// Where to serve the gRPC health service, such as 127.0.0.1:7431 [default: nowhere]
+    /// Where to serve agents of other sites, and the gRPC health service, such as 10.0.0.7:7431 [default: nowhere]
     #[arg(long, value_name = "ADDRESS", env = "PGCONVOY_LISTEN")]
     listen: Option<SocketAddr>,
+    /// Where agents of other sites dial it [default: --listen]
+    #[arg(long, value_name = "HOST:PORT", env = "PGCONVOY_ADVERTISE")]
+    advertise: Option<String>,
     /// Folder where it lists every row that a comparison finds to differ, a file of JSON lines for each shard [default: none]
     #[arg(long, value_name = "DIR", env = "PGCONVOY_DIFFERENCES")]
     differences: Option<PathBuf>,
@@ -66,16 +67,20 @@ impl Agent {
         let file = Settings::read(self.config.as_deref(), "agent")?;
         let security = file.pick_tls(self.tls)?.security()?;
         let insecure = file.pick_switch(self.insecure_plaintext, "insecure-plaintext")?;
-        let address = match file.pick(self.listen, "listen")? {
-            Some(address) => serve_health(address, &security, insecure, shutdown)?,
-            None => String::new(),
+        let listener = match file.pick(self.listen, "listen")? {
+            Some(address) => Some(
+                Listener::bind(address, &security, insecure)
+                    .map_err(|error| not_started(chain(&error)))?,
+            ),
+            None => None,
         };
         let id = required(file.pick(self.id, "id")?, "id")?;
         let config = AgentConfig {
             id: id.clone(),
             site: file.pick(self.site, "site")?,
             slots: file.pick(self.slots, "slots")?.unwrap_or(SLOTS_DEFAULT),
-            address,
+            listener,
+            advertise: file.pick(self.advertise, "advertise")?,
             coordinators: Coordinators::Addresses {
                 addresses: file.pick_list(self.coordinators, "coordinators")?,
                 security,
@@ -111,27 +116,4 @@ fn problem(id: &AgentId, error: AgentError) -> Problem {
 fn not_started(message: String) -> Problem {
     let remedy = "correct what the message names";
     Problem::usage("agent_not_started", message, remedy)
-}
-
-/// Serves gRPC's standard health service, for those who watch over processes. Gives the address.
-fn serve_health(
-    address: SocketAddr,
-    security: &Security,
-    insecure_plaintext: bool,
-    shutdown: &Shutdown,
-) -> Result<String, Problem> {
-    let listener = Listener::bind(address, security, insecure_plaintext)
-        .map_err(|error| not_started(chain(&error)))?;
-    let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
-    let (_reporter, health) = tonic_health::server::health_reporter();
-    let stop = shutdown.token();
-    let serving = async move {
-        let incoming = listener.incoming();
-        Server::builder()
-            .add_service(health)
-            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-            .await
-    };
-    tasks::spawn(Kind::Critical(shutdown.clone()), "health service", serving);
-    Ok(address)
 }

@@ -19,6 +19,7 @@ pub mod liveness;
 pub mod outcome;
 pub mod rejected;
 pub mod schedule;
+pub mod sites;
 pub mod state;
 pub mod view;
 pub mod work;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use pgconvoy_control::command::{Report, ReportBody};
-use pgconvoy_control::work;
+use pgconvoy_control::{sites, work};
 use pgconvoy_proto::convert::{Leased, RunningUnit, WireError};
 use pgconvoy_proto::v1;
 use pgconvoy_proto::v1::leader_message::Message as ToAgent;
@@ -16,6 +16,7 @@ use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, Incarnation, TaskId, UnitId, UnitNo};
+use pgconvoy_shared::neighbours::Neighbours;
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::unit::{Ended, Progress};
@@ -50,6 +51,7 @@ pub(super) struct Session {
 struct Told {
     ledger: Ledger,
     draining: bool,
+    neighbours: Neighbours,
 }
 
 impl Session {
@@ -140,7 +142,7 @@ impl Session {
     /// State and queue are used under one lock, so that orders go out in the order of the log.
     pub(super) fn give_orders(&self, leader: &Leader) -> Vec<Report> {
         let mut told = self.told();
-        let (orders, draining) = leader.node.replica.read(|state| {
+        let (orders, draining, neighbours) = leader.node.replica.read(|state| {
             let orders = told.ledger.compare(state.leases_of(&self.agent));
             let work = |unit: &UnitId| work::order(state, unit);
             let orders: Vec<_> = orders
@@ -150,8 +152,14 @@ impl Session {
                     Order::Revoke(unit, epoch) => (None, unit, epoch),
                 })
                 .collect();
-            (orders, state.agent(&self.agent).is_some_and(|agent| agent.draining))
+            let draining = state.agent(&self.agent).is_some_and(|agent| agent.draining);
+            (orders, draining, sites::neighbours(state, &self.agent))
         });
+        // Before the leases that need them.
+        if neighbours != told.neighbours {
+            self.send(ToAgent::Neighbours(neighbours.clone().into()));
+            told.neighbours = neighbours;
+        }
         let mut failed = Vec::new();
         for (work, unit, epoch) in orders {
             let Some(work) = work else {

@@ -11,7 +11,7 @@ use pgconvoy_runtime::tls::{Dialer, Role, Security};
 
 use super::identity::{Authority, Maker};
 use super::{COMMAND_LIMIT, Convoy, Coordinator, SETTLE_LIMIT};
-use crate::net::Proxy;
+use crate::net::{Namespace, Proxy};
 use crate::process::{Process, Program};
 use crate::wait;
 
@@ -31,11 +31,16 @@ pub(super) struct AgentPlan {
     pub(super) name: String,
     site: Option<String>,
     slots: u32,
+    /// The network that it runs in.
+    pub(super) network: Option<Namespace>,
+    /// Another one, from which it can be dialled.
+    pub(super) dialled_from: Option<Namespace>,
 }
 
 impl AgentPlan {
     pub(super) fn new(name: &str, site: Option<&str>) -> Self {
-        AgentPlan { name: name.to_owned(), site: site.map(str::to_owned), slots: 4 }
+        let (name, site) = (name.to_owned(), site.map(str::to_owned));
+        AgentPlan { name, site, slots: 4, network: None, dialled_from: None }
     }
 
     pub(super) fn flags(&self) -> Vec<String> {
@@ -66,6 +71,23 @@ impl Builder {
     /// An agent of a site.
     pub fn agent_at(mut self, name: &str, site: &str) -> Self {
         self.agents.push(AgentPlan::new(name, Some(site)));
+        self
+    }
+
+    /// An agent of a site, in that site's network; agents of `dialled_from` can dial it, by
+    /// [`Convoy::relay_link`](super::Convoy::relay_link).
+    pub fn agent_inside(
+        mut self,
+        name: &str,
+        site: &str,
+        network: &Namespace,
+        dialled_from: Option<&Namespace>,
+    ) -> Self {
+        self.agents.push(AgentPlan {
+            network: Some(network.clone()),
+            dialled_from: dialled_from.cloned(),
+            ..AgentPlan::new(name, Some(site))
+        });
         self
     }
 

@@ -74,6 +74,8 @@ struct Agent {
     process: Process,
     /// Its own way to each coordinator that it was told of, from the first node on.
     links: Vec<Proxy>,
+    /// The way of other sites' agents to it.
+    relay: Option<Proxy>,
 }
 
 impl Coordinator {
@@ -136,6 +138,11 @@ impl Convoy {
         link
     }
 
+    /// The way by which agents of another site dial this one.
+    pub fn relay_link(&self, name: &str) -> &Proxy {
+        self.started(name).relay.as_ref().expect("the test asks for a way that it made")
+    }
+
     fn started(&self, name: &str) -> &Agent {
         self.agents.get(name).expect("the test asks for an agent that it started")
     }
@@ -154,19 +161,36 @@ impl Convoy {
     async fn start_agent(&mut self, plan: &AgentPlan) -> anyhow::Result<()> {
         let mut links = Vec::new();
         for node in &self.coordinators {
-            links.push(Proxy::to(node.link.address()).await?);
+            let network = plan.network.as_ref();
+            links.push(Proxy::between(network, None, node.link.address()).await?);
         }
         let coordinators = listed(links.iter().map(|link| link.address().to_string()));
+        let listen = match &plan.network {
+            Some(network) => network.free_address()?,
+            None => ([127, 0, 0, 1], 0).into(),
+        };
+        let relay = match &plan.dialled_from {
+            Some(network) => {
+                Some(Proxy::between(Some(network), plan.network.as_ref(), listen).await?)
+            }
+            None => None,
+        };
         let mut program = Program::pgconvoy()?
-            .args(["agent", "--id", &plan.name, "--listen", "127.0.0.1:0"])
+            .args(["agent", "--id", &plan.name, "--listen", &listen.to_string()])
             .args(["--coordinators", &coordinators])
             .args(plan.flags())
             .env("RUST_LOG", "info");
         if let Some(authority) = &self.authority {
             program = program.args(authority.issue(Role::Agent, &plan.name).await?.flags());
         }
+        if let Some(network) = &plan.network {
+            program = program.inside(network);
+        }
+        if let Some(relay) = &relay {
+            program = program.args(["--advertise", &relay.address().to_string()]);
+        }
         let process = Process::start(&plan.name, program, self.folder.path())?;
-        self.agents.insert(plan.name.clone(), Agent { process, links });
+        self.agents.insert(plan.name.clone(), Agent { process, links, relay });
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::Namespace;
 use super::trap::{Act, Listener, Set, Trap, Traps};
 
 /// What happens to bytes on their way.
@@ -44,6 +45,8 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Road {
     target: SocketAddr,
+    /// From where it is reached.
+    network: Option<Namespace>,
     weather: watch::Sender<Weather>,
     /// Raised each time open connections are forgotten.
     forgotten: watch::Sender<u64>,
@@ -52,13 +55,35 @@ struct Road {
     traps: Traps,
 }
 
+impl Road {
+    async fn connect(&self) -> std::io::Result<TcpStream> {
+        match &self.network {
+            Some(network) => network.socket()?.connect(self.target).await,
+            None => TcpStream::connect(self.target).await,
+        }
+    }
+}
+
 impl Proxy {
     /// Starts a proxy to `target`.
     pub async fn to(target: SocketAddr) -> anyhow::Result<Proxy> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Proxy::between(None, None, target).await
+    }
+
+    /// Starts a proxy that clients find in one network and that connects from another one; none = the test's own.
+    pub async fn between(
+        clients: Option<&Namespace>,
+        servers: Option<&Namespace>,
+        target: SocketAddr,
+    ) -> anyhow::Result<Proxy> {
+        let listener = match clients {
+            Some(network) => TcpListener::from_std(network.listen()?)?,
+            None => TcpListener::bind("127.0.0.1:0").await?,
+        };
         let address = listener.local_addr()?;
         let road = Arc::new(Road {
             target,
+            network: servers.cloned(),
             weather: watch::Sender::new(Weather::Clear),
             forgotten: watch::Sender::new(0),
             struck: AtomicU64::new(0),
@@ -138,7 +163,7 @@ async fn accept(listener: TcpListener, road: Arc<Road>, connections: Arc<Mutex<J
 async fn carry(client: TcpStream, road: Arc<Road>) {
     let mut forgotten = road.forgotten.subscribe();
     // A target that is not there ends the connection, as a port forwarder would.
-    let Ok(server) = TcpStream::connect(road.target).await else { return };
+    let Ok(server) = road.connect().await else { return };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let answers_are_lost = AtomicBool::new(false);

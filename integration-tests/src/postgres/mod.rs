@@ -43,6 +43,7 @@ pub(crate) use query::quoted;
 pub use regression::Regression;
 pub use tls::Certificates;
 
+use crate::net::Namespace;
 use crate::spawn::{Account, mortal, spawn};
 use crate::{artifacts, wait};
 use home::Home;
@@ -63,6 +64,7 @@ pub struct Postgres {
     port: u16,
     certificates: Option<Certificates>,
     disk: Option<Disk>,
+    network: Option<Namespace>,
     postmaster: Mutex<Option<Child>>,
     home: Home,
 }
@@ -89,9 +91,10 @@ impl Postgres {
         if let Some(account) = &account {
             account.own(&socket)?;
         }
-        let disk = options.disk;
+        let (disk, network) = (options.disk, options.network.clone());
         let postmaster = Mutex::default();
-        let mut server = Postgres { major, account, port: 0, certificates, disk, postmaster, home };
+        let mut server =
+            Postgres { major, account, port: 0, certificates, disk, network, postmaster, home };
         if disk.is_some() {
             std::fs::create_dir(server.disk())?;
             if let Some(account) = &server.account {
@@ -153,6 +156,9 @@ impl Postgres {
         ]);
         if let Some(disk) = self.disk {
             command = disk.mounted(&self.disk(), &command);
+        }
+        if let Some(network) = &self.network {
+            command = network.around(&command);
         }
         command
             .current_dir("/")

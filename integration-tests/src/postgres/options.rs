@@ -1,6 +1,7 @@
 //! What a test may ask of its server.
 
 use super::{Disk, Major, Regression};
+use crate::net::Namespace;
 
 /// How a throw-away server is set up. The default is quick and forgets everything in a crash of the machine, though
 /// not of the server.
@@ -11,6 +12,7 @@ pub struct Options {
     pub(super) tls: Tls,
     pub(super) fsync: bool,
     pub(super) disk: Option<Disk>,
+    pub(super) network: Option<Namespace>,
     pub(super) regression: Option<Regression>,
 }
 
@@ -56,6 +58,12 @@ impl Options {
     /// With a small disk of its own besides, at [`Postgres::disk`](super::Postgres::disk), that can be full.
     pub fn disk(mut self, disk: Disk) -> Self {
         self.disk = Some(disk);
+        self
+    }
+
+    /// In a network of its own: over TCP only processes there reach it. The test does by the Unix socket.
+    pub fn inside(mut self, network: &Namespace) -> Self {
+        self.network = Some(network.clone());
         self
     }
 

@@ -6,6 +6,7 @@ mod harness;
 mod memory;
 mod migrate;
 mod quickstart;
+mod sites;
 mod stream;
 mod types;
 mod verify;

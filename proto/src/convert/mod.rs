@@ -11,6 +11,7 @@ mod endpoint;
 mod failure;
 mod lease;
 mod name;
+mod neighbours;
 mod plan;
 mod precheck;
 mod progress;

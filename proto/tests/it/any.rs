@@ -9,6 +9,7 @@ use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitId, UnitNo};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::neighbours::{Neighbour, Neighbours};
 use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec};
@@ -34,6 +35,18 @@ fn name() -> impl Strategy<Value = QualifiedName> {
 
 fn agent() -> impl Strategy<Value = AgentId> {
     "[a-z0-9._-]{1,12}".prop_map(|text| text.parse().unwrap())
+}
+
+pub(crate) fn neighbours() -> impl Strategy<Value = Neighbours> {
+    let one = || {
+        (agent(), text(), text()).prop_map(|(agent, site, address)| Neighbour {
+            agent,
+            site,
+            address,
+        })
+    };
+    (vec(one(), 0..3), vec(one(), 0..3))
+        .prop_map(|(partners, owners)| Neighbours { partners, owners })
 }
 
 fn unit() -> impl Strategy<Value = UnitId> {

@@ -53,6 +53,11 @@ proptest! {
     }
 
     #[test]
+    fn neighbours(value in any::neighbours()) {
+        same::<v1::Neighbours, _>(value)?;
+    }
+
+    #[test]
     fn leases(value in any::leased()) {
         same::<v1::Lease, _>(value)?;
     }

@@ -7,6 +7,7 @@ use pgconvoy_shared::secret::Secret;
 
 use super::{access, endpoint};
 use crate::pg::{Access, PgError};
+use crate::relay::tests::{Dialled, TwoSites};
 
 /// Logs in with both clients; whether TLS is spoken, or the code of the failure, which must be the same for both.
 async fn login(access: &Access) -> Result<bool, String> {
@@ -36,7 +37,11 @@ async fn with(
 ) -> Result<bool, String> {
     let mut endpoint = Endpoint { sslmode, ..endpoint(server, "postgres") };
     change(&mut endpoint);
-    login(&access(Side::Source, &endpoint, "test")).await
+    let outcome = login(&access(Side::Source, &endpoint, "test")).await;
+    let sites = TwoSites::start(Dialled::Partner);
+    let relayed = login(&sites.access(&endpoint, "test")).await;
+    assert_eq!(relayed, outcome, "an agent of another site sees the same");
+    outcome
 }
 
 fn text(path: &Path) -> Option<String> {

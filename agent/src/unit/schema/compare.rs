@@ -131,7 +131,7 @@ async fn described(ctx: &UnitContext, side: Side, tool: u32) -> Result<Described
     let row = session.query_one("select getdatabaseencoding()::text", &[]).await.about(&access)?;
     let tools = ctx.means.tools.choose(tool, tool)?;
     let mut dumped = Archive::new()?;
-    let what = Dump { side, tools, snapshot: None, encoding: row.get(0) };
+    let what = Dump { tools, snapshot: None, encoding: row.get(0) };
     let written = archive(ctx, &session, what, |piece| std::future::ready(dumped.write(&piece)));
     written.await?;
     session.close().await;

@@ -12,7 +12,7 @@ use std::process::Stdio;
 
 use bytes::{Bytes, BytesMut};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use pgconvoy_shared::endpoint::{Endpoint, Side, SslMode};
+use pgconvoy_shared::endpoint::{Side, SslMode};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::secret::Secret;
@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 use super::catalog::SourceCatalog;
-use crate::pg::{About, Session};
+use crate::pg::{About, Access, Door, Session};
 use crate::tools::Toolset;
 use crate::unit::link::Link;
 use crate::unit::{UnitContext, UnitEnd};
@@ -68,7 +68,7 @@ pub(super) async fn source_half(
     let catalog = SourceCatalog::read(&session, tools.major).await.about(&access)?;
     link.send(Dumped::Catalog(catalog)).await?;
 
-    let what = Dump { side: Side::Source, tools, snapshot: Some(&snapshot), encoding: &encoding };
+    let what = Dump { tools, snapshot: Some(&snapshot), encoding: &encoding };
     archive(ctx, &session, what, |chunk| link.send(Dumped::Archive(chunk))).await?;
     session.batch_execute("commit").await.about(&access)?;
     session.close().await;
@@ -77,7 +77,6 @@ pub(super) async fn source_half(
 
 /// What pg_dump is told.
 pub(super) struct Dump<'a> {
-    pub(super) side: Side,
     pub(super) tools: &'a Toolset,
     /// None = the moment it begins.
     pub(super) snapshot: Option<&'a str>,
@@ -110,8 +109,8 @@ where
     for table in closed_tables(session, &ctx.spec.objects).await.about(session.access())? {
         command.arg(format!("--exclude-table={}", table.quoted()));
     }
-    // The password is read from it until the program has ended.
-    let _password = connection(&mut command, ctx, what.side)?;
+    // What it connects by has to be there until the program has ended.
+    let _connection = connection(&mut command, session.access())?;
     run("pg_dump", command, take).await
 }
 
@@ -136,17 +135,16 @@ fn name_of(row: &tokio_postgres::Row) -> QualifiedName {
     QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
 }
 
+/// What a client program connects by.
+struct Connection {
+    _password: Option<File>,
+    _door: Option<Door>,
+}
+
 /// Tells a client program where to connect, by its environment. The password is not in it, for environments are shown
-/// by too many tools: the program reads it from the file that is returned, which has to live as long as it runs.
-fn connection(
-    command: &mut Command,
-    ctx: &UnitContext,
-    side: Side,
-) -> Result<Option<File>, UnitEnd> {
-    let (endpoint, password): (&Endpoint, _) = match side {
-        Side::Source => (&ctx.spec.source, &ctx.passwords.source),
-        Side::Destination => (&ctx.spec.destination, &ctx.passwords.destination),
-    };
+/// by too many tools: the program reads it from a file in memory.
+fn connection(command: &mut Command, access: &Access) -> Result<Connection, UnitEnd> {
+    let endpoint = access.endpoint();
     let sslmode = match endpoint.sslmode {
         SslMode::Disable => "disable",
         SslMode::Allow => "allow",
@@ -162,14 +160,24 @@ fn connection(
         let value = value.replace('\\', "\\\\").replace(' ', "\\ ");
         options.insert_str(0, &format!("-c {name}={value} "));
     }
+    let door = match access.is_relayed() {
+        true => Some(Door::to(access).map_err(|error| {
+            let message = format!("cannot make a socket for a client program: {error}");
+            UnitEnd::Failed(Failure::other("temporary_file", message))
+        })?),
+        false => None,
+    };
+    match &door {
+        // libpq speaks no TLS on a Unix socket; behind it, TLS is spoken as the endpoint says.
+        Some(door) => command.env("PGHOST", door.host()).env("PGPORT", door.port().to_string()),
+        None => command.env("PGHOST", &endpoint.host).env("PGPORT", endpoint.port.to_string()),
+    };
     command
-        .env("PGHOST", &endpoint.host)
-        .env("PGPORT", endpoint.port.to_string())
         .env("PGDATABASE", &endpoint.database)
         .env("PGUSER", &endpoint.user)
-        .env("PGSSLMODE", sslmode)
+        .env("PGSSLMODE", if door.is_some() { "disable" } else { sslmode })
         .env("PGGSSENCMODE", "disable")
-        .env("PGAPPNAME", ctx.application_name())
+        .env("PGAPPNAME", access.application_name())
         .env("PGOPTIONS", options)
         .env("PGCONNECT_TIMEOUT", endpoint.connect_timeout_secs.max(10).to_string());
     let files = [
@@ -182,14 +190,16 @@ fn connection(
             command.env(name, file);
         }
     }
-    let Some(password) = password else { return Ok(None) };
+    let Some(password) = access.password() else {
+        return Ok(Connection { _password: None, _door: door });
+    };
     let file = password_file(password).map_err(|error| {
         let message = format!("cannot make a file in memory for the password: {error}");
         UnitEnd::Failed(Failure::other("temporary_file", message))
     })?;
     let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     command.env("PGPASSFILE", path);
-    Ok(Some(file))
+    Ok(Connection { _password: Some(file), _door: door })
 }
 
 /// A password file as libpq wants it, in memory: on no disk, closed to others, and gone with this process however that

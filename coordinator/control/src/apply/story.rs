@@ -55,6 +55,18 @@ pub(crate) fn agent_id(name: &str) -> AgentId {
     name.parse().expect("an agent id")
 }
 
+fn registration(name: &str, incarnation: u64, slots: u32) -> RegisterAgent {
+    RegisterAgent {
+        id: agent_id(name),
+        incarnation: Incarnation(incarnation),
+        site: String::new(),
+        slots,
+        version: "0.1.0".into(),
+        pg_dump_majors: vec![15],
+        address: String::new(),
+    }
+}
+
 fn endpoint(host: &str) -> Endpoint {
     Endpoint {
         host: host.into(),
@@ -333,6 +345,11 @@ impl Story {
         self.register_with(name, incarnation, 8)
     }
 
+    pub(crate) fn register_at(&mut self, name: &str, site: &str) {
+        let register = RegisterAgent { site: site.to_owned(), ..registration(name, 1, 8) };
+        self.expect(Command::RegisterAgent(Box::new(register)));
+    }
+
     fn register_with(&mut self, name: &str, incarnation: u64, slots: u32) -> u32 {
         match self.register_anyhow(name, incarnation, slots) {
             Ok(Outcome::Registered { released, .. }) => released,
@@ -346,15 +363,7 @@ impl Story {
         incarnation: u64,
         slots: u32,
     ) -> Result<Outcome, Rejected> {
-        let register = RegisterAgent {
-            id: agent_id(name),
-            incarnation: Incarnation(incarnation),
-            site: String::new(),
-            slots,
-            version: "0.1.0".into(),
-            pg_dump_majors: vec![15],
-            address: String::new(),
-        };
+        let register = registration(name, incarnation, slots);
         self.apply(Command::RegisterAgent(Box::new(register))).outcome
     }
 

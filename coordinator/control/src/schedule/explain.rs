@@ -6,6 +6,7 @@ use pgconvoy_shared::unit::UnitKind;
 
 use super::{Observed, Reason, plan};
 use crate::liveness::Presence;
+use crate::sites::Sites;
 use crate::state::clerk::Task;
 use crate::state::index::KINDS;
 use crate::state::unit::is_due;
@@ -152,13 +153,12 @@ fn held_back(
         ),
         Reason::NoAgent => ("no_agent", "no agent is connected".to_owned()),
         Reason::NoAgentOfSite => {
-            let sites = [&task.record.spec.source.site, &task.record.spec.destination.site];
-            let sites: Vec<_> =
-                sites.into_iter().flatten().map(|site| format!("`{site}`")).collect();
-            (
-                "no_agent_of_site",
-                format!("no agent is at site {}", sites.join(" and at once at site ")),
-            )
+            let Sites { at, with } = Sites::of(&task.record.spec);
+            let deserted =
+                |site: &&str| !state.agents().any(|agent| agent.present && agent.site == **site);
+            let sites = [at, with].into_iter().flatten().filter(deserted);
+            let sites: Vec<_> = sites.map(|site| format!("`{site}`")).collect();
+            ("no_agent_of_site", format!("no agent is at site {}", sites.join(", nor at site ")))
         }
         Reason::AgentsFull => agents_full(state, observed),
         Reason::NextPlan => ("next", "they are next".to_owned()),

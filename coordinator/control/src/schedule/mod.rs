@@ -19,6 +19,7 @@ use pgconvoy_shared::unit::UnitKind;
 
 use crate::command::{Command, Grant};
 use crate::liveness::{Liveness, Presence};
+use crate::sites::Sites;
 use crate::state::clerk::Task;
 use crate::state::index::KINDS;
 use crate::state::unit::beyond_any_pause;
@@ -84,7 +85,7 @@ pub enum Reason {
     PlannedLater,
     /// No agent is there at all.
     NoAgent,
-    /// None is at a site from which both databases may be reached.
+    /// None is at a site where one is needed.
     NoAgentOfSite,
     /// Those that could take it are full, draining or not heard of yet.
     AgentsFull,
@@ -167,7 +168,7 @@ impl<'a> Queue<'a> {
                 self.current = None;
                 continue;
             };
-            match places.take(self.site(), self.avoid(no)) {
+            match places.take(self.sites(), self.avoid(no)) {
                 Ok(agent) => {
                     let current = self.current.as_mut()?;
                     current.granted += 1;
@@ -220,10 +221,8 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// Both databases are reached by one agent: it has to be at the site of either.
-    fn site(&self) -> [Option<&'a str>; 2] {
-        let spec = &self.task.record.spec;
-        [spec.source.site.as_deref(), spec.destination.site.as_deref()]
+    fn sites(&self) -> Sites<'a> {
+        Sites::of(&self.task.record.spec)
     }
 
     fn avoid(&self, no: UnitNo) -> Option<&'a AgentId> {

@@ -7,11 +7,14 @@ use pgconvoy_shared::ids::AgentId;
 
 use super::{Observed, Reason};
 use crate::liveness::Presence;
+use crate::sites::Sites;
 use crate::state::{Agent, State};
 
 pub(super) struct Places<'a> {
     /// By site, agents with free slots, the most first.
     by_site: BTreeMap<&'a str, BTreeSet<(Reverse<u32>, &'a AgentId)>>,
+    /// Where sessions can be opened for agents of other sites: that takes no slot.
+    staffed: BTreeSet<&'a str>,
     state: &'a State,
 }
 
@@ -24,16 +27,25 @@ impl<'a> Places<'a> {
                 by_site.entry(agent.site.as_str()).or_default().insert((Reverse(free), &agent.id));
             }
         }
-        Self { by_site, state }
+        let serves = |agent: &&Agent| !agent.site.is_empty() && !agent.draining;
+        let staffed = state
+            .agents()
+            .filter(serves)
+            .filter(|agent| observed.presence(agent) == Presence::Alive)
+            .map(|agent| agent.site.as_str());
+        Self { by_site, staffed: staffed.collect(), state }
     }
 
-    /// Takes a slot at an agent that is at each of the sites named; not at `avoid` if another one can.
+    /// Takes a slot at an agent of the task's site; not at `avoid` if another one can.
     pub(super) fn take(
         &mut self,
-        sites: [Option<&str>; 2],
+        sites: Sites<'_>,
         avoid: Option<&AgentId>,
     ) -> Result<&'a Agent, Reason> {
-        let allowed = |site: &str| sites.iter().flatten().all(|wanted| *wanted == site);
+        let allowed = |site: &str| sites.at.is_none_or(|wanted| wanted == site);
+        if sites.with.is_some_and(|with| !self.staffed.contains(with)) {
+            return Err(self.why_none(|site| Some(site) == sites.with));
+        }
         let best = |avoid: Option<&AgentId>| {
             self.by_site
                 .iter()

@@ -105,7 +105,7 @@ fn who_failed_last_is_avoided_where_another_one_can() {
 }
 
 #[test]
-fn one_agent_must_reach_both_databases() {
+fn an_agent_of_another_site_gets_nothing() {
     let mut story = Story::new();
     let mut create = create("shop");
     create.spec.source.site = Some("dc1".into());
@@ -116,6 +116,32 @@ fn one_agent_must_reach_both_databases() {
     let plan = planned(&story, &liveness);
     assert_eq!(held_back(&plan), [(UnitKind::Precheck, Reason::NoAgentOfSite, 1)]);
     assert_eq!(codes(&story, &liveness), [("no_agent_of_site", 1), ("waits_for_units", 0)]);
+}
+
+#[test]
+fn with_two_sites_units_run_at_the_destination_while_somebody_is_at_the_source() {
+    let mut story = Story::new();
+    let mut create = create("shop");
+    create.spec.source.site = Some("dc1".into());
+    create.spec.destination.site = Some("cloud".into());
+    create.start = true;
+    story.create(create);
+    story.register_at("c", "cloud");
+    let why = |story: &Story, liveness: &Liveness| {
+        let observed = Observed { liveness, now_ms: 2_000 };
+        explain(&story.state, &observed, story.now, &story.task).remove(0).message
+    };
+    let liveness = hearing_of(&["c"]);
+    let plan = planned(&story, &liveness);
+    assert_eq!(held_back(&plan), [(UnitKind::Precheck, Reason::NoAgentOfSite, 1)]);
+    assert_eq!(why(&story, &liveness), "no agent is at site `dc1`");
+
+    story.register_at("s", "dc1");
+    let plan = planned(&story, &liveness);
+    assert_eq!(plan.commands, [], "the leader has not heard of it yet");
+    assert_eq!(held_back(&plan), [(UnitKind::Precheck, Reason::AgentsFull, 1)]);
+    let plan = planned(&story, &hearing_of(&["c", "s"]));
+    assert_eq!(grants(&story, &plan), ["precheck -> c"]);
 }
 
 #[test]

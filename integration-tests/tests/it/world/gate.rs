@@ -11,9 +11,9 @@ use tokio_postgres::Client;
 
 use super::DATABASE;
 
-/// The table whose rows ask, with its first column as given.
+/// The table whose rows ask, with its first column as given; so many rows, of 32 bytes so many times.
 macro_rules! gated {
-    ($no:literal) => {
+    ($no:literal, $rows:literal, $times:literal) => {
         concat!(
             "create function public.pass(no int) returns boolean language plpgsql as $$
             begin
@@ -25,7 +25,11 @@ macro_rules! gated {
             create table public.gated (",
             $no,
             " check (public.pass(no)), words text not null);
-            insert into public.gated select no, repeat(md5(no::text), 6) from generate_series(1, 20000) no;"
+            insert into public.gated select no, repeat(md5(no::text), ",
+            $times,
+            ") from generate_series(1, ",
+            $rows,
+            ") no;"
         )
     };
 }
@@ -41,7 +45,7 @@ pub(crate) struct Gate {
 impl Gate {
     /// Four shards of 1 MiB or so, each with a row that asks, and a small table that nobody stops.
     pub(crate) const SCHEMA: &str = concat!(
-        gated!("no int primary key"),
+        gated!("no int primary key", 20000, 6),
         "create index on public.gated (words);
         create table public.free (no int primary key, words text);
         insert into public.free select no, 'free' from generate_series(1, 1000) no;
@@ -50,10 +54,16 @@ impl Gate {
 
     /// The four shards alone, of a table without a key: a row that came twice is there twice, and no index refuses it.
     pub(crate) const KEYLESS: &str =
-        concat!(gated!("no int not null"), "create index on public.gated (words);");
+        concat!(gated!("no int not null", 20000, 6), "create index on public.gated (words);");
 
     /// In a task file: as small as shards get, and enough at once for all of them.
     pub(crate) const COPY: &str = "copy: { jobs: 6, shard_size: 1MiB }";
+
+    /// Keyless, and each of the four shards of [`COPY_LARGE`](Self::COPY_LARGE) has more bytes than can be under way.
+    pub(crate) const LARGE: &str = gated!("no int not null", 100000, 20);
+
+    /// For `LARGE`.
+    pub(crate) const COPY_LARGE: &str = "copy: { jobs: 6, shard_size: 16MiB }";
 
     /// Shuts the destination's gate.
     pub(crate) async fn shut(destination: &Postgres) -> Gate {

@@ -7,6 +7,7 @@ mod ledger;
 mod mover;
 mod pair;
 mod roads;
+mod sites;
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub(crate) use ledger::Ledger;
 pub(crate) use mover::Mover;
 pub(crate) use pair::{DATABASE, Pair, shown, told};
 pub(crate) use roads::Roads;
+pub(crate) use sites::{AT_DESTINATION, AT_SOURCE, Dialled, TwoSites};
 
 /// For a migration of a small database on a loaded machine, a lease time and an election included.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);

@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
 use super::reload::Credentials;
-use super::{Security, TlsError};
+use super::{Identity, IdentityError, Security, TlsError};
 use crate::connection::{Connection, Peer};
 use crate::unix_socket;
 
@@ -28,11 +28,32 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// For name, TCP and TLS together. Longer than two lost SYNs (1 s + 2 s), shorter than a lease.
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 
+/// A link that is full of rows delays a ping, and its answer, by what waits to be sent: seconds where the link is slow. A
+/// dead network is still noticed within 17 s.
+const BULK_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const BULK_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// What a call may have under way: 20 ms of 200 MB/s. Also what one that is not read holds in memory.
+const BULK_WINDOW: u32 = 4 << 20;
+
+/// What all calls of a connection may have under way. More than they have windows: a call that is not read must not take
+/// the others' share.
+const BULK_CONNECTION_WINDOW: u32 = 1 << 30;
+
 /// A gRPC server that notices a dead network as soon as those who dial it do.
 pub fn server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+}
+
+/// A gRPC server for those who dial it by [`Dialer::bulk_channel`].
+pub fn bulk_server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(BULK_KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(BULK_KEEPALIVE_TIMEOUT))
+        .initial_stream_window_size(BULK_WINDOW)
+        .initial_connection_window_size(BULK_CONNECTION_WINDOW)
 }
 
 /// Makes channels to other processes. Cheap to clone; clones share what was read of the files.
@@ -58,6 +79,14 @@ enum ConnectError {
     },
     #[error("{address} did not answer within {} s", CONNECT_LIMIT.as_secs())]
     Silent { address: String },
+    #[error("the certificate of {address} cannot be used here")]
+    Identity {
+        address: String,
+        #[source]
+        source: IdentityError,
+    },
+    #[error("{address} is {found}, not {wanted}")]
+    SomebodyElse { address: String, found: Identity, wanted: Identity },
 }
 
 /// Where a channel leads.
@@ -80,6 +109,30 @@ impl Dialer {
     /// A channel to `host:port`, `http(s)://host:port` or `unix:/path`. Must be called within a
     /// tokio runtime.
     pub fn channel(&self, address: &str) -> Result<Channel, TlsError> {
+        self.channel_to(address, None, |endpoint| {
+            endpoint
+                .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        })
+    }
+
+    /// A channel for calls that carry much, each with a window of its own. Under TLS, who answers must be `peer`.
+    pub fn bulk_channel(&self, address: &str, peer: Identity) -> Result<Channel, TlsError> {
+        self.channel_to(address, Some(peer), |endpoint| {
+            endpoint
+                .http2_keep_alive_interval(BULK_KEEPALIVE_INTERVAL)
+                .keep_alive_timeout(BULK_KEEPALIVE_TIMEOUT)
+                .initial_stream_window_size(BULK_WINDOW)
+                .initial_connection_window_size(BULK_CONNECTION_WINDOW)
+        })
+    }
+
+    fn channel_to(
+        &self,
+        address: &str,
+        peer: Option<Identity>,
+        tuned: impl FnOnce(Endpoint) -> Endpoint,
+    ) -> Result<Channel, TlsError> {
         let target = self.target(address)?;
         // An endpoint that says https would demand tonic's own TLS, which reads no file twice.
         let uri = match &target {
@@ -88,13 +141,11 @@ impl Dialer {
         };
         let endpoint = Endpoint::from_shared(uri)
             .map_err(|_| unsound(address, "the host cannot be part of a URL"))?
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         let credentials = self.credentials.clone();
         let address: Arc<str> = address.into();
         let connector = tower::service_fn(move |_| {
-            let dialled = dial(target.clone(), credentials.clone());
+            let dialled = dial(target.clone(), credentials.clone(), peer.clone());
             let address = Arc::clone(&address);
             async move {
                 timeout(CONNECT_LIMIT, dialled)
@@ -103,7 +154,7 @@ impl Dialer {
                     .map(TokioIo::new)
             }
         });
-        Ok(endpoint.connect_with_connector_lazy(connector))
+        Ok(tuned(endpoint).connect_with_connector_lazy(connector))
     }
 
     fn target(&self, address: &str) -> Result<Target, TlsError> {
@@ -157,6 +208,7 @@ fn authority(host: &str, port: u16) -> String {
 async fn dial(
     target: Target,
     credentials: Option<Arc<Credentials>>,
+    wanted: Option<Identity>,
 ) -> Result<Connection, ConnectError> {
     match target {
         Target::Unix(path) => {
@@ -178,6 +230,24 @@ async fn dial(
                 address: authority(&host, port),
                 source,
             })?;
+            if let Some(wanted) = wanted {
+                let shown = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let found = shown.ok_or(IdentityError::None).and_then(Identity::of_certificate);
+                let address = || authority(&host, port);
+                match found {
+                    Ok(found) if found == wanted => {}
+                    Ok(found) => {
+                        return Err(ConnectError::SomebodyElse {
+                            address: address(),
+                            found,
+                            wanted,
+                        });
+                    }
+                    Err(source) => {
+                        return Err(ConnectError::Identity { address: address(), source });
+                    }
+                }
+            }
             Ok(Connection::new(tls, peer))
         }
     }

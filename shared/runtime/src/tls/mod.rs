@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 pub use crate::connection::{Connection, Peer};
 pub use accept::Listener;
-pub use connect::{Dialer, server};
+pub use connect::{Dialer, bulk_server, server};
 pub use identity::{Identity, IdentityError, Role};
 
 /// How the connections of a process are protected.

@@ -13,6 +13,8 @@
 //!
 //! Whoever reads a table later compares its filenode with the one noted in step 1.
 //!
+//! Where changes are followed, the indexes that two shards could violate between them are told apart: they come later (law S11).
+//!
 //! A source that lives makes tables all the time. Where the task moves the schema too, a table that was made after that was
 //! read does not exist at the destination; it is left out and told, so that the rest can go on.
 

@@ -2,7 +2,8 @@
 //!
 //! For each table of the unit, some tables at a time, source half first:
 //!
-//! 1. in a transaction that sees the present: lock (law S4), filenode against the one noted, fingerprint, columns, size;
+//! 1. in a transaction that sees the present: lock (law S4), filenode against the one noted, fingerprint, columns, size; where
+//!    changes are followed, the snapshot too, and what they will be applied by (laws S3, S9);
 //! 2. the cut. In `copy.snapshot: task` blocks, which are read in the order of the disk and need no key; all shards see
 //!    one moment, in which no row moves. Where each shard has its own moment a row may move to another block between
 //!    them, so ranges of a key. Either is cut where a sample of blocks says that the bytes are. Without a key, or before PostgreSQL 14 (which

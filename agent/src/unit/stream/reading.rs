@@ -14,6 +14,7 @@ use pgconvoy_flow::stream::decode::Decoder;
 use pgconvoy_flow::stream::entry::Batch;
 use pgconvoy_flow::stream::follow::{Follower, RereadWanted};
 use pgconvoy_flow::stream::message::{Begin, Commit, Xid};
+use pgconvoy_flow::stream::snapshot::FullXid;
 use pgconvoy_flow::stream::table::Target;
 use pgconvoy_runtime::telemetry::chain;
 use pgconvoy_shared::failure::Failure;
@@ -73,7 +74,7 @@ impl Reader {
         taken: &mut TakenOver,
         course: Course,
         rereader: Wire,
-        newest: pgconvoy_flow::stream::snapshot::FullXid,
+        newest: FullXid,
         to_applier: mpsc::Sender<Cut>,
     ) -> Self {
         let applied = taken.position.lsn;

@@ -341,9 +341,12 @@ impl World {
     }
 }
 
-/// The third task of a world only compares.
+/// The third task of a world only compares. The second one follows its source where each shard has its own moment.
 pub(super) fn task(no: u64, mode: SnapshotMode) -> CreateTask {
-    let create = fixtures::create(no, mode);
+    let create = match (no, mode) {
+        (1, SnapshotMode::Shard) => fixtures::create_incremental(no),
+        _ => fixtures::create(no, mode),
+    };
     let purpose = if no == 2 { Purpose::Verify } else { Purpose::Migrate };
     CreateTask { purpose, ..create }
 }

@@ -176,7 +176,9 @@ impl From<Failure> for UnitEnd {
 pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
     let context = &context;
     let outcome = match work {
-        Work::Precheck => context.until_stopped(precheck::run(context)).await,
+        Work::Precheck { verified } => {
+            context.until_stopped(precheck::run(context, verified)).await
+        }
         Work::SchemaPre => context.until_stopped(schema_pre::run(context)).await,
         Work::OpenStream => context.until_stopped(open_stream::run(context)).await,
         Work::Stream(order) => context.until_stopped(stream::run(context, order)).await,

@@ -11,7 +11,7 @@ use crate::v1::work::Kind;
 impl From<Work> for v1::Work {
     fn from(work: Work) -> Self {
         let kind = match work {
-            Work::Precheck => Kind::Precheck(v1::PrecheckWork {}),
+            Work::Precheck { verified } => Kind::Precheck(v1::PrecheckWork { verified }),
             Work::SchemaPre => Kind::SchemaPre(v1::SchemaPreWork {}),
             Work::OpenStream => Kind::OpenStream(v1::OpenStreamWork {}),
             Work::Stream(order) => Kind::Stream(order.into()),
@@ -39,7 +39,7 @@ impl TryFrom<v1::Work> for Work {
     type Error = WireError;
     fn try_from(wire: v1::Work) -> Result<Self, WireError> {
         Ok(match wire.kind.ok_or_else(|| WireError::missing("kind"))? {
-            Kind::Precheck(v1::PrecheckWork {}) => Self::Precheck,
+            Kind::Precheck(v1::PrecheckWork { verified }) => Self::Precheck { verified },
             Kind::SchemaPre(v1::SchemaPreWork {}) => Self::SchemaPre,
             Kind::OpenStream(v1::OpenStreamWork {}) => Self::OpenStream,
             Kind::Stream(order) => Self::Stream(required(Some(order), "stream")?),

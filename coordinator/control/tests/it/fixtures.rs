@@ -128,6 +128,7 @@ pub(crate) fn compared() -> RowsCompared {
         missing: 1,
         extra: 1,
         listed: vec![row(Difference::Missing, "1"), row(Difference::Extra, "12")],
+        lists: vec!["a:/differences/1.jsonl".into()],
         ..RowsCompared::default()
     }
 }
@@ -136,7 +137,7 @@ pub(crate) fn compared() -> RowsCompared {
 pub(crate) fn answer(work: &Work, agent: &AgentId, shards: u32) -> (Vec<ResultPart>, WorkResult) {
     let mut parts = Vec::new();
     let result = match work {
-        Work::Precheck => WorkResult::Precheck(vec![]),
+        Work::Precheck { .. } => WorkResult::Precheck(vec![]),
         Work::SchemaPre => WorkResult::SchemaPre { entries_run: 1, entries_kept: 1 },
         Work::OpenStream => WorkResult::OpenStream(StreamOpened {
             start: Lsn(6),

@@ -420,8 +420,10 @@ async fn pause(cluster: &Cluster, task: &str) {
 /// What an interrupted task has when it goes on. The session that keeps the task's snapshot ends with this process, and
 /// rows of two moments of the source must not be mixed (law S13).
 fn what_is_kept(task: &v1::Task) -> &'static str {
-    let one_moment =
-        task.spec.as_ref().is_some_and(|spec| spec.snapshot() != v1::SnapshotMode::Shard);
+    let one_moment = task.spec.as_ref().is_some_and(|spec| {
+        let follows = spec.types().any(|kind| kind == v1::MigrationType::Incremental);
+        spec.snapshot() != v1::SnapshotMode::Shard && !follows
+    });
     if task.phase() == v1::Phase::Copy && one_moment {
         "\nkept: the schema, and the rows copied so far only if nothing is written at the source until then; after any \
          write there all rows are copied anew, because they have to show one moment of the source (copy.snapshot: task); \

@@ -33,6 +33,19 @@ impl TaskSpec {
             let what = "`incremental` without `schema` and `full`";
             problems.push(SpecProblem::not_yet("types", what));
         }
+        let asked = [
+            ("schema.roles", self.schema.roles),
+            ("schema.database_settings", self.schema.database_settings),
+            ("schema.tablespaces", self.schema.tablespaces),
+        ];
+        let with_schema = self.types.contains(&MigrationType::Schema) || self.types.is_empty();
+        for (key, _) in asked.into_iter().filter(|(_, asked)| *asked && !with_schema) {
+            problems.push(SpecProblem::bad_value(
+                key,
+                "it comes with the schema, which is not asked for",
+                "add schema to types, or leave this out",
+            ));
+        }
         self.objects.check(&mut problems);
         let patterns = self.objects.include.iter().chain(&self.objects.exclude);
         if patterns.map(|text| text.len()).sum::<usize>() > limits::OBJECTS_BYTES_MAX {

@@ -68,13 +68,6 @@ pub(crate) fn create(no: u64, snapshot: SnapshotMode) -> CreateTask {
     }
 }
 
-/// One that follows its source.
-pub(crate) fn create_incremental(no: u64) -> CreateTask {
-    let mut create = CreateTask { verify: None, ..create(no, SnapshotMode::Task) };
-    create.spec.types.insert(MigrationType::Incremental);
-    create
-}
-
 pub(crate) fn register(name: &str, incarnation: u64, slots: u32) -> RegisterAgent {
     RegisterAgent {
         id: agent_id(name),

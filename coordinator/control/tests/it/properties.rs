@@ -13,7 +13,7 @@ use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{Checkpoint, Ended, SnapshotMode, Work, WorkResult};
 
-use crate::fixtures;
+use crate::{fixtures, following};
 
 /// A step: what, and two numbers to choose by.
 type Step = (u8, u8, u8);
@@ -177,7 +177,7 @@ proptest! {
             let create = fixtures::create(no, SnapshotMode::Task);
             machine.apply(Command::CreateTask(Box::new(create)));
         }
-        machine.apply(Command::CreateTask(Box::new(fixtures::create_incremental(2))));
+        machine.apply(Command::CreateTask(Box::new(following::create(2))));
         for no in 0..3 {
             let register = fixtures::register(&format!("agent-{no}"), 9, 3);
             machine.apply(Command::RegisterAgent(Box::new(register)));

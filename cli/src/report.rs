@@ -5,8 +5,10 @@
 //! were found to differ and are in neither are counted in a line of their own, so what a report leaves out, it says:
 //!
 //! ```text
-//! {"table":"public.orders","not_listed":250000,"at_least":true}
+//! {"table":"public.orders","not_listed":250000,"at_least":true,"lists":["a1:/var/lib/pgconvoy/differences/…-7.jsonl"]}
 //! ```
+//!
+//! with the files, by agent, where those are listed that agents listed.
 //!
 //! Lists are passed on line by line: a report may be larger than memory.
 
@@ -99,12 +101,12 @@ fn write(mut to: impl Write, task: &v1::Task, lists: Option<&Path>) -> io::Resul
         let differ = found.missing.saturating_add(found.extra).saturating_add(found.different);
         let left_out = differ.saturating_sub(written);
         if left_out > 0 || found.at_least {
-            let (table, at_least) = (&table.name, found.at_least);
-            writeln!(
-                to,
-                "{}",
-                json!({ "table": table, "not_listed": left_out, "at_least": at_least })
-            )?;
+            let (table, at_least, lists) = (&table.name, found.at_least, &found.lists);
+            let mut line = json!({ "table": table, "not_listed": left_out, "at_least": at_least });
+            if !lists.is_empty() {
+                line["lists"] = json!(lists);
+            }
+            writeln!(to, "{line}")?;
         }
     }
     to.flush()
@@ -161,6 +163,21 @@ mod tests {
         write(&mut text, &task(), lists).expect("memory takes it");
         let text = String::from_utf8(text).expect("JSON");
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    #[test]
+    fn files_of_agents_are_named_where_rows_are_left_out() {
+        let mut task = task();
+        for table in &mut task.tables {
+            let found = table.rows_compared.as_mut().expect("they were compared");
+            found.lists.push("a1:/differences/task1-4.jsonl".into());
+        }
+        let mut text = Vec::new();
+        write(&mut text, &task, None).expect("memory takes it");
+        let text = String::from_utf8(text).expect("JSON");
+        let naming: Vec<&str> = text.lines().filter(|line| line.contains("lists")).collect();
+        assert_eq!(naming.len(), 1, "nothing is left out of the other table: {text}");
+        assert!(naming[0].contains(r#""lists":["a1:/differences/task1-4.jsonl"]"#), "{text}");
     }
 
     fn missing(table: &str, key: &str, count: u64) -> Value {

@@ -78,7 +78,10 @@ impl UnitKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Work {
     /// Looks whether the migration can work. Changes nothing.
-    Precheck,
+    Precheck {
+        /// Both ends are to be compared, after a migration or alone.
+        verified: bool,
+    },
     /// Dumps the source's schema, keeps its statements at the destination (`pgconvoy.schema_entry`) and runs those that
     /// come before the rows.
     SchemaPre,
@@ -116,7 +119,7 @@ impl Work {
     #[must_use]
     pub fn kind(&self) -> UnitKind {
         match self {
-            Self::Precheck => UnitKind::Precheck,
+            Self::Precheck { .. } => UnitKind::Precheck,
             Self::SchemaPre => UnitKind::SchemaPre,
             Self::Survey(_) => UnitKind::Survey,
             Self::Plan(_) => UnitKind::Plan,

@@ -129,6 +129,8 @@ pub struct RowsCompared {
     pub at_least: bool,
     /// Some of the rows that differ, at most [`LISTED_MAX`].
     pub listed: Vec<RowDifference>,
+    /// Where agents list all of them, `agent:path`; at most [`LISTED_MAX`].
+    pub lists: Vec<String>,
     /// Why nothing was compared.
     pub not_compared: Option<NotCompared>,
 }
@@ -164,6 +166,8 @@ impl RowsCompared {
         self.at_least |= other.at_least;
         let room = LISTED_MAX.saturating_sub(self.listed.len());
         self.listed.extend(other.listed.iter().take(room).cloned());
+        let room = LISTED_MAX.saturating_sub(self.lists.len());
+        self.lists.extend(other.lists.iter().take(room).cloned());
         if self.not_compared.is_none() {
             self.not_compared.clone_from(&other.not_compared);
         }

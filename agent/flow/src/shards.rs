@@ -55,6 +55,13 @@ pub fn sample_percent(size: TableSize, shards: u32) -> Option<f64> {
     (size.blocks > 0).then(|| (f64::from(wanted) / f64::from(size.blocks) * 100.0).min(100.0))
 }
 
+/// Whether blocks have to be weighed before they are cut. All that is beside the table's own blocks is mostly TOAST: where
+/// that is less than a shard, equally many blocks are shards of at most twice the size, wherever it lies.
+#[must_use]
+pub fn blocks_may_differ(size: TableSize, shard_bytes: u64) -> bool {
+    size.bytes.saturating_sub(u64::from(size.blocks) * BLOCK_BYTES) > shard_bytes
+}
+
 /// The whole table as one shard.
 #[must_use]
 pub fn whole(size: TableSize) -> Vec<PlannedShard> {
@@ -190,6 +197,14 @@ mod tests {
         assert_eq!(count(256 * MIB, 256 * MIB), 1);
         assert_eq!(count(256 * MIB + 1, 256 * MIB), 2);
         assert_eq!(count(u64::MAX, 1), SHARDS_MAX);
+    }
+
+    #[test]
+    fn only_what_is_outside_of_the_blocks_makes_them_differ() {
+        let of = |mib: u64| size(mib * MIB, 1 << 17);
+        assert!(!blocks_may_differ(of(1024), 256 * MIB));
+        assert!(!blocks_may_differ(of(1024 + 256), 256 * MIB));
+        assert!(blocks_may_differ(of(1024 + 257), 256 * MIB));
     }
 
     #[test]

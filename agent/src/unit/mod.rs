@@ -173,7 +173,9 @@ impl From<Failure> for UnitEnd {
 pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
     let context = &context;
     let outcome = match work {
-        Work::Precheck => context.until_stopped(precheck::run(context)).await,
+        Work::Precheck { verified } => {
+            context.until_stopped(precheck::run(context, verified)).await
+        }
         Work::SchemaPre => context.until_stopped(schema_pre::run(context)).await,
         Work::Survey(order) => context.until_stopped(survey::run(context, order)).await,
         Work::Plan(tables) => context.until_stopped(plan_tables::run(context, tables)).await,

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
-use pgconvoy_shared::spec::MigrationType;
+use pgconvoy_shared::spec::{MigrationType, ObjectRules};
 use pgconvoy_shared::unit::WorkResult;
 use tracing::warn;
 
@@ -72,6 +72,19 @@ pub(super) async fn source_half(
 ) -> Result<(), UnitEnd> {
     let access = ctx.access(Side::Source);
     let session = access.session().await.about(&access)?;
+    let wanted = taking_part(&session, &ctx.spec.objects).await.about(&access)?;
+    for batch in wanted.chunks(BATCH) {
+        link.send(positions(&session, batch).await.about(&access)?).await?;
+    }
+    session.close().await;
+    Ok(())
+}
+
+/// Sequences of the source that take part.
+pub(super) async fn taking_part(
+    session: &tokio_postgres::Client,
+    rules: &ObjectRules,
+) -> Result<Vec<QualifiedName>, tokio_postgres::Error> {
     // Those of extensions are the extension's business.
     let rows = session
         .query(
@@ -88,21 +101,14 @@ pub(super) async fn source_half(
              order by 1, 2",
             &[],
         )
-        .await
-        .about(&access)?;
-    let rules = &ctx.spec.objects;
+        .await?;
     let wanted = rows.iter().filter_map(|row| {
         let sequence = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
         let table = row.get::<_, Option<&str>>(2).zip(row.get::<_, Option<&str>>(3));
         let by_table = |(schema, table)| rules.matches(&QualifiedName::new(schema, table));
         table.map_or_else(|| rules.matches(&sequence), by_table).then_some(sequence)
     });
-    let wanted: Vec<QualifiedName> = wanted.collect();
-    for batch in wanted.chunks(BATCH) {
-        link.send(positions(&session, batch).await.about(&access)?).await?;
-    }
-    session.close().await;
-    Ok(())
+    Ok(wanted.collect())
 }
 
 /// Where these sequences stand, which are there.
@@ -149,7 +155,7 @@ async fn destination_half(
         let mut script = format!("begin; {};\n", fence::hold(ctx));
         let present = present(&session, &names(&positions)).await.about(session.access())?;
         for (position, there) in positions.iter().zip(present) {
-            // With the schema migrated a missing one is an error, which the server tells; without, it is the user's choice.
+            // With the schema migrated a missing one is an error, which the server tells; without, the precheck has told it.
             if !there && !with_schema {
                 warn!("sequence {} is not at the destination", position.sequence);
                 continue;

@@ -9,7 +9,7 @@ use pgconvoy_shared::unit::{SnapshotMode, Work, WorkResult};
 use crate::world::{DATABASE, World, task_id};
 
 async fn precheck(world: &World) -> Vec<PrecheckItem> {
-    match world.done(0, Work::Precheck).await {
+    match world.done(0, Work::Precheck { verified: false }).await {
         WorkResult::Precheck(items) => items,
         other => panic!("another result: {other:?}"),
     }
@@ -161,6 +161,7 @@ async fn what_is_at_the_destination_already() -> anyhow::Result<()> {
     let mut world = World::new().await?;
     let tables = "create table a (id int primary key, v text); create table b (id int primary key);
                   create table c (id int primary key); create type mood as enum ('x');
+                  create sequence counter;
                   create function f(int) returns int language sql as 'select 1'";
     world.source.sql(DATABASE, tables).await?;
     world
@@ -203,7 +204,11 @@ async fn what_is_at_the_destination_already() -> anyhow::Result<()> {
     check(
         &items,
         Severity::Warning,
-        &["destination_event_trigger destination seer", "destination_trigger destination public.b"],
+        &[
+            "destination_event_trigger destination seer",
+            "destination_trigger destination public.b",
+            "sequence_missing destination public.counter",
+        ],
     );
     let differs = items.iter().find(|item| item.code == "structure_differs").expect("it is told");
     assert_eq!(differs.required, "columns v text");

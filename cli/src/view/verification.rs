@@ -42,6 +42,9 @@ pub(crate) struct RowsView {
     /// The figures are lower bounds.
     at_least: bool,
     listed: Vec<RowDifference>,
+    /// Where agents list all of them: `agent:path`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lists: Vec<String>,
     not_compared: Option<NotCompared>,
 }
 
@@ -185,6 +188,7 @@ impl RowsView {
             different: found.different,
             at_least: found.at_least,
             listed: found.listed,
+            lists: found.lists,
             not_compared: found.not_compared,
         }
     }

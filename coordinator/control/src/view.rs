@@ -277,8 +277,7 @@ fn verification(task: &Task) -> Option<VerificationView> {
         extra: checked.extra,
         different: checked.different,
         at_least: checked.at_least > 0,
-        listed: Vec::new(),
-        not_compared: None,
+        ..RowsCompared::default()
     };
     Some(VerificationView {
         settings: record.verify?,

@@ -59,7 +59,7 @@ pub fn order(state: &State, id: &UnitId) -> Option<Order> {
 /// None = the unit is about a table that is not planned, which invariants rule out for a leased one.
 fn work(record: &TaskRecord, subject: &Subject) -> Option<Work> {
     Some(match subject {
-        Subject::Precheck => Work::Precheck,
+        Subject::Precheck => Work::Precheck { verified: record.verify.is_some() },
         Subject::SchemaPre => Work::SchemaPre,
         Subject::Survey { round } => Work::Survey(survey(record, *round)),
         Subject::Plan(tables) => {

@@ -152,7 +152,8 @@ fn table<'a>(title: &str, contenders: impl Iterator<Item = &'a Contender>) {
 fn median(runs: &[Timed], figure: impl Fn(&Timed) -> f64) -> f64 {
     let mut figures: Vec<f64> = runs.iter().map(figure).collect();
     figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
+    let (below, above) = (figures[(figures.len() - 1) / 2], figures[figures.len() / 2]);
+    (below + above) / 2.0
 }
 
 fn remove(path: &std::path::Path) -> anyhow::Result<()> {

@@ -31,6 +31,7 @@ pub(super) struct AgentPlan {
     pub(super) name: String,
     site: Option<String>,
     slots: u32,
+    more: Vec<String>,
     /// The network that it runs in.
     pub(super) network: Option<Namespace>,
     /// Another one, from which it can be dialled.
@@ -40,12 +41,14 @@ pub(super) struct AgentPlan {
 impl AgentPlan {
     pub(super) fn new(name: &str, site: Option<&str>) -> Self {
         let (name, site) = (name.to_owned(), site.map(str::to_owned));
-        AgentPlan { name, site, slots: 4, network: None, dialled_from: None }
+        AgentPlan { name, site, slots: 4, more: Vec::new(), network: None, dialled_from: None }
     }
 
     pub(super) fn flags(&self) -> Vec<String> {
         let site = self.site.iter().flat_map(|site| ["--site".to_owned(), site.clone()]);
-        site.chain(["--slots".to_owned(), self.slots.to_string()]).collect()
+        site.chain(["--slots".to_owned(), self.slots.to_string()])
+            .chain(self.more.iter().cloned())
+            .collect()
     }
 }
 
@@ -65,6 +68,17 @@ impl Builder {
     /// An agent without a site that runs so many units at once.
     pub fn agent_with_slots(mut self, name: &str, slots: u32) -> Self {
         self.agents.push(AgentPlan { slots, ..AgentPlan::new(name, None) });
+        self
+    }
+
+    /// An agent without a site, with these flags beside the usual ones.
+    pub fn agent_with_flags<'a>(
+        mut self,
+        name: &str,
+        flags: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let more = flags.into_iter().map(str::to_owned).collect();
+        self.agents.push(AgentPlan { more, ..AgentPlan::new(name, None) });
         self
     }
 

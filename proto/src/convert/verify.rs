@@ -124,6 +124,7 @@ impl From<RowsCompared> for v1::RowsCompared {
             different: compared.different,
             at_least: compared.at_least,
             listed: wire_list(compared.listed),
+            lists: compared.lists,
             not_compared: compared.not_compared.map(Into::into),
         }
     }
@@ -142,6 +143,7 @@ impl TryFrom<v1::RowsCompared> for RowsCompared {
             different: wire.different,
             at_least: wire.at_least,
             listed: list(wire.listed, "listed")?,
+            lists: wire.lists,
             not_compared: optional(wire.not_compared, "not_compared")?,
         })
     }

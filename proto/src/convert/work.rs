@@ -11,7 +11,7 @@ use crate::v1::work::Kind;
 impl From<Work> for v1::Work {
     fn from(work: Work) -> Self {
         let kind = match work {
-            Work::Precheck => Kind::Precheck(v1::PrecheckWork {}),
+            Work::Precheck { verified } => Kind::Precheck(v1::PrecheckWork { verified }),
             Work::SchemaPre => Kind::SchemaPre(v1::SchemaPreWork {}),
             Work::Survey(survey) => Kind::Survey(survey.into()),
             Work::Plan(tables) => Kind::Plan(v1::PlanWork { tables: wire_list(tables) }),
@@ -37,7 +37,7 @@ impl TryFrom<v1::Work> for Work {
     type Error = WireError;
     fn try_from(wire: v1::Work) -> Result<Self, WireError> {
         Ok(match wire.kind.ok_or_else(|| WireError::missing("kind"))? {
-            Kind::Precheck(v1::PrecheckWork {}) => Self::Precheck,
+            Kind::Precheck(v1::PrecheckWork { verified }) => Self::Precheck { verified },
             Kind::SchemaPre(v1::SchemaPreWork {}) => Self::SchemaPre,
             Kind::Survey(survey) => Self::Survey(required(Some(survey), "survey")?),
             Kind::Plan(plan) => Self::Plan(list(plan.tables, "plan.tables")?),

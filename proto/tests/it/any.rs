@@ -212,7 +212,7 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
         .prop_map(|(subject, entries)| Work::Index(IndexBuild { subject, entries }));
     prop_oneof![
         select(vec![
-            Work::Precheck,
+            Work::Precheck { verified: true },
             Work::SchemaPre,
             Work::SchemaPost,
             Work::Sequences,
@@ -244,6 +244,7 @@ prop_compose! {
         figures in any::<[u64; 7]>(),
         at_least in any::<bool>(),
         listed in vec((difference(), text(), any::<u64>()), 0..3),
+        lists in vec(text(), 0..3),
         not_compared in option::of(not_compared()),
     ) -> RowsCompared {
         let [source_rows, destination_rows, bytes, compared, missing, extra, different] = figures;
@@ -253,7 +254,7 @@ prop_compose! {
             .collect();
         RowsCompared {
             source_rows, destination_rows, bytes, compared, missing, extra, different, at_least,
-            listed, not_compared,
+            listed, lists, not_compared,
         }
     }
 }

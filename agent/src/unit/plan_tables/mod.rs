@@ -5,7 +5,8 @@
 //! 1. in a transaction that sees the present: lock (law S4), filenode against the one noted, fingerprint, columns, size;
 //! 2. the cut. In `copy.snapshot: task` blocks, which are read in the order of the disk and need no key; all shards see
 //!    one moment, in which no row moves. Where each shard has its own moment a row may move to another block between
-//!    them, so ranges of a key. Either is cut where a sample of blocks says that the bytes are. Without a key, or before PostgreSQL 14 (which
+//!    them, so ranges of a key. Either is cut where a sample of blocks says that the bytes are,
+//!    unless blocks are alike because there is little TOAST. Without a key, or before PostgreSQL 14 (which
 //!    finds no range of blocks without reading all), the table is one shard;
 //! 3. the destination half compares columns, chooses format and table to write to, and makes the plans current (laws O1,
 //!    O4): from then on no older plan writes. Meanwhile the source half looks at the next tables;
@@ -197,7 +198,10 @@ async fn cut(
         return Ok(whole());
     }
     if ctx.spec.copy.snapshot == SnapshotMode::Task && wire.major()? >= TID_RANGE_SCAN {
-        let sample = sample(wire, name, columns, count, size).await?;
+        let sample = match shards::blocks_may_differ(size, ctx.spec.copy.shard_size_bytes) {
+            true => sample(wire, name, columns, count, size).await?,
+            false => Vec::new(),
+        };
         return Ok((Vec::new(), shards::blocks(count, size, &sample)));
     }
     let key = catalog::key(wire, name).await?;

@@ -1,7 +1,7 @@
 //! What is at the destination already.
 //!
 //! With the schema migrated, nothing of the same name may be there. Without it, each table has to be there: empty, and with
-//! the same columns. Once the task has begun, what is there is its own work, and not asked about.
+//! the same columns; a sequence that is not there is left out. Once the task has begun, what is there is its own work, and not asked about.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use super::SourceFacts;
 use super::report::{Finding, Report};
 use super::tables::{COLUMNS, SourceTable};
 use crate::pg::Session;
-use crate::unit::UnitContext;
+use crate::unit::{UnitContext, sequences};
 
 /// Tables looked into by one statement.
 const BATCH: usize = 100;
@@ -28,6 +28,7 @@ pub(super) struct DestinationFacts {
     begun: bool,
     named: Named,
     tables: BTreeMap<QualifiedName, ExistingTable>,
+    sequences_missing: Vec<QualifiedName>,
 }
 
 impl DestinationFacts {
@@ -92,19 +93,27 @@ pub(super) async fn named(
 pub(super) async fn of_destination(
     session: &Session,
     ctx: &UnitContext,
-    tables: &[SourceTable],
+    source: Option<&SourceFacts>,
 ) -> Result<DestinationFacts, tokio_postgres::Error> {
     let begun = has_begun(session, ctx).await?;
-    let mut facts = DestinationFacts { begun, named: Named::new(), tables: BTreeMap::new() };
+    let mut facts = DestinationFacts {
+        begun,
+        named: Named::new(),
+        tables: BTreeMap::new(),
+        sequences_missing: Vec::new(),
+    };
     if begun {
         return Ok(facts);
     }
     if ctx.with_schema() {
         facts.named = named(session, &ctx.spec.objects).await?;
-    } else {
-        for batch in tables.chunks(BATCH) {
+    } else if let Some(source) = source {
+        for batch in source.tables.chunks(BATCH) {
             existing(session, batch, &mut facts.tables).await?;
         }
+        let there = sequences::present(session, &source.sequences).await?;
+        let absent = source.sequences.iter().zip(there).filter(|(_, there)| !there);
+        facts.sequences_missing = absent.map(|(name, _)| name.clone()).collect();
     }
     Ok(facts)
 }
@@ -193,6 +202,11 @@ pub(super) fn judge(
         .remedy("create it, or add `schema` to the task's types");
     let absent = source.tables.iter().filter(|table| !destination.tables.contains_key(&table.name));
     report.add_each(&missing, absent.map(|table| &table.name));
+    let missing = Finding::warning("sequence_missing", Side::Destination)
+        .observed("there is no such sequence")
+        .required("the sequence, to be set where the source's stands; the schema is not migrated")
+        .remedy("create it, unless nothing there takes numbers from it");
+    report.add_each(&missing, &destination.sequences_missing);
     for table in &source.tables {
         if let Some(existing) = destination.tables.get(&table.name) {
             judge_table(table, existing, report);

@@ -28,7 +28,7 @@ use pgconvoy_shared::unit::WorkResult;
 use pgconvoy_shared::verify::Purpose;
 
 use super::link::{Link, link};
-use super::{UnitContext, UnitEnd};
+use super::{UnitContext, UnitEnd, sequences};
 use crate::pg::{About, Session};
 use report::Report;
 
@@ -44,6 +44,7 @@ struct SourceFacts {
     extensions: Vec<extensions::Extension>,
     extension_rows: Vec<QualifiedName>,
     named: conflicts::Named,
+    sequences: Vec<QualifiedName>,
 }
 
 /// What the destination half found out about the destination.
@@ -58,10 +59,11 @@ struct DestinationFacts {
     conflicts: conflicts::DestinationFacts,
 }
 
-pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
+/// `verified`: both ends are to be compared.
+pub(super) async fn run(ctx: &UnitContext, verified: bool) -> Result<WorkResult, UnitEnd> {
     let (source, destination) = link(1);
     let ((), report) =
-        tokio::try_join!(source_half(ctx, source), destination_half(ctx, destination))?;
+        tokio::try_join!(source_half(ctx, source), destination_half(ctx, verified, destination))?;
     Ok(WorkResult::Precheck(report.into_items()))
 }
 
@@ -77,7 +79,11 @@ async fn source_half(ctx: &UnitContext, link: Link<Seen, ()>) -> Result<(), Unit
     link.send(Ok(Box::new(facts))).await
 }
 
-async fn destination_half(ctx: &UnitContext, mut link: Link<(), Seen>) -> Result<Report, UnitEnd> {
+async fn destination_half(
+    ctx: &UnitContext,
+    verified: bool,
+    mut link: Link<(), Seen>,
+) -> Result<Report, UnitEnd> {
     let mut report = Report::default();
     // Both are tried at once: two wrong passwords are told together.
     let (session, seen, reaches) =
@@ -95,6 +101,9 @@ async fn destination_half(ctx: &UnitContext, mut link: Link<(), Seen>) -> Result
     of_destination(ctx, &destination, &mut report);
     if let Some(source) = &source {
         of_both(ctx, source, &destination, &mut report);
+        if verified {
+            server::judge_comparison(ctx, &source.server, &destination.server, &mut report);
+        }
     }
     Ok(report)
 }
@@ -121,6 +130,7 @@ async fn source_facts(
         extensions: extensions::of_source(session).await?,
         extension_rows: extensions::with_users_rows(session, &ctx.spec.objects).await?,
         named: conflicts::named(session, &ctx.spec.objects).await?,
+        sequences: sequences::taking_part(session, &ctx.spec.objects).await?,
         tables,
     })
 }
@@ -130,7 +140,6 @@ async fn destination_facts(
     session: &Session,
     source: Option<&SourceFacts>,
 ) -> Result<DestinationFacts, tokio_postgres::Error> {
-    let tables = source.map(|source| source.tables.as_slice()).unwrap_or_default();
     Ok(DestinationFacts {
         server: server::facts(session).await?,
         roles: roles::of_destination(session).await?,
@@ -138,7 +147,7 @@ async fn destination_facts(
         privileges: privileges::of_destination(session).await?,
         objects: objects::of_destination(session).await?,
         large_objects: large_objects::of_destination(session).await?,
-        conflicts: conflicts::of_destination(session, ctx, tables).await?,
+        conflicts: conflicts::of_destination(session, ctx, source).await?,
     })
 }
 

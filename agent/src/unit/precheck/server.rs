@@ -283,6 +283,30 @@ pub(super) fn judge_both(
     judge_text(source, destination, report);
 }
 
+/// What compares both ends after a migration is found missing only then: rows are compared all the same. (Where nothing but the
+/// comparison is asked for, it is an error, see above.)
+pub(super) fn judge_comparison(
+    ctx: &UnitContext,
+    source: &ServerFacts,
+    destination: &ServerFacts,
+    report: &mut Report,
+) {
+    let tools = &ctx.means.tools;
+    if ctx.purpose != Purpose::Verify
+        && ctx.with_schema()
+        && tools.choose(source.major, destination.major).is_ok()
+        && let Err(missing) = tools.choose(source.major.max(destination.major), destination.major)
+    {
+        report.add(
+            Finding::warning("schema_not_compared", None)
+                .object(missing.subject)
+                .observed(missing.message)
+                .required("one pg_dump that reads both ends, to compare the schema")
+                .remedy(missing.remedy),
+        );
+    }
+}
+
 /// Encodings and collations.
 fn judge_text(source: &ServerFacts, destination: &ServerFacts, report: &mut Report) {
     if source.encoding != destination.encoding {

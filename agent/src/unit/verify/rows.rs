@@ -164,7 +164,9 @@ async fn source_half(
         });
         listed?;
     }
-    list.end()?;
+    if let Some(path) = list.end()? {
+        found.lists.push(format!("{}:{}", ctx.agent, path.display()));
+    }
     reading.end(ctx).await.about(&table.name)?;
     keep_first(&mut found.listed);
     Ok(found)

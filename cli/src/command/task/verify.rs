@@ -23,7 +23,8 @@ Examples:
 
 It runs as a task of its own, `shop-verify-1`, which stays in the list with what it found. What was
 written at either end since the migration differs too. Of rows a task keeps the first 100 of each
-table; an agent with --differences lists all that it finds, where it runs. Exits with 4 if anything differs.")]
+table; an agent with --differences lists all that it finds, where it runs, and the report names its
+files. Exits with 4 if anything differs.")]
 pub(super) struct Verify {
     #[command(flatten)]
     which: Which,

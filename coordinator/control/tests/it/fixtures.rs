@@ -120,6 +120,7 @@ pub(crate) fn compared() -> RowsCompared {
         missing: 1,
         extra: 1,
         listed: vec![row(Difference::Missing, "1"), row(Difference::Extra, "12")],
+        lists: vec!["a:/differences/1.jsonl".into()],
         ..RowsCompared::default()
     }
 }
@@ -128,7 +129,7 @@ pub(crate) fn compared() -> RowsCompared {
 pub(crate) fn answer(work: &Work, agent: &AgentId, shards: u32) -> (Vec<ResultPart>, WorkResult) {
     let mut parts = Vec::new();
     let result = match work {
-        Work::Precheck => WorkResult::Precheck(vec![]),
+        Work::Precheck { .. } => WorkResult::Precheck(vec![]),
         Work::SchemaPre => WorkResult::SchemaPre { entries_run: 1, entries_kept: 1 },
         Work::Survey(survey) => {
             parts.push(ResultPart::Tables((0..3).map(|no| surveyed(no, 1_000)).collect()));

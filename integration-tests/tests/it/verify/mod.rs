@@ -4,9 +4,11 @@ mod majors;
 mod objects;
 mod sequences;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use pgconvoy_integration_tests::convoy::Convoy;
 use pgconvoy_integration_tests::postgres::Options;
 use pgconvoy_integration_tests::process::{Finished, Process, Program};
 use pgconvoy_integration_tests::wait;
@@ -167,7 +169,7 @@ async fn verification_of_equal_databases_finds_nothing_and_of_planted_difference
             _ => told.replace("CHECK CONSTRAINT", "CHECK").replace("CONSTRAINT", "CHECK"),
         })
         .collect();
-    let set = |list: Vec<String>| list.into_iter().collect::<std::collections::BTreeSet<_>>();
+    let set = |list: Vec<String>| list.into_iter().collect::<BTreeSet<_>>();
     assert_eq!(set(told), set(expected.map(str::to_owned).to_vec()), "{task:#}");
     assert_eq!(objects(&task, "sequences"), ["different SEQUENCE VALUE public.numbers"]);
 
@@ -187,6 +189,55 @@ async fn verification_of_equal_databases_finds_nothing_and_of_planted_difference
     assert_eq!((missing, extra), (1, 1), "all rows are counted, whatever the sample");
     let compared = of_table(&task, "public.people")["verification"]["compared"].as_u64().unwrap();
     assert!((1_000..3_500).contains(&compared), "{compared}");
+}
+
+/// A table of several units, which two agents compare, each of which lists what it finds.
+#[tokio::test]
+async fn cluster_a_report_tells_every_row_that_differs_or_where_it_is_listed() {
+    let pair = Pair::new(SCHEMA).await;
+    let lists = [pair.path("of-anna"), pair.path("of-bert")];
+    let [of_anna, of_bert] = lists.each_ref().map(|path| path.to_str().unwrap());
+    let builder = Convoy::builder().coordinators(1).tls();
+    let builder = builder.agent_with_flags("anna", ["--differences", of_anna]);
+    let builder = builder.agent_with_flags("bert", ["--differences", of_bert]);
+    let fleet = Fleet { convoy: builder.start().await.unwrap() };
+    fleet.begin(&pair.task_file("shop", SHARDS)).await.done(&pair).await;
+    let planted = "delete from public.people where id % 40 = 0;
+        update public.keyless set word = 'other' where no = 7;";
+    pair.destination.sql(DATABASE, planted).await.unwrap();
+
+    let report = pair.path("report.jsonl");
+    let finished =
+        fleet.run(&["task", "verify", "shop", "--report", report.to_str().unwrap()]).await;
+    assert_eq!(finished.code(), Some(4), "{}", told(&finished));
+    let lines = |path: &Path| -> Vec<Value> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let reported = lines(&report);
+    let of_people = |lines: &[Value]| -> BTreeSet<String> {
+        let missing = lines
+            .iter()
+            .filter(|line| line["table"] == "public.people" && line["difference"] == "missing");
+        missing.map(|line| line["key"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(of_people(&reported).len(), 100, "what a task keeps");
+    let rest: Vec<_> = reported.iter().filter(|line| !line["not_listed"].is_null()).collect();
+    let [rest] = rest[..] else { panic!("only this table has more: {reported:#?}") };
+    assert_eq!((&rest["table"], &rest["not_listed"]), (&json!("public.people"), &json!(400)));
+    let mut listed = BTreeSet::new();
+    let mut agents = BTreeSet::new();
+    for list in rest["lists"].as_array().unwrap() {
+        let (agent, path) = list.as_str().unwrap().split_once(':').unwrap();
+        agents.insert(agent.to_owned());
+        listed.extend(of_people(&lines(Path::new(path))));
+    }
+    let planted: BTreeSet<String> = (1..=500).map(|no| (no * 40).to_string()).collect();
+    assert_eq!(listed, planted);
+    assert_eq!(agents.len(), 2, "both had a part in it");
+    let keyless = reported.iter().filter(|line| line["table"] == "public.keyless");
+    let counts: u64 = keyless.map(|line| line["count"].as_u64().unwrap()).sum();
+    assert_eq!(counts, 20, "ten rows are missing and ten extra");
 }
 
 #[tokio::test]

@@ -143,7 +143,7 @@ impl Databases {
         let mut parts = Vec::new();
         let mut snapshot = None;
         let result = match &statement.work {
-            Work::Precheck => WorkResult::Precheck(vec![]),
+            Work::Precheck { .. } => WorkResult::Precheck(vec![]),
             Work::SchemaPre => WorkResult::SchemaPre { entries_run: 1, entries_kept: 1 },
             Work::Survey(survey) => {
                 parts.push(db.list());
@@ -196,7 +196,7 @@ fn writes(work: &Work) -> bool {
         | Work::SchemaPost
         | Work::Sequences
         | Work::Analyze(_) => true,
-        Work::Precheck
+        Work::Precheck { .. }
         | Work::Audit(_)
         | Work::VerifyPlan(_)
         | Work::VerifyRows(_)

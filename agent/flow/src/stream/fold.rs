@@ -292,10 +292,10 @@ impl Emitted {
         let mut emitted = Self {
             target: target_no,
             expect: if strict { Expect::Each } else { Expect::Any },
-            in_the_way: if strict || set.is_none() {
-                InTheWay::Fails
-            } else {
-                InTheWay::IsReplaced
+            in_the_way: match &set {
+                _ if strict => InTheWay::Fails,
+                Some(_) => InTheWay::IsReplaced,
+                None => InTheWay::IsRemoved,
             },
             removed: Vec::new(),
             moved: Vec::new(),
@@ -317,11 +317,11 @@ impl Emitted {
                 }
                 (Now::Changed(row), None) => emitted.put_again.push(Moved { from: key, row }),
                 (Now::Put(row), _) => {
-                    emitted.removed.extend((goes && set.is_none()).then_some(key));
+                    emitted.removed.extend((goes && strict).then_some(key));
                     emitted.put.push(row);
                 }
                 (Now::Carried(moved), _) => {
-                    emitted.removed.extend((goes && (strict || set.is_none())).then_some(key));
+                    emitted.removed.extend((goes && strict).then_some(key));
                     emitted.moved.push(moved);
                 }
             }

@@ -292,7 +292,7 @@ impl Follower {
             return Ok(None);
         }
         // Whether the rows of its targets can be truncated is asked of all tables before any is changed.
-        let parts = self.parts_truncated(&change);
+        let parts = self.parts_truncated(&change, place);
         for relation in change.relations() {
             if self.strangers.contains(relation) {
                 continue;
@@ -300,7 +300,7 @@ impl Follower {
             let followed = known(&mut self.tables, *relation)?;
             let target = &self.targets[followed.table.target];
             let judge = Judge { laws: self.laws, reread: &self.reread, target, place };
-            let verdict = if parts.contains(relation) && !followed.table.parked {
+            let verdict = if parts.contains(relation) {
                 Verdict::Park(Some(Mismatch::PartTruncated))
             } else {
                 judge.judge(followed, *relation, &change)?
@@ -327,17 +327,19 @@ impl Follower {
         Ok(None)
     }
 
-    /// Tables that a truncate names, while others that share their target are not named.
-    fn parts_truncated(&self, change: &Change) -> BTreeSet<RelationId> {
+    /// Tables that a truncate would empty, while others that share their target keep their rows: they are not named, or the
+    /// copy has it for them alone, or they are parked. Whose the target's rows are cannot be told.
+    fn parts_truncated(&self, change: &Change, place: Place) -> BTreeSet<RelationId> {
         let Change::Truncate { relations, .. } = change else { return BTreeSet::new() };
-        let whole = |wanted: &Followed| {
-            let target = wanted.table.target;
-            let mut sharing = self.tables.iter().filter(|(_, each)| each.table.target == target);
-            sharing.all(|(relation, _)| relations.contains(relation))
+        let empties = |table: &Table| {
+            let mode = table.window.mode(self.laws, place.xid, place.commit_lsn);
+            relations.contains(&table.relation) && mode.is_some() && !table.parked
         };
-        let part =
-            |relation: &&RelationId| self.tables.get(relation).is_some_and(|one| !whole(one));
-        relations.iter().filter(part).copied().collect()
+        let tables = || self.tables.values().map(|followed| &followed.table);
+        let emptied = tables().filter(|table| empties(table));
+        let in_part = emptied
+            .filter(|table| tables().any(|other| other.target == table.target && !empties(other)));
+        in_part.map(|table| table.relation).collect()
     }
 }
 
@@ -423,3 +425,6 @@ impl Followed {
         batch.notices.extend(mismatch.map(|mismatch| Notice::Parked { table, place, mismatch }));
     }
 }
+
+#[cfg(test)]
+mod tests;

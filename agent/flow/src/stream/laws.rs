@@ -11,8 +11,6 @@ compile_error!(
 /// A law that can be left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Law {
-    /// What the plan's snapshot shows is skipped (S3).
-    PlanSnapshot,
     /// Up to N, changes find rows that are younger than they are (S7).
     Window,
     /// A row that moved is taken from the destination only where the copy had not seen it moved (S8).

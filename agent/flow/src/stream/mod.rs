@@ -1,8 +1,7 @@
 //! The stream of changes as pure functions: from the bytes of `pgoutput` to statements for the destination.
 //!
-//! Reading order: [`message`], [`tuple`], [`decode`], [`mod@encode`], [`assemble`], [`snapshot`], [`table`],
-//! [`window`], [`entry`], [`follow`], [`fold`],
-//! [`operation`], [`statements`].
+//! Reading order: [`message`], [`mod@tuple`], [`decode`], [`mod@encode`], [`assemble`], [`snapshot`], [`table`],
+//! [`window`], [`entry`], [`follow`], [`fold`], [`operation`], [`statements`].
 
 pub mod assemble;
 pub mod decode;

@@ -91,4 +91,6 @@ pub enum InTheWay {
     Fails,
     /// It becomes the one that is put, key columns too: they may be equal and not the same.
     IsReplaced,
+    /// It is removed: of the tables that have a column which no update may set.
+    IsRemoved,
 }

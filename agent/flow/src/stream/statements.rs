@@ -84,9 +84,12 @@ pub fn statement(operation: &Operation, targets: &[Target]) -> Result<Statement,
                 values.count(rows.len());
             }
             let selected = list(all.iter().map(|column| format!("v.c{column}")));
-            let insert =
-                insert(target, &format!("select {selected} from {}", values.rows()), *in_the_way);
-            Ok(values.into_statement(insert, Expect::Any))
+            let rows = values.rows();
+            let (clearing, cleared) = clearing(target, &values, None, *in_the_way);
+            let query = format!("select {selected} from {rows}{cleared}");
+            let insert = insert(target, &query, *in_the_way);
+            let with = clearing.map(|clearing| format!("with {clearing} ")).unwrap_or_default();
+            Ok(values.into_statement(with + &insert, Expect::Any))
         }
     }
 }
@@ -126,13 +129,16 @@ fn move_rows(
         list(returned)
     );
     let selected = list(all.iter().map(|column| format!("moved.c{column}")));
-    let insert =
-        insert(target, &format!("select {selected} from moved order by moved.place"), in_the_way);
+    let taken = format!("select from {} where {}", values.rows(), same_key(target));
+    let (clearing, cleared) = clearing(target, &values, Some(&taken), in_the_way);
+    let query = format!("select {selected} from moved{cleared} order by moved.place");
+    let insert = insert(target, &query, in_the_way);
+    let clearing = clearing.map(|clearing| format!("{clearing}, ")).unwrap_or_default();
     let found = match expect {
         Expect::Each => require("moved", "pg_catalog.cardinality($1::text[])"),
         Expect::Any => "select".to_owned(),
     };
-    let sql = format!("with moved as ({delete}), put as ({insert}) {found}");
+    let sql = format!("with moved as ({delete}), {clearing}put as ({insert}) {found}");
     Ok(Statement { sql, parameters: values.parameters })
 }
 
@@ -164,6 +170,27 @@ fn remove_alike(target: &Target, rows: &[(Tuple, u64)]) -> Result<Statement, Not
     Ok(Statement { sql, parameters: values.parameters })
 }
 
+/// What removes the rows that are in the way of those to be put, and how whoever puts them waits for it. A row that is taken
+/// to another key is not in the way.
+fn clearing(
+    target: &Target,
+    values: &Values,
+    taken: Option<&str>,
+    in_the_way: InTheWay,
+) -> (Option<String>, &'static str) {
+    if in_the_way != InTheWay::IsRemoved {
+        return (None, "");
+    }
+    let clearing = format!(
+        "cleared as (delete from {} as t using {} where {}{} returning 1)",
+        named(target),
+        values.source("w", "", "", ""),
+        same(target, |_, column| format!("w.c{column}")),
+        taken.map(|taken| format!(" and not exists ({taken})")).unwrap_or_default()
+    );
+    (Some(clearing), " cross join (select pg_catalog.count(*) from cleared) as waited")
+}
+
 fn insert(target: &Target, query: &str, in_the_way: InTheWay) -> String {
     let columns = list(target.columns.iter().map(|column| quote_identifier(&column.name)));
     // A table without columns has no list of them.
@@ -171,7 +198,7 @@ fn insert(target: &Target, query: &str, in_the_way: InTheWay) -> String {
     let identity = target.columns.iter().any(|column| column.identity_always);
     let overriding = if identity { " overriding system value" } else { "" };
     let conflict = match in_the_way {
-        InTheWay::Fails => String::new(),
+        InTheWay::Fails | InTheWay::IsRemoved => String::new(),
         InTheWay::IsReplaced => replacing(target),
     };
     format!("insert into {}{columns}{overriding} {query}{conflict}", target.name.quoted())
@@ -287,20 +314,20 @@ impl Values {
     }
 
     fn rows(&self) -> String {
-        self.source("", "", "")
+        self.source("v", "", "", "")
     }
 
     /// With the place of each row among them.
     fn rows_in_order(&self) -> String {
-        self.source(" with ordinality", ", place", ", u.place")
+        self.source("v", " with ordinality", ", place", ", u.place")
     }
 
-    fn source(&self, ordinality: &str, named: &str, selected: &str) -> String {
+    fn source(&self, alias: &str, ordinality: &str, named: &str, selected: &str) -> String {
         let arrays = list((1..=self.parameters.len()).map(|number| format!("${number}::text[]")));
         let (typed, names) = (self.typed.join(", "), self.names.join(", "));
         // Unqualified: only so may it have several arrays.
         format!(
-            "(select {typed}{selected} from unnest({arrays}){ordinality} as u({names}{named})) as v"
+            "(select {typed}{selected} from unnest({arrays}){ordinality} as u({names}{named})) as {alias}"
         )
     }
 
@@ -352,10 +379,14 @@ fn name(target: &Target, column: usize) -> String {
 }
 
 fn same_key(target: &Target) -> String {
-    let same =
-        target.key.iter().enumerate().map(|(index, key)| {
-            format!("t.{} {} v.k{index}", name(target, key.column), key.equals)
-        });
+    same(target, |index, _| format!("v.k{index}"))
+}
+
+/// `with`: what a column of the key is compared with, by its place in the key and its number in the table.
+fn same(target: &Target, with: impl Fn(usize, usize) -> String) -> String {
+    let same = target.key.iter().enumerate().map(|(index, key)| {
+        format!("t.{} {} {}", name(target, key.column), key.equals, with(index, key.column))
+    });
     same.collect::<Vec<_>>().join(" and ")
 }
 

@@ -106,7 +106,7 @@ pub enum Mismatch {
     ColumnType(Box<str>),
     /// Its replica identity does not tell the columns by which changes find their rows.
     KeyNotTold(ReplicaIdentity),
-    /// One partition was emptied alone, and its rows were written through the root.
+    /// It was emptied, but others that are written through the same root were not, or their copies have it already.
     PartTruncated,
 }
 
@@ -121,7 +121,7 @@ impl fmt::Display for Mismatch {
                 write!(f, "replica identity {identity} does not tell which rows are changed")
             }
             Self::PartTruncated => f.write_str(
-                "a partition was truncated alone, and its rows are in several partitions of the destination",
+                "a partition was truncated, and others that are written through the same root were not, or not yet",
             ),
         }
     }

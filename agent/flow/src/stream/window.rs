@@ -50,7 +50,7 @@ impl Window {
                     // Whatever the plan's snapshot shows was committed before N was noted.
                     return Some(Mode::Strict);
                 }
-                if plan.shows(xid) && laws.hold(Law::PlanSnapshot) {
+                if plan.shows(xid) {
                     return None;
                 }
                 Some(if laws.hold(Law::Window) { Mode::Converging } else { Mode::Strict })

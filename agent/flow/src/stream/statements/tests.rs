@@ -76,6 +76,22 @@ fn a_row_that_is_put_takes_the_place_of_another() {
 }
 
 #[test]
+fn a_row_in_the_way_is_removed_where_it_cannot_be_replaced() {
+    let in_the_way = InTheWay::IsRemoved;
+    let put = Operation::Insert { target: 0, rows: vec![row(&["1", "a", "x"])], in_the_way };
+    assert_eq!(
+        written(&put, target(&[0], true)).0,
+        r#"with cleared as (delete from only "s"."t" as t using (select u.c0::pg_catalog."int4" as c0, u.c1::pg_catalog."varchar" as c1, u.c2::pg_catalog."text" as c2 from unnest($1::text[], $2::text[], $3::text[]) as u(c0, c1, c2)) as w where t."id" operator(pg_catalog.=) w.c0 returning 1) insert into "s"."t" ("id", "na""me", "long") overriding system value select v.c0, v.c1, v.c2 from (select u.c0::pg_catalog."int4" as c0, u.c1::pg_catalog."varchar" as c1, u.c2::pg_catalog."text" as c2 from unnest($1::text[], $2::text[], $3::text[]) as u(c0, c1, c2)) as v cross join (select pg_catalog.count(*) from cleared) as waited"#
+    );
+    let rows = vec![Moved { from: row(&["1"]), row: row(&["2", "a", "x"]) }];
+    let moved = Operation::Move { target: 0, rows, expect: Expect::Any, in_the_way };
+    assert_eq!(
+        written(&moved, target(&[0], true)).0,
+        r#"with moved as (delete from only "s"."t" as t using (select u.k0::pg_catalog."int4" as k0, u.c0::pg_catalog."int4" as c0, u.c1::pg_catalog."varchar" as c1, u.c2::pg_catalog."text" as c2, u.place from unnest($1::text[], $2::text[], $3::text[], $4::text[]) with ordinality as u(k0, c0, c1, c2, place)) as v where t."id" operator(pg_catalog.=) v.k0 returning v.place, v.c0 as c0, v.c1 as c1, v.c2 as c2), cleared as (delete from only "s"."t" as t using (select u.k0::pg_catalog."int4" as k0, u.c0::pg_catalog."int4" as c0, u.c1::pg_catalog."varchar" as c1, u.c2::pg_catalog."text" as c2 from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as u(k0, c0, c1, c2)) as w where t."id" operator(pg_catalog.=) w.c0 and not exists (select from (select u.k0::pg_catalog."int4" as k0, u.c0::pg_catalog."int4" as c0, u.c1::pg_catalog."varchar" as c1, u.c2::pg_catalog."text" as c2 from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as u(k0, c0, c1, c2)) as v where t."id" operator(pg_catalog.=) v.k0) returning 1), put as (insert into "s"."t" ("id", "na""me", "long") overriding system value select moved.c0, moved.c1, moved.c2 from moved cross join (select pg_catalog.count(*) from cleared) as waited order by moved.place) select"#
+    );
+}
+
+#[test]
 fn moved_rows_are_all_taken_away_before_any_is_put() {
     let moved = |from, row_after: &[&str]| Moved { from: row(&[from]), row: row(row_after) };
     let rows = vec![moved("1", &["2", "a", "-"]), moved("2", &["1", "b", "x"])];

@@ -16,6 +16,8 @@ pub(super) enum Bug {
     NothingCompared,
     /// The slot is confirmed past what was received and not yet applied (O7).
     ConfirmedTooEarly,
+    /// After N a row goes at the destination behind everybody's back, and nobody compares: the next change of it tells (S7).
+    RowVanishes,
 }
 
 #[derive(Debug, Clone, Copy, Default)]

@@ -28,6 +28,8 @@ pub(super) struct Destination {
     pub(super) progress: Progress,
     /// N, by table.
     pub(super) until: Vec<Lsn>,
+    /// The targets of the tables.
+    pub(super) target_of: Vec<usize>,
     pub(super) rereads: Vec<Reread>,
     pub(super) bugs: Bugs,
 }
@@ -140,6 +142,9 @@ impl Destination {
                     changed += 1;
                     let mut after = self.rows[*target].swap_remove(place);
                     for column in columns {
+                        if self.targets[*target].columns[*column].identity_always {
+                            return Err("an identity cannot be set".to_owned());
+                        }
                         let Some(Field::Text(value)) = row.fields().nth(*column) else {
                             return Err(format!("column {column} of {row:?} is not told"));
                         };
@@ -155,6 +160,12 @@ impl Destination {
                 rows.iter().try_for_each(|row| self.put(*target, told(row), *in_the_way, &mut put))
             }
         }
+    }
+
+    /// Whether a target is as the source has it once this position was applied.
+    pub(super) fn is_past_n(&self, target: usize, applied: Lsn) -> bool {
+        let mut tables = self.until.iter().zip(&self.target_of);
+        tables.all(|(until, of)| *of != target || *until <= applied)
     }
 
     fn take(&mut self, target: usize, key: &Tuple) -> Option<Row> {
@@ -175,7 +186,13 @@ impl Destination {
         let there = self.rows[target].iter().position(|each| kind.same_key(&each[KEY], &row[KEY]));
         if let Some(place) = there {
             let replaced = self.rows[target].swap_remove(place);
-            if in_the_way == InTheWay::Fails || by_this_statement.contains(&replaced[KEY]) {
+            let identity = self.targets[target].columns.iter().any(|column| column.identity_always);
+            let refused = match in_the_way {
+                InTheWay::Fails => true,
+                InTheWay::IsReplaced => identity,
+                InTheWay::IsRemoved => false,
+            };
+            if refused || by_this_statement.contains(&replaced[KEY]) {
                 return Err(format!("a row with the key of {row:?} is there"));
             }
         }
@@ -190,7 +207,7 @@ impl Destination {
         let kind = self.kinds[target];
         let collides =
             |each: &Row| kind.collide(each, row) && !kind.same_key(&each[KEY], &row[KEY]);
-        if self.until[target] <= self.progress.applied && self.rows[target].iter().any(collides) {
+        if self.is_past_n(target, self.progress.applied) && self.rows[target].iter().any(collides) {
             return Err(format!("a value of {row:?} is there already"));
         }
         Ok(())

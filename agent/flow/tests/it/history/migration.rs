@@ -20,7 +20,7 @@ use super::bugs::{Bug, Bugs};
 use super::chance::Chance;
 use super::destination::{Destination, Landed, Progress, Transaction};
 use super::sender::{COLUMNS, Sender, TEXT_OID, name, relation_id, tuple};
-use super::source::{KEY, Kind, Row, Source};
+use super::source::{KEY, Kind, Row, SHORT, Shape, Source};
 
 pub(super) struct Migration {
     chance: Chance,
@@ -49,12 +49,20 @@ struct Owner {
 impl Migration {
     pub(super) fn new(seed: u64, bugs: Bugs) -> Self {
         let mut chance = Chance::new(seed);
-        let kinds: Vec<Kind> = (0..1 + chance.below(3)).map(|_| *chance.of(&Kind::ALL)).collect();
-        let source = Source::new(kinds.clone(), &mut chance);
-        let targets = kinds.iter().enumerate().map(|(table, kind)| target(table, *kind)).collect();
+        let shapes = Shape::some(&mut chance);
+        let target_of: Vec<usize> = shapes.iter().map(|shape| shape.target).collect();
+        let mut kinds: Vec<Kind> = Vec::new();
+        for shape in &shapes {
+            kinds.truncate(shape.target);
+            kinds.push(shape.kind);
+        }
+        let source = Source::new(shapes, &mut chance);
+        let numbered = kinds.iter().enumerate();
+        let targets = numbered.map(|(no, kind)| target(no, *kind, chance.happens(20))).collect();
         let destination = Destination {
             rows: vec![Vec::new(); kinds.len()],
-            until: vec![Lsn(0); kinds.len()],
+            until: vec![Lsn(0); target_of.len()],
+            target_of,
             kinds,
             targets,
             progress: Progress { epoch: 1, applied: Lsn(0), number: 0 },
@@ -101,53 +109,73 @@ impl Migration {
         self.source.assign()
     }
 
+    /// Leaves of one root are planned at one moment, and copied at one where they have no key: a truncate of the root is then
+    /// in the copies of both or of none.
     fn copy(&mut self) {
-        let tables = 0..self.source.kinds.len();
-        let mut shards: Vec<(usize, (char, char))> = Vec::new();
-        let mut plans = Vec::new();
-        for table in tables.clone() {
-            plans.push(self.source.snapshot());
-            self.live(6);
-            let whole = self.source.kinds[table] == Kind::Keyless || self.chance.happens(40);
-            let parts: &[_] =
-                if whole { &[('a', 'z')] } else { &[('a', 'b'), ('b', 'c'), ('c', 'z')] };
-            shards.extend(parts.iter().map(|part| (table, *part)));
-        }
-        let mut snapshots: Vec<Vec<Snapshot>> = vec![Vec::new(); tables.len()];
-        while !shards.is_empty() {
-            let (table, part) = shards.swap_remove(self.chance.below(shards.len()));
-            let noted_before = Lsn(self.source.insert_lsn);
-            self.live(12);
-            // The shard's lock waits for whoever truncates; the snapshot comes after it.
-            while self.source.is_locked(table) {
-                self.source.step(&mut self.chance);
+        let shapes = self.source.shapes.clone();
+        let mut shards: Vec<(Vec<usize>, (char, char))> = Vec::new();
+        let mut plans: Vec<Snapshot> = Vec::new();
+        for (table, shape) in shapes.iter().enumerate() {
+            let lower = shape.sibling.filter(|sibling| *sibling < table);
+            plans.push(lower.map_or_else(|| self.source.snapshot(), |lower| plans[lower].clone()));
+            if shape.kind == Kind::Keyless {
+                let both = [table].into_iter().chain(shape.sibling).collect();
+                shards.extend(lower.is_none().then_some((both, ('a', 'z'))));
+            } else if self.chance.happens(40) {
+                shards.push((vec![table], ('a', 'z')));
+            } else {
+                let parts = [('a', 'b'), ('b', 'c'), ('c', 'z')];
+                shards.extend(parts.map(|part| (vec![table], part)));
             }
-            let snapshot = self.source.snapshot();
+            if shape.sibling.is_none_or(|sibling| sibling < table) {
+                self.live(6);
+            }
+        }
+        let mut snapshots: Vec<Vec<Snapshot>> = vec![Vec::new(); shapes.len()];
+        while !shards.is_empty() {
+            let (tables, part) = shards.swap_remove(self.chance.below(shards.len()));
+            self.copy_shard(&tables, part, &mut snapshots);
+        }
+        self.windows = std::iter::zip(plans, snapshots)
+            .enumerate()
+            .map(|(table, (plan, mut shards))| match shapes[table].kind {
+                Kind::Keyless => Window::Keyless { copied: shards.remove(0) },
+                _ => {
+                    let until = self.destination.until[table];
+                    Window::Keyed { plan, until, shards: shards.into() }
+                }
+            })
+            .collect();
+    }
+
+    fn copy_shard(
+        &mut self,
+        tables: &[usize],
+        part: (char, char),
+        snapshots: &mut [Vec<Snapshot>],
+    ) {
+        let noted_before = Lsn(self.source.insert_lsn);
+        self.live(12);
+        // The shard's lock waits for whoever truncates; the snapshot comes after it.
+        while tables.iter().any(|table| self.source.is_locked(*table)) {
+            self.source.step(&mut self.chance);
+        }
+        let snapshot = self.source.snapshot();
+        for table in tables {
             let is_in = |row: &&Row| {
                 let first = row[KEY].to_ascii_lowercase();
                 (part.0..part.1).contains(&first.chars().next().unwrap_or('a'))
             };
-            let rows: Vec<Row> = self.source.read(table).filter(is_in).cloned().collect();
+            let rows: Vec<Row> = self.source.read(*table).filter(is_in).cloned().collect();
             let late = Lsn(self.source.insert_lsn);
             let noted = if self.bugs.hold(Bug::NotedBeforeSnapshot) { late } else { noted_before };
-            let until = &mut self.destination.until[table];
-            if snapshots[table].is_empty() || self.bugs.hold(Bug::FirstShardsN) {
+            let until = &mut self.destination.until[*table];
+            if snapshots[*table].is_empty() || self.bugs.hold(Bug::FirstShardsN) {
                 *until = noted.max(*until);
             }
-            self.destination.rows[table].extend(rows);
-            snapshots[table].push(snapshot);
+            self.destination.rows[self.source.shapes[*table].target].extend(rows);
+            snapshots[*table].push(snapshot.clone());
         }
-        self.windows = std::iter::zip(plans, snapshots)
-            .enumerate()
-            .map(|(table, (plan, mut shards))| match self.source.kinds[table] {
-                Kind::Keyless => Window::Keyless { copied: shards.remove(0) },
-                _ => Window::Keyed {
-                    plan,
-                    until: self.destination.until[table],
-                    shards: shards.into(),
-                },
-            })
-            .collect();
     }
 
     fn stream(&mut self) -> Result<(), String> {
@@ -156,6 +184,9 @@ impl Migration {
             self.source.step(&mut self.chance);
             for _ in 0..self.chance.below(4) {
                 self.receive(&mut owner)?;
+            }
+            if !self.bugs.hold(Bug::RowVanishes) {
+                self.lose_a_row();
             }
             match self.chance.below(60) {
                 0 => {
@@ -207,7 +238,7 @@ impl Migration {
                 relation: relation_id(no),
                 name: name(no),
                 columns: COLUMNS.iter().copied().map(text).collect(),
-                target: no,
+                target: self.source.shapes[no].target,
                 window,
                 parked: false,
             }
@@ -293,7 +324,7 @@ impl Migration {
         let snapshot = self.source.snapshot();
         let Some(Field::Text(key)) = wanted.key.fields().next() else { panic!("{wanted:?}") };
         let key = String::from_utf8_lossy(key);
-        let kind = self.source.kinds[table];
+        let kind = self.source.shapes[table].kind;
         let row = self.source.read(table).find(|row| kind.same_key(&row[KEY], &key)).map(tuple);
         self.reached.note(if row.is_some() { "it was there" } else { "it was not there any more" });
         RereadAnswer { row, snapshot, noted: Lsn(self.source.insert_lsn) }
@@ -372,18 +403,34 @@ impl Migration {
         }
     }
 
+    fn lose_a_row(&mut self) {
+        let target = self.chance.below(self.destination.rows.len());
+        let is_past_n = self.destination.is_past_n(target, self.destination.progress.applied);
+        if let Some(rows) = self.destination.rows.get_mut(target).filter(|_| is_past_n) {
+            rows.pop();
+        }
+    }
+
     /// A table that is past its N is as the source had it.
     fn compare(&self, position: Lsn, when: &str) -> Result<(), String> {
-        for (table, expected) in self.source.state_at(position).into_iter().enumerate() {
-            if self.destination.until[table] > position {
+        if !self.bugs.hold(Bug::RowVanishes) {
+            return Ok(());
+        }
+        let mut expected = vec![Vec::new(); self.destination.kinds.len()];
+        for (table, rows) in self.source.state_at(position).into_iter().enumerate() {
+            expected[self.source.shapes[table].target].extend(rows);
+        }
+        for (target, mut expected) in expected.into_iter().enumerate() {
+            if !self.destination.is_past_n(target, position) {
                 continue;
             }
-            let mut rows = self.destination.rows[table].clone();
+            let mut rows = self.destination.rows[target].clone();
             rows.sort();
+            expected.sort();
             if rows != expected {
-                let kind = self.source.kinds[table];
+                let kind = self.destination.kinds[target];
                 return Err(format!(
-                    "{when}, at {position}: table {table} ({kind:?}) has {rows:?}, not {expected:?}"
+                    "{when}, at {position}: table {target} ({kind:?}) has {rows:?}, not {expected:?}"
                 ));
             }
         }
@@ -391,11 +438,12 @@ impl Migration {
     }
 }
 
-fn target(table: usize, kind: Kind) -> Target {
+/// With an identity among its values, no update may set all of them.
+fn target(table: usize, kind: Kind, identity: bool) -> Target {
     let column = |name: &&str| TargetColumn {
         name: (*name).into(),
         type_name: r#"pg_catalog."text""#.into(),
-        identity_always: false,
+        identity_always: identity && *name == COLUMNS[SHORT],
     };
     let key = KeyColumn { column: KEY, equals: "operator(pg_catalog.=)".into() };
     Target {

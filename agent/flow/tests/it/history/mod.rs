@@ -102,6 +102,7 @@ fn a_missing_rule_of_the_protocol_is_found() {
         Bug::FirstShardsN,
         Bug::NothingCompared,
         Bug::ConfirmedTooEarly,
+        Bug::RowVanishes,
     ] {
         is_found(Bugs::planted(planted));
     }

@@ -70,8 +70,10 @@ impl Sender {
                 let (commit_lsn, committed_at) = (commit.commit_lsn, CommitTime(0));
                 self.say(None, Message::Begin(Begin { commit_lsn, committed_at, xid: short(top) }));
                 for (_, change) in &changes {
-                    if self.told.insert(change.table()) {
-                        self.say(None, relation(source, change.table()));
+                    for table in change.tables() {
+                        if self.told.insert(*table) {
+                            self.say(None, relation(source, *table));
+                        }
                     }
                     self.say(None, message(source, change));
                 }
@@ -93,8 +95,10 @@ impl Sender {
         self.say(None, Message::StreamStart { xid: short(top), first });
         for (sub, change) in changes {
             let within = Some(short(*sub));
-            if self.told_by.entry(top).or_default().insert(change.table()) {
-                self.say(within, relation(source, change.table()));
+            for table in change.tables() {
+                if self.told_by.entry(top).or_default().insert(*table) {
+                    self.say(within, relation(source, *table));
+                }
             }
             self.say(within, message(source, change));
         }
@@ -122,7 +126,7 @@ pub(super) const COLUMNS: [&str; 3] = ["key", "short", "long"];
 pub(super) const TEXT_OID: u32 = 25;
 
 fn relation(source: &Source, table: usize) -> Message {
-    let kind = source.kinds[table];
+    let kind = source.shapes[table].kind;
     let full = kind.tells_whole_rows();
     let column = |(place, name): (usize, &&str)| RelationColumn {
         in_identity: full || place == KEY,
@@ -144,12 +148,17 @@ pub(super) fn tuple(row: &Row) -> Tuple {
 }
 
 fn message(source: &Source, done: &Done) -> Message {
-    let kind = source.kinds[done.table()];
-    let relation = relation_id(done.table());
+    let told = |table: &usize| (source.shapes[*table].kind, relation_id(*table));
     Message::Change(match done {
-        Done::Insert { new, .. } => Change::Insert { relation, new: tuple(new) },
-        Done::Delete { old, .. } => Change::Delete { relation, old: old_row(kind, old) },
-        Done::Update { old, new, .. } => {
+        Done::Insert { table, new } => {
+            Change::Insert { relation: relation_id(*table), new: tuple(new) }
+        }
+        Done::Delete { table, old } => {
+            let (kind, relation) = told(table);
+            Change::Delete { relation, old: old_row(kind, old) }
+        }
+        Done::Update { table, old, new } => {
+            let (kind, relation) = told(table);
             let told = kind.tells_whole_rows() || old[KEY] != new[KEY];
             let unchanged = old[LONG] == new[LONG] && is_stored_apart(&new[LONG]);
             let field = |(place, value): (usize, &'_ String)| {
@@ -163,10 +172,11 @@ fn message(source: &Source, done: &Done) -> Message {
             let new = Tuple::from_fields(fields);
             Change::Update { relation, old: told.then(|| old_row(kind, old)), new }
         }
-        Done::Truncate { .. } => Change::Truncate {
-            relations: [relation].into(),
+        Done::Truncate { tables } => Change::Truncate {
+            relations: tables.iter().copied().map(relation_id).collect(),
             cascade: false,
-            restart_identity: false,
+            // Of no consequence here, but for the statements that come of it.
+            restart_identity: tables.len() > 1,
         },
     })
 }

@@ -66,16 +66,53 @@ pub(super) enum Done {
     Insert { table: usize, new: Row },
     Update { table: usize, old: Row, new: Row },
     Delete { table: usize, old: Row },
-    Truncate { table: usize },
+    Truncate { tables: Vec<usize> },
 }
 
 impl Done {
-    pub(super) fn table(&self) -> usize {
+    pub(super) fn tables(&self) -> &[usize] {
         match self {
             Self::Insert { table, .. }
             | Self::Update { table, .. }
-            | Self::Delete { table, .. }
-            | Self::Truncate { table } => *table,
+            | Self::Delete { table, .. } => std::slice::from_ref(table),
+            Self::Truncate { tables } => tables,
+        }
+    }
+}
+
+/// A table: one by itself, or a leaf of a partitioned one, whose rows are written through its root.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) kind: Kind,
+    /// Where its rows go.
+    pub(super) target: usize,
+    /// The leaf of the other keys: the first two letters are those of the lower leaf.
+    pub(super) sibling: Option<usize>,
+}
+
+impl Shape {
+    /// Some tables; the second of a pair of leaves comes right after the first.
+    pub(super) fn some(chance: &mut Chance) -> Vec<Self> {
+        let mut shapes: Vec<Self> = Vec::new();
+        for target in 0..1 + chance.below(3) {
+            let kind = *chance.of(&Kind::ALL);
+            let no = shapes.len();
+            if kind != Kind::Unique && chance.happens(20) {
+                shapes.push(Self { kind, target, sibling: Some(no + 1) });
+                shapes.push(Self { kind, target, sibling: Some(no) });
+            } else {
+                shapes.push(Self { kind, target, sibling: None });
+            }
+        }
+        shapes
+    }
+
+    /// The leaf that a row with this key belongs to; `no` is this table's own number.
+    fn home(self, no: usize, row: &Row) -> usize {
+        let lower = matches!(&row[KEY][..], "a" | "A" | "b" | "B");
+        match self.sibling {
+            Some(sibling) if lower == (no > sibling) => sibling,
+            _ => no,
         }
     }
 }
@@ -92,7 +129,7 @@ pub(super) enum Event {
 }
 
 pub(super) struct Source {
-    pub(super) kinds: Vec<Kind>,
+    pub(super) shapes: Vec<Shape>,
     tables: Vec<Vec<Version>>,
     /// Not visible yet.
     open: BTreeMap<u64, Transaction>,
@@ -126,10 +163,10 @@ struct Transaction {
 const KEYS: [&str; 8] = ["a", "b", "c", "d", "A", "B", "C", "D"];
 
 impl Source {
-    pub(super) fn new(kinds: Vec<Kind>, chance: &mut Chance) -> Self {
+    pub(super) fn new(shapes: Vec<Shape>, chance: &mut Chance) -> Self {
         Self {
-            tables: kinds.iter().map(|_| Vec::new()).collect(),
-            kinds,
+            tables: shapes.iter().map(|_| Vec::new()).collect(),
+            shapes,
             open: BTreeMap::new(),
             // Ids come round again within a history.
             next_xid: (1 << 32) - chance.below(40) as u64,
@@ -159,22 +196,21 @@ impl Source {
 
     /// The rows of all tables after what was committed up to a position, in the order of the log.
     pub(super) fn state_at(&self, position: Lsn) -> Vec<Vec<Row>> {
-        let mut state = vec![Vec::new(); self.kinds.len()];
+        let mut state: Vec<Vec<Row>> = vec![Vec::new(); self.shapes.len()];
         for (_, changes) in self.committed.iter().take_while(|(end, _)| *end <= position) {
             for change in changes {
-                let rows: &mut Vec<Row> = &mut state[change.table()];
-                let mut remove = |old: &Row| {
-                    let place = rows.iter().position(|row| row == old);
-                    rows.swap_remove(place.expect("a row that was locked is there"));
+                let mut remove = |table: usize, old: &Row| {
+                    let place = state[table].iter().position(|row| row == old);
+                    state[table].swap_remove(place.expect("a row that was locked is there"));
                 };
                 match change {
-                    Done::Insert { new, .. } => rows.push(new.clone()),
-                    Done::Update { old, new, .. } => {
-                        remove(old);
-                        rows.push(new.clone());
+                    Done::Insert { table, new } => state[*table].push(new.clone()),
+                    Done::Update { table, old, new } => {
+                        remove(*table, old);
+                        state[*table].push(new.clone());
                     }
-                    Done::Delete { old, .. } => remove(old),
-                    Done::Truncate { .. } => rows.clear(),
+                    Done::Delete { table, old } => remove(*table, old),
+                    Done::Truncate { tables } => tables.iter().for_each(|no| state[*no].clear()),
                 }
             }
         }
@@ -300,20 +336,30 @@ impl Source {
         self.insert_lsn += 8;
     }
 
+    /// Several tables at once; a leaf with its sibling, for so it is where the root is truncated.
     fn truncate(&mut self, top: u64, chance: &mut Chance) {
-        let table = chance.below(self.tables.len());
+        let mut tables: Vec<usize> =
+            (0..1 + chance.below(2)).map(|_| chance.below(self.tables.len())).collect();
+        tables.extend(tables.clone().iter().filter_map(|table| self.shapes[*table].sibling));
+        tables.sort_unstable();
+        tables.dedup();
         let foreign = |(by, _): (u64, u64)| by != top && self.open.contains_key(&by);
         let is_used =
             |version: &Version| foreign(version.born) || version.died.is_some_and(foreign);
-        if self.is_locked_for(table, top) || self.tables[table].iter().any(is_used) {
+        let is_taken = |table: &usize| {
+            self.is_locked_for(*table, top) || self.tables[*table].iter().any(is_used)
+        };
+        if tables.iter().any(is_taken) {
             return;
         }
         let by = (top, self.open(top).savepoint.unwrap_or(top));
-        for version in self.tables[table].iter_mut().filter(|version| version.died.is_none()) {
-            version.died = Some(by);
+        for table in &tables {
+            for version in self.tables[*table].iter_mut().filter(|version| version.died.is_none()) {
+                version.died = Some(by);
+            }
         }
-        self.open(top).truncated.push(table);
-        self.did(by, Done::Truncate { table });
+        self.open(top).truncated.extend(&tables);
+        self.did(by, Done::Truncate { tables });
     }
 
     fn is_locked_for(&self, table: usize, top: u64) -> bool {
@@ -330,13 +376,14 @@ impl Source {
         let versions = self.tables[table].iter().enumerate();
         let writable = versions.filter(|(_, each)| each.died.is_none() && over(each.born));
         let writable: Vec<usize> = writable.map(|(place, _)| place).collect();
-        let values = if self.kinds[table] == Kind::Unique { 6 } else { 3 };
+        let values = if self.shapes[table].kind == Kind::Unique { 6 } else { 3 };
         let short = |chance: &mut Chance| format!("v{}", chance.below(values));
         let long = |chance: &mut Chance| format!("{}{}", chance.of(&["L", "s"]), chance.below(3));
         if writable.is_empty() || chance.happens(35) {
             let new = [(*chance.of(&KEYS)).to_owned(), short(chance), long(chance)];
-            if self.is_free(table, &new, top, None) {
-                self.tables[table].push(Version { row: new.clone(), born: by, died: None });
+            let table = self.shapes[table].home(table, &new);
+            if !self.is_locked_for(table, top) && self.is_free(table, &new, top, None) {
+                self.put(table, by, new.clone());
                 self.did(by, Done::Insert { table, new });
             }
             return;
@@ -356,16 +403,28 @@ impl Source {
         if chance.happens(45) {
             new[KEY] = (*chance.of(&KEYS)).to_owned();
         }
-        if self.is_free(table, &new, top, Some(place)) {
-            self.tables[table][place].died = Some(by);
-            self.tables[table].push(Version { row: new.clone(), born: by, died: None });
-            self.did(by, Done::Update { table, old, new });
+        let home = self.shapes[table].home(table, &new);
+        let itself = (home == table).then_some(place);
+        if self.is_locked_for(home, top) || !self.is_free(home, &new, top, itself) {
+            return;
         }
+        self.tables[table][place].died = Some(by);
+        self.put(home, by, new.clone());
+        if home == table {
+            self.did(by, Done::Update { table, old, new });
+        } else {
+            self.did(by, Done::Delete { table, old });
+            self.did(by, Done::Insert { table: home, new });
+        }
+    }
+
+    fn put(&mut self, table: usize, born: (u64, u64), row: Row) {
+        self.tables[table].push(Version { row, born, died: None });
     }
 
     /// Whether a row may be put. Where the source would wait for another transaction: no.
     fn is_free(&self, table: usize, row: &Row, top: u64, but: Option<usize>) -> bool {
-        let kind = self.kinds[table];
+        let kind = self.shapes[table].kind;
         let pending = |(by, _): (u64, u64)| by != top && self.open.contains_key(&by);
         self.tables[table].iter().enumerate().all(|(place, version)| {
             Some(place) == but

@@ -11,7 +11,9 @@ use pgconvoy_shared::endpoint::{Endpoint, SslMode};
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::{TaskId, UnitId, UnitNo};
 use pgconvoy_shared::secret::Secret;
-use pgconvoy_shared::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec};
+use pgconvoy_shared::spec::{
+    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec,
+};
 use pgconvoy_shared::unit::{Ended, SnapshotMode, Work, WorkResult};
 use pgconvoy_shared::verify::Purpose;
 
@@ -53,6 +55,7 @@ pub(crate) fn spec(source: Endpoint, destination: Endpoint) -> TaskSpec {
         destination,
         types: BTreeSet::from([MigrationType::Schema, MigrationType::Full]),
         objects: ObjectRules::default(),
+        schema: SchemaSettings::default(),
         copy: CopySettings {
             jobs: 2,
             shard_size_bytes: 256 << 20,

@@ -242,6 +242,7 @@ fn differences(a: &TaskSpec, b: &TaskSpec, jobs_by_default: bool) -> Vec<&'stati
         ("destination", a.destination == b.destination),
         ("types", a.types == b.types),
         ("objects", a.objects == b.objects),
+        ("schema", a.schema == b.schema),
         ("copy.shard_size", a.copy.shard_size_bytes == b.copy.shard_size_bytes),
         ("copy.snapshot", a.copy.snapshot == b.copy.snapshot),
         ("copy.jobs", jobs || jobs_by_default),

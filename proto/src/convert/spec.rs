@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pgconvoy_shared::spec::{
-    CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec, limits,
+    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec, limits,
 };
 use pgconvoy_shared::unit::SnapshotMode;
 
@@ -32,6 +32,9 @@ impl From<TaskSpec> for v1::TaskSpec {
             snapshot: v1::SnapshotMode::from(spec.copy.snapshot).into(),
             retry_connection_ms: spec.retry.connection_ms,
             retry_other_ms: spec.retry.other_ms,
+            roles: spec.schema.roles,
+            database_settings: spec.schema.database_settings,
+            tablespaces: spec.schema.tablespaces,
         }
     }
 }
@@ -51,6 +54,11 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
             destination: required(wire.destination, "destination")?,
             types: if types.is_empty() { MigrationType::usual() } else { types },
             objects: ObjectRules { include: wire.include, exclude: wire.exclude },
+            schema: SchemaSettings {
+                roles: wire.roles,
+                database_settings: wire.database_settings,
+                tablespaces: wire.tablespaces,
+            },
             copy: CopySettings {
                 jobs,
                 shard_size_bytes: or_default(

@@ -12,7 +12,9 @@ use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::neighbours::{Neighbour, Neighbours};
 use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use pgconvoy_shared::secret::Secret;
-use pgconvoy_shared::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec};
+use pgconvoy_shared::spec::{
+    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec,
+};
 use pgconvoy_shared::unit::*;
 use pgconvoy_shared::verify::*;
 use proptest::collection::{btree_map, btree_set, vec};
@@ -126,11 +128,13 @@ prop_compose! {
         snapshot in mode(),
         connection_ms in 1..=u64::MAX,
         other_ms in 1..=u64::MAX,
+        (roles, database_settings, tablespaces) in any::<(bool, bool, bool)>(),
     ) -> TaskSpec {
         let types: BTreeSet<MigrationType> = types;
         TaskSpec {
             name, source, destination, types,
             objects: ObjectRules { include, exclude },
+            schema: SchemaSettings { roles, database_settings, tablespaces },
             copy: CopySettings { jobs, shard_size_bytes, index_jobs, snapshot },
             retry: RetryWindows { connection_ms, other_ms },
         }

@@ -14,7 +14,9 @@ use pgconvoy_shared::ids::{TableNo, UnitId, UnitNo};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::secret::Secret;
-use pgconvoy_shared::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec};
+use pgconvoy_shared::spec::{
+    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec,
+};
 use pgconvoy_shared::unit::*;
 use prost::Message;
 
@@ -50,6 +52,7 @@ fn spec() -> TaskSpec {
             include: vec!["public.*".into()],
             exclude: vec!["public.audit_*".into()],
         },
+        schema: SchemaSettings::default(),
         copy: CopySettings {
             jobs: 8,
             shard_size_bytes: 256 << 20,

@@ -2,7 +2,7 @@
 
 use super::conninfo::is_setting_name;
 use super::problem::{SpecProblem, SpecProblems};
-use super::{TaskSpec, limits};
+use super::{MigrationType, TaskSpec, limits};
 use crate::endpoint::{Endpoint, Side};
 
 impl TaskSpec {
@@ -26,6 +26,19 @@ impl TaskSpec {
                 "types",
                 "nothing is asked for",
                 "write [schema, full]",
+            ));
+        }
+        let asked = [
+            ("schema.roles", self.schema.roles),
+            ("schema.database_settings", self.schema.database_settings),
+            ("schema.tablespaces", self.schema.tablespaces),
+        ];
+        let with_schema = self.types.contains(&MigrationType::Schema) || self.types.is_empty();
+        for (key, _) in asked.into_iter().filter(|(_, asked)| *asked && !with_schema) {
+            problems.push(SpecProblem::bad_value(
+                key,
+                "it comes with the schema, which is not asked for",
+                "add schema to types, or leave this out",
             ));
         }
         self.objects.check(&mut problems);

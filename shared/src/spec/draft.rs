@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::conninfo::Conninfo;
 use super::problem::{SpecProblem, SpecProblems};
-use super::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec, limits};
+use super::{
+    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec, limits,
+};
 use crate::endpoint::{Endpoint, Side};
 use crate::secret::Secret;
 use crate::unit::SnapshotMode;
@@ -26,6 +28,7 @@ pub struct Draft {
     pub name: Option<String>,
     pub types: Option<BTreeSet<MigrationType>>,
     pub objects: ObjectRules,
+    pub schema: SchemaSettings,
     pub jobs: Option<u32>,
     pub index_jobs: Option<u32>,
     pub shard_size_bytes: Option<u64>,
@@ -143,6 +146,7 @@ impl Draft {
                 destination: destination.0,
                 types: self.types.take().unwrap_or_else(MigrationType::usual),
                 objects: std::mem::take(&mut self.objects),
+                schema: self.schema,
                 copy: CopySettings {
                     jobs,
                     shard_size_bytes: self

@@ -17,6 +17,7 @@ const KEYS: &[&str] = &[
     "destination",
     "types",
     "objects",
+    "schema",
     "name_case",
     "on_conflict",
     "copy",
@@ -55,6 +56,7 @@ pub fn read(text: &str) -> Draft {
     let destination = read_endpoint(&mut reader, Side::Destination, &fields);
     let types = read_types(&mut reader, &fields);
     read_objects(&mut reader, &fields, &mut draft);
+    read_schema(&mut reader, &fields, &mut draft);
     read_copy(&mut reader, &fields, &mut draft);
     read_retry(&mut reader, &fields, &mut draft);
     refuse_what_is_not_built(&mut reader, &fields);
@@ -144,6 +146,22 @@ fn read_objects(reader: &mut Reader, fields: &Fields<'_>, draft: &mut Draft) {
     reader.not_yet("objects.rename", fields.get("rename"), "renaming");
     reader.not_yet("objects.columns", fields.get("columns"), "choosing columns");
     reader.not_yet("objects.where", fields.get("where"), "choosing rows");
+}
+
+fn read_schema(reader: &mut Reader, fields: &Fields<'_>, draft: &mut Draft) {
+    let Some(node) = fields.get("schema") else { return };
+    let fields = reader.fields("schema", node, &["roles", "database_settings", "tablespaces"]);
+    let settings = &mut draft.schema;
+    for (key, setting) in [
+        ("roles", &mut settings.roles),
+        ("database_settings", &mut settings.database_settings),
+        ("tablespaces", &mut settings.tablespaces),
+    ] {
+        let choices = [("true", true), ("false", false)];
+        if let Some(node) = fields.get(key) {
+            *setting = reader.choice(&path("schema", key), node, &choices).unwrap_or_default();
+        }
+    }
 }
 
 fn read_copy(reader: &mut Reader, fields: &Fields<'_>, draft: &mut Draft) {

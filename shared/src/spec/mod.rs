@@ -42,6 +42,8 @@ pub struct TaskSpec {
     pub types: BTreeSet<MigrationType>,
     /// Which objects.
     pub objects: ObjectRules,
+    /// What comes with the schema that belongs to the server.
+    pub schema: SchemaSettings,
     /// How rows are copied.
     pub copy: CopySettings,
     /// How long a failing unit is tried again.
@@ -65,6 +67,17 @@ pub struct ObjectRules {
     pub include: Vec<String>,
     /// Taken away from that.
     pub exclude: Vec<String>,
+}
+
+/// What belongs to the server rather than to the database, and comes with the schema where it is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaSettings {
+    /// Roles that the database's objects name, and what those are members of, or are members of those; without passwords.
+    pub roles: bool,
+    /// What `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET` said, and the database's comment.
+    pub database_settings: bool,
+    /// Objects go to tablespaces of the same names, which must be there.
+    pub tablespaces: bool,
 }
 
 /// How rows are copied.

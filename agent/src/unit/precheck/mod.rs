@@ -20,6 +20,9 @@ mod report;
 mod roles;
 mod server;
 mod tables;
+mod tablespaces;
+
+use std::collections::BTreeSet;
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
@@ -41,6 +44,8 @@ struct SourceFacts {
     objects: objects::SourceFacts,
     large_objects: large_objects::SourceFacts,
     roles: roles::SourceFacts,
+    /// Those that something stands in.
+    tablespaces: Vec<String>,
     extensions: Vec<extensions::Extension>,
     extension_rows: Vec<QualifiedName>,
     named: conflicts::Named,
@@ -52,6 +57,7 @@ struct SourceFacts {
 struct DestinationFacts {
     server: server::ServerFacts,
     roles: roles::DestinationFacts,
+    tablespaces: BTreeSet<String>,
     extensions: Vec<extensions::Available>,
     privileges: privileges::DestinationFacts,
     objects: objects::DestinationFacts,
@@ -126,7 +132,8 @@ async fn source_facts(
         privileges: privileges::of_source(session, &ctx.spec.objects).await?,
         objects: objects::of_source(session, &ctx.spec.objects).await?,
         large_objects: large_objects::of_source(session).await?,
-        roles: roles::of_source(session).await?,
+        roles: roles::of_source(ctx, session).await?,
+        tablespaces: tablespaces::used(session).await?,
         extensions: extensions::of_source(session).await?,
         extension_rows: extensions::with_users_rows(session, &ctx.spec.objects).await?,
         named: conflicts::named(session, &ctx.spec.objects).await?,
@@ -143,6 +150,7 @@ async fn destination_facts(
     Ok(DestinationFacts {
         server: server::facts(session).await?,
         roles: roles::of_destination(session).await?,
+        tablespaces: tablespaces::there(session).await?,
         extensions: extensions::of_destination(session).await?,
         privileges: privileges::of_destination(session).await?,
         objects: objects::of_destination(session).await?,
@@ -190,6 +198,9 @@ fn of_both(
     if ctx.with_schema() {
         privileges::judge_schemas(&source.named, &destination.privileges, report);
         roles::judge(&source.roles, &destination.roles, report);
+        if ctx.spec.schema.tablespaces {
+            tablespaces::judge(&source.tablespaces, &destination.tablespaces, report);
+        }
         extensions::judge(&source.extensions, &destination.extensions, report);
         objects::judge_both(&source.objects, &destination.privileges, report);
     }

@@ -6,7 +6,8 @@ use pgconvoy_shared::endpoint::Side;
 
 use super::report::{Finding, Report};
 use crate::pg::Session;
-use crate::unit::schema::assignable;
+use crate::unit::UnitContext;
+use crate::unit::schema::{Role, assignable, roles_that_come};
 
 /// At the source.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) struct SourceFacts {
     owners: Vec<String>,
     /// Roles that policies name: a policy without its role cannot be made.
     in_policies: Vec<String>,
+    /// Roles that come with the schema.
+    coming: Vec<Role>,
 }
 
 /// At the destination.
@@ -25,6 +28,8 @@ pub(super) struct DestinationFacts {
     known: BTreeSet<String>,
     /// Those that objects may be given to.
     assignable: BTreeSet<String>,
+    /// The role that migrates may make others.
+    may_make: bool,
 }
 
 /// Catalogs whose rows have an owner that the schema's statements name, and the owner's column. The last condition leaves out
@@ -58,7 +63,10 @@ fn born_owners() -> String {
     format!("select rolname::text from pg_roles where oid in ({})", owned.join(" union "))
 }
 
-pub(super) async fn of_source(session: &Session) -> Result<SourceFacts, tokio_postgres::Error> {
+pub(super) async fn of_source(
+    ctx: &UnitContext,
+    session: &Session,
+) -> Result<SourceFacts, tokio_postgres::Error> {
     let texts = async |query: &str| -> Result<Vec<String>, tokio_postgres::Error> {
         Ok(session.query(query, &[]).await?.iter().map(|row| row.get(0)).collect())
     };
@@ -73,7 +81,9 @@ pub(super) async fn of_source(session: &Session) -> Result<SourceFacts, tokio_po
             born_owners()
         )
     };
+    let coming = ctx.with_schema() && ctx.spec.schema.roles;
     Ok(SourceFacts {
+        coming: if coming { roles_that_come(session).await? } else { Vec::new() },
         named: texts(&depended_on("'o', 'a'")).await?,
         owners: texts(&depended_on("'o'")).await?,
         in_policies: texts(
@@ -87,18 +97,26 @@ pub(super) async fn of_destination(
     session: &Session,
 ) -> Result<DestinationFacts, tokio_postgres::Error> {
     let assignable = assignable(session.major());
-    let query = format!("select rolname::text, {assignable} from pg_roles");
+    let query = format!(
+        "select rolname::text, {assignable}, rolname = current_user and (rolsuper or rolcreaterole) from pg_roles"
+    );
     let rows = session.query(&query, &[]).await?;
     let name = |row: &tokio_postgres::Row| row.get::<_, String>(0);
     Ok(DestinationFacts {
         known: rows.iter().map(name).collect(),
+        may_make: rows.iter().any(|row| row.get(2)),
         assignable: rows.iter().filter(|row| row.get(1)).map(name).collect(),
     })
 }
 
 pub(super) fn judge(source: &SourceFacts, destination: &DestinationFacts, report: &mut Report) {
+    let made: Vec<&Role> =
+        source.coming.iter().filter(|role| !destination.known.contains(&role.name)).collect();
+    judge_made(&made, destination.may_make, report);
     let missing = |roles: &[String]| {
-        let missing = roles.iter().filter(|role| !destination.known.contains(*role));
+        let missing = roles.iter().filter(|role| {
+            !destination.known.contains(*role) && !made.iter().any(|made| made.name == **role)
+        });
         missing.cloned().collect::<Vec<_>>()
     };
     let for_policies = missing(&source.in_policies);
@@ -123,4 +141,20 @@ pub(super) fn judge(source: &SourceFacts, destination: &DestinationFacts, report
         destination.known.contains(*role) && !destination.assignable.contains(*role)
     });
     report.add_each(&kept, owners);
+}
+
+/// Roles that will be made.
+fn judge_made(made: &[&Role], may_make: bool, report: &mut Report) {
+    if !made.is_empty() && !may_make {
+        report.add(
+            Finding::error("missing_privilege", Side::Destination)
+                .observed("the role that migrates may not make roles")
+                .required("CREATEROLE, for schema.roles asks for roles that are missing")
+                .remedy("ALTER ROLE … CREATEROLE; or make the roles beforehand and leave out schema.roles"),
+        );
+    }
+    let silent = Finding::info("role_without_password", Side::Destination)
+        .observed("it will be made without a password")
+        .remedy("set it: ALTER ROLE … PASSWORD …");
+    report.add_each(&silent, made.iter().filter(|role| role.may_log_in).map(|role| &role.name));
 }

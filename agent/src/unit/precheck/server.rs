@@ -149,12 +149,12 @@ pub(super) fn judge_source(
         "{} bytes in the database; {tables} tables, partitioned ones among them",
         facts.size
     )));
-    if !facts.settings.is_empty() && ctx.with_schema() {
+    if !facts.settings.is_empty() && ctx.with_schema() && !ctx.spec.schema.database_settings {
         report.add(
             Finding::info("database_settings_left_out", side)
                 .object(&facts.database)
                 .observed(facts.settings.join(", "))
-                .remedy("set them at the destination with ALTER DATABASE … SET"),
+                .remedy("set them at the destination with ALTER DATABASE … SET, or ask for schema.database_settings"),
         );
     }
     if ctx.with_rows() && ctx.spec.copy.snapshot == SnapshotMode::Shard {

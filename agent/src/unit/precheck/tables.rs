@@ -111,10 +111,10 @@ pub(super) fn judge(ctx: &UnitContext, tables: &[SourceTable], report: &mut Repo
     if ctx.with_schema() {
         report.add_each(&orphan, names(|table| table.lost_parent.is_some()));
     }
-    if ctx.with_schema() {
+    if ctx.with_schema() && !ctx.spec.schema.tablespaces {
         let space = Finding::warning("tablespace_left_out", side)
             .observed("it is in a tablespace of its own")
-            .remedy("all tables are made in the destination's default tablespace; move them there afterwards");
+            .remedy("all tables are made in the destination's default tablespace; or make tablespaces of the same names there and ask for schema.tablespaces");
         report.add_each(&space, names(|table| table.tablespace.is_some()));
     }
     if !ctx.with_rows() {

@@ -4,8 +4,11 @@
 use std::collections::HashMap;
 
 use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::spec::SchemaSettings;
 use tokio_postgres::{Error, Row};
 
+use super::roles::{self, Role};
+use super::settings::{self, DatabaseSettings};
 use super::toc::CatalogRow;
 use crate::pg::Session;
 
@@ -26,6 +29,10 @@ pub(super) struct SourceCatalog {
     pub(super) populated: Vec<PopulatedView>,
     /// Where the source's database looks for names without a schema, as it stands in a setting.
     pub(super) search_path: String,
+    /// None unless asked for.
+    pub(super) roles: Vec<Role>,
+    /// None unless asked for.
+    pub(super) settings: DatabaseSettings,
 }
 
 /// An index, or a constraint that is one.
@@ -64,8 +71,20 @@ pub(super) struct PopulatedView {
 
 impl SourceCatalog {
     /// Reads it in the session's transaction.
-    pub(super) async fn read(session: &Session, dump_major: u32) -> Result<Self, Error> {
+    pub(super) async fn read(
+        session: &Session,
+        dump_major: u32,
+        asked: SchemaSettings,
+    ) -> Result<Self, Error> {
+        let roles = if asked.roles { roles::of_source(session).await? } else { Vec::new() };
+        let settings = if asked.database_settings {
+            settings::of_source(session).await?
+        } else {
+            DatabaseSettings::default()
+        };
         Ok(Self {
+            roles,
+            settings,
             dump_major,
             indexes: indexes(session).await?,
             validated: validated(session).await?,

@@ -65,7 +65,8 @@ pub(super) async fn source_half(
     let row = session.query_one("select pg_export_snapshot(), getdatabaseencoding()::text", &[]);
     let row = row.await.about(&access)?;
     let (snapshot, encoding): (String, String) = (row.get(0), row.get(1));
-    let catalog = SourceCatalog::read(&session, tools.major).await.about(&access)?;
+    let catalog =
+        SourceCatalog::read(&session, tools.major, ctx.spec.schema).await.about(&access)?;
     link.send(Dumped::Catalog(catalog)).await?;
 
     let what = Dump { tools, snapshot: Some(&snapshot), encoding: &encoding };

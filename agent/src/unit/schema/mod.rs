@@ -15,9 +15,11 @@ mod dump;
 mod entry;
 mod privileges;
 mod restore;
+mod roles;
 mod run;
 mod scan;
 mod select;
+mod settings;
 mod store;
 mod text;
 mod toc;
@@ -34,9 +36,11 @@ use super::{UnitContext, UnitEnd};
 use crate::pg::{About, Session};
 use dump::{Ask, Dumped};
 use restore::{Archive, aside};
+use roles::Maker;
 
 pub(super) use compare::compare;
 pub(super) use entry::Section;
+pub(super) use roles::{Role, of_source as roles_that_come};
 pub(super) use run::run;
 pub(super) use scan::scan;
 pub(super) use store::Pick;
@@ -78,11 +82,19 @@ async fn destination_half(
     let tools = ctx.means.tools.choose(catalog.dump_major, destination_major)?;
     let toc = archive.entries(ctx, tools).await?;
     let with_rows = ctx.spec.types.contains(&MigrationType::Full);
-    let owners = assignable_owners(session).await?;
+    let (mut owners, maker) = roles_there(session).await?;
+    // Whoever makes a role may give objects to it.
+    owners.extend(
+        catalog.roles.iter().map(|role| role.name.clone()).filter(|r| !maker.known.contains(r)),
+    );
     let (pg_dump, search_path) = (catalog.dump_major, catalog.search_path.clone());
     let spec = Arc::clone(&ctx.spec);
     let arranged = aside("the schema's statements", move || {
-        entry::arrange(toc, &catalog, &spec.objects, &owners, with_rows)
+        let mut entries = roles::entries(&catalog.roles, &maker);
+        let roles = maker.known.union(&owners).cloned().collect();
+        entries.extend(entry::arrange(toc, &catalog, &spec.objects, &owners, with_rows));
+        entries.extend(settings::entries(&catalog.settings, &spec.destination.database, &roles));
+        entries
     });
     let entries = arranged.await?;
     info!(entries = entries.len(), pg_dump, "the schema was dumped");
@@ -90,11 +102,20 @@ async fn destination_half(
     Ok(())
 }
 
-/// Roles that objects may be given to. The owner of everything else is whoever migrates it.
-async fn assignable_owners(session: &Session) -> Result<BTreeSet<String>, UnitEnd> {
-    let query = format!("select rolname::text from pg_roles where {}", assignable(session.major()));
+/// Roles that objects may be given to (the owner of everything else is whoever migrates it), and what there is for making
+/// others.
+async fn roles_there(session: &Session) -> Result<(BTreeSet<String>, Maker), UnitEnd> {
+    let major = session.major();
+    let query = format!(
+        "select rolname::text, {}, rolname = current_user and rolsuper from pg_roles",
+        assignable(major)
+    );
     let rows = session.query(&query, &[]).await.about(session.access())?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let name = |row: &tokio_postgres::Row| row.get::<_, String>(0);
+    let owners = rows.iter().filter(|row| row.get(1)).map(name).collect();
+    let known = rows.iter().map(name).collect();
+    let superuser = rows.iter().any(|row| row.get(2));
+    Ok((owners, Maker { known, superuser, major }))
 }
 
 /// The condition on a row of pg_roles under which an object may be given to the role, and still be written to after that.

@@ -37,7 +37,10 @@ impl Archive {
     ) -> Result<Vec<TocEntry>, UnitEnd> {
         let all = self.restore(ctx, tools, &["--list"]).await?;
         let post_data = self.restore(ctx, tools, &["--list", "--section=post-data"]).await?;
-        let script = ["--verbose", "--no-tablespaces", "--file=-"];
+        let mut script = vec!["--verbose", "--file=-"];
+        if !ctx.spec.schema.tablespaces {
+            script.push("--no-tablespaces");
+        }
         let script = self.restore(ctx, tools, &script).await?;
         let parsed = aside("the archive's contents", move || toc::parse(&all, &post_data, &script));
         parsed.await?.map_err(|bad| {

@@ -13,7 +13,7 @@
 //! fails by that is tried once more as the source would run it: with the source's `search_path`, and the object's schema.
 //!
 //! What may fail without stopping the migration: grants to roles that are not there and changes of owner that the role
-//! may not make. The precheck has warned of both; here they are logged.
+//! may not make (the precheck has warned of both), and what belongs to the server: here they are logged.
 
 use std::mem;
 
@@ -25,6 +25,7 @@ use pgconvoy_shared::name::quote_identifier;
 use super::entry::{Section, without_owner};
 use super::store::{self, Pick, StoredEntry};
 use super::text::statements;
+use super::{roles, settings};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd};
 
@@ -166,7 +167,7 @@ async fn run_one(ctx: &UnitContext, session: &Session, entry: &StoredEntry) -> R
     if store::is_done(ctx, session, entry.no).await? {
         return Ok(());
     }
-    let may_pass = matches!(error.sqlstate(), Some(UNDEFINED_OBJECT | MISSING_PRIVILEGE));
+    let may_pass = may_pass(entry, &error);
     match pieces(entry) {
         Some(pieces) if may_pass => run_leniently(ctx, session, entry, &pieces).await,
         _ => {
@@ -188,6 +189,18 @@ fn looks_names_up(entry: &StoredEntry, error: &PgError) -> bool {
     entry.section != Section::Pre.as_str() && !entry.schema.is_empty() && error.is_name_not_found()
 }
 
+/// Whether an error is one that an entry's optional part may end with. What belongs to the server may be refused for many
+/// reasons: a setting of another version, a library that is not there.
+fn may_pass(entry: &StoredEntry, error: &PgError) -> bool {
+    let Some(state) = error.sqlstate() else { return false };
+    match entry.kind.as_str() {
+        roles::ROLE | roles::MEMBERSHIP | settings::SETTING => {
+            ["22", "42", "55", "58"].iter().any(|class| state.starts_with(class))
+        }
+        _ => matches!(state, UNDEFINED_OBJECT | MISSING_PRIVILEGE),
+    }
+}
+
 /// A part of an entry.
 struct Piece<'a> {
     statement: &'a str,
@@ -202,6 +215,11 @@ fn pieces(entry: &StoredEntry) -> Option<Vec<Piece<'_>>> {
         "ACL" | "DEFAULT ACL" => {
             Some(statements(&entry.statement).into_iter().map(optional).collect())
         }
+        roles::ROLE => {
+            let parts = statements(&entry.statement).into_iter().enumerate();
+            Some(parts.map(|(nth, statement)| Piece { statement, needed: nth == 0 }).collect())
+        }
+        roles::MEMBERSHIP | settings::SETTING => Some(vec![optional(&entry.statement)]),
         // Only its owner may comment on an extension, and that may be somebody else where it was there before.
         "COMMENT" if entry.object.starts_with("EXTENSION ") => {
             Some(vec![optional(&entry.statement)])
@@ -228,8 +246,7 @@ async fn run_leniently(
         let Err(error) = session.batch_execute(&script).await.map_err(PgError::from) else {
             continue;
         };
-        let may_pass = matches!(error.sqlstate(), Some(UNDEFINED_OBJECT | MISSING_PRIVILEGE));
-        if piece.needed || !may_pass {
+        if piece.needed || !may_pass(entry, &error) {
             // The error is the cause.
             drop(session.batch_execute("rollback").await);
             return Err(failure(entry, &error).into());

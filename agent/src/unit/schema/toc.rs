@@ -170,6 +170,8 @@ fn header(text: &str) -> Result<TocEntry, BadToc> {
     // Names may contain anything but a line end; what follows them is less likely to look like a label.
     let parts = named.and_then(|line| {
         let (rest, owner) = line.rsplit_once("; Owner: ")?;
+        // Where entries keep their tablespaces.
+        let owner = owner.split_once("; Tablespace: ").map_or(owner, |(owner, _)| owner);
         let (rest, schema) = rest.rsplit_once("; Schema: ")?;
         let (name, kind) = rest.rsplit_once("; Type: ")?;
         Some((name, kind, schema, owner))
@@ -209,25 +211,34 @@ fn without_column_versions(statement: &str) -> String {
     lines.join("\n").trim().to_owned()
 }
 
-/// The script sets `default_table_access_method` ahead of the comment of the first table that needs it, and leaves it so.
-/// Here entries are run one by one in any session: each table says for itself what it needs.
+/// The script sets defaults ahead of the comment of the first entry that needs them, and leaves them so. Here entries are run
+/// one by one in any session: each says for itself what it needs.
 fn carry_settings(entries: &mut [TocEntry]) {
-    const SETTING: &str = "SET default_table_access_method = ";
-    let mut current: Option<String> = None;
+    // With the kinds of entries that heed it.
+    const SETTINGS: [(&str, &[&str]); 2] = [
+        ("SET default_tablespace = ", &["TABLE", "MATERIALIZED VIEW", "INDEX", "CONSTRAINT"]),
+        ("SET default_table_access_method = ", &["TABLE", "MATERIALIZED VIEW"]),
+    ];
+    let mut current: [Option<String>; SETTINGS.len()] = Default::default();
     for entry in entries {
-        if let Some(setting) = &current
-            && matches!(entry.kind.as_str(), "TABLE" | "MATERIALIZED VIEW")
-        {
-            entry.statement.insert_str(0, &format!("{setting}\n\n"));
-        }
-        let trailing = entry.statement.rfind(SETTING).filter(|&at| {
-            (at == 0 || entry.statement[..at].ends_with("\n\n"))
-                && !entry.statement[at..].contains('\n')
-        });
-        if let Some(at) = trailing {
-            current = Some(entry.statement.split_off(at));
+        let set: String = SETTINGS
+            .iter()
+            .zip(&current)
+            .filter(|((_, kinds), _)| kinds.contains(&entry.kind.as_str()))
+            .filter_map(|(_, setting)| setting.as_ref())
+            .map(|setting| format!("{setting}\n\n"))
+            .collect();
+        // Several may stand there, each in a paragraph of one line.
+        while let Some((at, nth)) = SETTINGS.iter().zip(0..).find_map(|((setting, _), nth)| {
+            let at = entry.statement.rfind(setting)?;
+            let begins = at == 0 || entry.statement[..at].ends_with("\n\n");
+            (begins && !entry.statement[at..].contains('\n')).then_some((at, nth))
+        }) {
+            let setting: &mut Option<String> = &mut current[nth];
+            *setting = Some(entry.statement.split_off(at));
             entry.statement.truncate(entry.statement.trim_end().len());
         }
+        entry.statement.insert_str(0, &set);
     }
 }
 
@@ -304,6 +315,29 @@ CREATE TABLE "Odd ""name"."odd; Type: x" (
         assert!(table.post_data && !function.post_data && table.owner.is_empty());
         assert!(table.statement.starts_with("SET default_table_access_method = heap;\n\nCREATE"));
         assert!(table.statement.ends_with("\n);"), "{}", table.statement);
+    }
+
+    #[test]
+    fn each_entry_says_which_tablespace_it_is_for() {
+        let script = "--\n-- TOC entry 1 (class 1259 OID 1)\n-- Name: s; Type: SCHEMA; Schema: -; Owner: app\n--\n\n\
+            CREATE SCHEMA s;\n\nSET default_tablespace = slow;\n\nSET default_table_access_method = heap;\n\n\
+            --\n-- TOC entry 2 (class 1259 OID 2)\n-- Name: t; Type: TABLE; Schema: s; Owner: app; Tablespace: slow\n--\n\n\
+            CREATE TABLE s.t ();\n\nSET default_tablespace = '';\n\n\
+            --\n-- TOC entry 3 (class 1259 OID 3)\n-- Name: i; Type: INDEX; Schema: s; Owner: app\n--\n\n\
+            CREATE INDEX i ON s.t USING btree ((1));\n\n";
+        let list = "1; 1259 1 SCHEMA - s app\n2; 1259 2 TABLE s t app\n3; 1259 3 INDEX s i app\n";
+        let entries = parse(list, "", script).expect("a sound script");
+        let told: Vec<_> =
+            entries.iter().map(|e| (e.owner.as_str(), e.statement.as_str())).collect();
+        let expected = [
+            ("app", "CREATE SCHEMA s;"),
+            (
+                "app",
+                "SET default_tablespace = slow;\n\nSET default_table_access_method = heap;\n\nCREATE TABLE s.t ();",
+            ),
+            ("app", "SET default_tablespace = '';\n\nCREATE INDEX i ON s.t USING btree ((1));"),
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

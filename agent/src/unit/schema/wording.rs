@@ -18,8 +18,14 @@ pub(super) fn same(one: &str, other: &str) -> bool {
     one == other || inherited_in_order(one) == inherited_in_order(other)
 }
 
+/// Without a setting that says what is so by itself: whether it is said depends on what stands before it in the archive.
+fn without_default(statement: &str) -> &str {
+    statement.strip_prefix("SET default_tablespace = '';\n\n").unwrap_or(statement)
+}
+
 /// A table that inherits with the lines of its columns in order; everything else as it is.
 fn inherited_in_order(statement: &str) -> Cow<'_, str> {
+    let statement = without_default(statement);
     let columns = statement.find("CREATE ").and_then(|create| {
         let begin = create + statement[create..].find(" (\n")? + " (\n".len();
         let end = begin + statement[begin..].find("\n)\nINHERITS (")?;

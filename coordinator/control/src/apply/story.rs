@@ -10,7 +10,9 @@ use pgconvoy_shared::ids::{AgentId, Incarnation, TaskId, UnitId};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::precheck::{PrecheckItem, Severity};
-use pgconvoy_shared::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec};
+use pgconvoy_shared::spec::{
+    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec,
+};
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{
     CopyDone, CopyFormat, Ended, Export, Part, PlannedShard, ResultPart, SharedSnapshot,
@@ -89,6 +91,7 @@ pub(crate) fn spec(name: &str) -> TaskSpec {
         destination: endpoint("new"),
         types: BTreeSet::from([MigrationType::Schema, MigrationType::Full]),
         objects: ObjectRules::default(),
+        schema: SchemaSettings::default(),
         copy: CopySettings {
             jobs: 4,
             shard_size_bytes: 256 << 20,

@@ -8,7 +8,9 @@ use pgconvoy_shared::ids::{AgentId, Incarnation, TableNo, TaskId};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::secret::Sealed;
-use pgconvoy_shared::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, TaskSpec};
+use pgconvoy_shared::spec::{
+    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec,
+};
 use pgconvoy_shared::unit::{
     CopyDone, CopyFormat, Export, Part, PlanTable, PlannedShard, ResultPart, SharedSnapshot,
     SnapshotMode, SurveyDone, SurveyedTable, TablePlan, Work, WorkResult,
@@ -52,6 +54,7 @@ pub(crate) fn create(no: u64, snapshot: SnapshotMode) -> CreateTask {
             destination: endpoint("new"),
             types: BTreeSet::from([MigrationType::Schema, MigrationType::Full]),
             objects: ObjectRules { include: vec![], exclude: vec!["public.audit_*".into()] },
+            schema: SchemaSettings::default(),
             copy: CopySettings { jobs: 4, shard_size_bytes: 256 << 20, index_jobs: 2, snapshot },
             retry: RetryWindows { connection_ms: 60_000, other_ms: 20_000 },
         },

@@ -6,4 +6,5 @@ mod refuses;
 mod regression;
 mod restore;
 mod rivals;
+mod server_wide;
 mod versions;

@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::spec::{CopySettings, MigrationType, ObjectRules, RetryWindows, Submission, TaskSpec};
+use crate::spec::{
+    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, Submission, TaskSpec,
+};
 
 const CORES: u32 = 6;
 
@@ -63,6 +65,7 @@ objects:
   where:
 name_case: preserve
 on_conflict: fail
+schema: { roles: false }
 copy: { jobs: 8, shard_size: 1GiB, index_jobs: 4, snapshot: shard }
 throttle:
   full: { queries_per_second: 0, rows_per_second: 0, bytes_per_second: 0 }
@@ -82,6 +85,28 @@ alerts: []
     assert_eq!(spec.copy.shard_size_bytes, 1 << 30);
     assert_eq!(spec.copy.snapshot, SnapshotMode::Shard);
     assert_eq!(spec.retry, RetryWindows { connection_ms: 3_600_000, other_ms: 30_000 });
+}
+
+#[test]
+fn what_belongs_to_the_server_comes_where_it_is_asked_for_with_the_schema() {
+    let with = |rest: &str| {
+        let ends = "source: {url: postgres://a@s/x}\ndestination: {url: postgres://b@d/x}";
+        finish(&format!("name: x\n{ends}\n{rest}\n"))
+    };
+    assert_eq!(with("").unwrap().spec.schema, SchemaSettings::default());
+    let spec = with("schema: { roles: true, tablespaces: true }").unwrap().spec;
+    let expected = SchemaSettings { roles: true, tablespaces: true, database_settings: false };
+    assert_eq!(spec.schema, expected);
+    let keys = |rest| -> Vec<(String, Option<usize>)> {
+        with(rest).unwrap_err().into_iter().map(|(line, key, _)| (key, line)).collect()
+    };
+    let rest = "schema: { role: true, tablespaces: yes }";
+    assert_eq!(
+        keys(rest),
+        [("schema.role".to_owned(), Some(4)), ("schema.tablespaces".to_owned(), Some(4))]
+    );
+    let rest = "types: [full]\nschema: { roles: true }";
+    assert_eq!(keys(rest), [("schema.roles".to_owned(), Some(5))]);
 }
 
 #[test]

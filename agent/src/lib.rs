@@ -12,6 +12,7 @@ mod config;
 mod error;
 mod keeper;
 mod laws;
+mod metrics;
 mod pg;
 mod relay;
 mod runner;
@@ -34,6 +35,7 @@ use tracing::warn;
 
 pub use config::{AgentConfig, Coordinators};
 pub use error::AgentError;
+pub use metrics::Probe;
 
 use keeper::Keepers;
 use pg::{IDLE_LIMIT, Pool};
@@ -80,6 +82,8 @@ impl Agent {
             address: address(config.advertise, config.listener.as_ref()),
         };
         let sessions = Sessions::new(introduction, runner.clone(), &config.coordinators)?;
+        let probe =
+            Probe::new(config.id.clone(), config.slots, runner.clone(), sessions.connected());
         let closing = CancellationToken::new();
         let task = tasks::owned(format!("agent {}", config.id), {
             let (runner, closing) = (runner.clone(), closing.clone());
@@ -111,7 +115,7 @@ impl Agent {
                 kept
             }
         });
-        Ok(AgentHandle { id: config.id, runner, closing, task })
+        Ok(AgentHandle { id: config.id, runner, probe, closing, task })
     }
 }
 
@@ -160,6 +164,7 @@ impl Drop for StopsUnits {
 pub struct AgentHandle {
     id: AgentId,
     runner: Runner,
+    probe: Probe,
     closing: CancellationToken,
     task: Owned<Result<(), Failure>>,
 }
@@ -168,6 +173,11 @@ impl AgentHandle {
     /// Its name.
     pub fn id(&self) -> &AgentId {
         &self.id
+    }
+
+    /// What it says of itself, for an HTTP listener.
+    pub fn probe(&self) -> Probe {
+        self.probe.clone()
     }
 
     /// Takes nothing new, finishes what runs, and then leaves: see [`AgentHandle::stopped`].

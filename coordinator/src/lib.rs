@@ -11,7 +11,6 @@
 mod api;
 mod config;
 mod error;
-mod http;
 mod leader;
 mod machine;
 mod metrics;

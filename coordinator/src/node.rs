@@ -6,6 +6,7 @@ use pgconvoy_control::command::Command;
 use pgconvoy_control::outcome::Outcome;
 use pgconvoy_control::rejected::Rejected;
 use pgconvoy_control::view;
+use pgconvoy_runtime::http::Probed;
 use pgconvoy_runtime::shutdown::Gate;
 use pgconvoy_runtime::tls::Dialer;
 use pgconvoy_shared::ids::{NodeId, TaskId};
@@ -74,31 +75,8 @@ impl Node {
         Ok(proposed.map_err(late)???)
     }
 
-    /// Whether restarting the process would not help.
-    pub(crate) async fn health(&self) -> Result<(), String> {
-        match self.raft.status().await.role {
-            raft::Role::Stopped => Err("the log is closed".to_owned()),
-            raft::Role::Uninitialized
-            | raft::Role::Learner
-            | raft::Role::Follower
-            | raft::Role::Candidate
-            | raft::Role::Leader
-            | raft::Role::Removed => Ok(()),
-        }
-    }
-
-    /// Whether calls that come here are answered: a leader is known, and this node holds what it
-    /// needs to become one.
-    pub(crate) fn readiness(&self) -> Result<(), &'static str> {
-        match &*self.seat.borrow() {
-            Seat::Here(_) | Seat::Elsewhere(_) => Ok(()),
-            Seat::Removed => Err(REMOVED),
-            Seat::Vacant => Err("no leader is known"),
-        }
-    }
-
     /// What a scrape shows.
-    pub(crate) async fn reading(&self) -> Reading {
+    async fn reading(&self) -> Reading {
         let status = self.raft.status().await;
         let leader = self.leader().ok();
         let mut reading = Reading {
@@ -120,6 +98,37 @@ impl Node {
         }
         reading.agents = leader.map(|leader| leader.agents_by_status()).unwrap_or_default();
         reading
+    }
+}
+
+impl Probed for Node {
+    fn name(&self) -> String {
+        format!("coordinator node {}", self.id)
+    }
+
+    async fn metrics(&self) -> String {
+        self.metrics.render(&self.reading().await)
+    }
+
+    async fn health(&self) -> Result<(), String> {
+        match self.raft.status().await.role {
+            raft::Role::Stopped => Err("the log is closed".to_owned()),
+            raft::Role::Uninitialized
+            | raft::Role::Learner
+            | raft::Role::Follower
+            | raft::Role::Candidate
+            | raft::Role::Leader
+            | raft::Role::Removed => Ok(()),
+        }
+    }
+
+    /// Whether calls that come here are answered.
+    fn readiness(&self) -> Result<(), String> {
+        match &*self.seat.borrow() {
+            Seat::Here(_) | Seat::Elsewhere(_) => Ok(()),
+            Seat::Removed => Err(REMOVED.to_owned()),
+            Seat::Vacant => Err("no leader is known".to_owned()),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
+use pgconvoy_runtime::http;
 use pgconvoy_runtime::memory::Hub;
 use pgconvoy_runtime::shutdown::{Gate, Reason, Shutdown};
 use pgconvoy_runtime::tasks::{self, Kind};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
+use crate::api;
 use crate::config::{CoordinatorConfig, Network, Reach};
 use crate::error::{StartError, Stopped};
 use crate::leader::{self, Seat};
@@ -29,7 +31,6 @@ use crate::node::{Node, ReplicatedLog, Times};
 use crate::proposer::Proposer;
 use crate::raft::{ChangeError, Compaction, Connector, Machine, RaftConfig, RaftNode, Timings};
 use crate::secrets::Vault;
-use crate::{api, http};
 
 /// The Unix socket of an embedded node, in its data directory.
 const SOCKET: &str = "api.sock";

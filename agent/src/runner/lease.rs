@@ -93,6 +93,11 @@ impl LeaseClock {
         self.current.borrow().within(OVER)
     }
 
+    /// Until nothing of a unit may be left; zero once that is so.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.current.borrow().left(OVER)
+    }
+
     /// Returns when units have to be told to stop.
     pub(crate) async fn ending(&self) {
         self.runs_down_to(ENDING).await;

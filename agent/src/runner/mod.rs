@@ -27,7 +27,7 @@ use pgconvoy_runtime::tasks::{self, Died, Kind};
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, UnitId};
-use pgconvoy_shared::unit::{Ended, Work};
+use pgconvoy_shared::unit::{Ended, Progress, UnitKind};
 
 use crate::keeper::Keepers;
 use crate::pg::Pool;
@@ -80,14 +80,47 @@ struct State {
     /// Takes nothing new.
     draining: bool,
     running: BTreeMap<(UnitId, Epoch), Running>,
+    /// Of the units that ended.
+    tallies: BTreeMap<UnitKind, Tally>,
+}
+
+/// What came of the units of a kind since this process began.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) running: u64,
+    pub(crate) done: u64,
+    pub(crate) failed: u64,
+    /// To be run again, here or elsewhere: revoked, or the lease ran down.
+    pub(crate) given_back: u64,
+    /// By all of them, whatever their end, and by those that run.
+    pub(crate) moved: Progress,
+}
+
+impl Tally {
+    fn add(&mut self, moved: Progress) {
+        self.moved.rows += moved.rows;
+        self.moved.bytes += moved.bytes;
+    }
+
+    fn end(&mut self, ended: &Ended) {
+        match ended {
+            Ended::Done(_) => self.done += 1,
+            Ended::Released => self.given_back += 1,
+            Ended::Failed(_)
+            | Ended::TableChanged { .. }
+            | Ended::TableGone { .. }
+            | Ended::SnapshotLost { .. } => {
+                self.failed += 1;
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
 struct Running {
+    kind: UnitKind,
     stop: CancellationToken,
     progress: Arc<ProgressCell>,
-    /// It ends only when it is told to.
-    endless: bool,
 }
 
 impl Runner {
@@ -146,9 +179,9 @@ impl Runner {
             }
         }
         let running = Running {
+            kind: leased.work.kind(),
             stop: CancellationToken::new(),
             progress: Arc::new(ProgressCell::default()),
-            endless: matches!(leased.work, Work::Stream(_)),
         };
         state.running.insert(key, running.clone());
         drop(state);
@@ -172,7 +205,8 @@ impl Runner {
     pub(crate) fn drain(&self) {
         let mut state = self.shared.state();
         state.draining = true;
-        for running in state.running.values().filter(|running| running.endless) {
+        let endless = |running: &&Running| running.kind == UnitKind::Stream;
+        for running in state.running.values().filter(endless) {
             running.stop.cancel();
         }
         drop(state);
@@ -208,6 +242,18 @@ impl Runner {
         running.collect()
     }
 
+    /// What was done since this process began, by kind of unit.
+    pub(crate) fn tallies(&self) -> BTreeMap<UnitKind, Tally> {
+        let state = self.shared.state();
+        let mut tallies = state.tallies.clone();
+        for running in state.running.values() {
+            let tally = tallies.entry(running.kind).or_default();
+            tally.running += 1;
+            tally.add(running.progress.read());
+        }
+        tallies
+    }
+
     /// Returns once nothing runs and nothing new is taken.
     pub(crate) async fn drained(&self) {
         self.shared.until(|state| state.draining && state.running.is_empty()).await;
@@ -224,8 +270,13 @@ impl Shared {
         let run = self.run(leased, running, parts.clone());
         let ended = run.instrument(span.clone()).await;
         span.in_scope(|| tell(&ended));
+        let mut state = self.state();
+        state.tallies.entry(kind).or_default().end(&ended);
         self.reports.end(&unit, epoch, parts.count(), ended);
-        self.state().running.remove(&(unit, epoch));
+        if let Some(gone) = state.running.remove(&(unit, epoch)) {
+            state.tallies.entry(kind).or_default().add(gone.progress.read());
+        }
+        drop(state);
         self.ended.send_modify(|count| *count += 1);
     }
 

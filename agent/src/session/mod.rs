@@ -24,7 +24,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -65,6 +65,20 @@ pub(crate) struct Introduction {
     pub(crate) address: String,
 }
 
+/// Whether there is a session, for those who look on. Clones tell of the same agent.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Connected(Arc<AtomicBool>);
+
+impl Connected {
+    pub(crate) fn now(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, connected: bool) {
+        self.0.store(connected, Ordering::Relaxed);
+    }
+}
+
 /// Keeps sessions with whoever leads.
 #[derive(Debug)]
 pub(crate) struct Sessions {
@@ -73,6 +87,7 @@ pub(crate) struct Sessions {
     route: Route,
     /// Grows by one with each heartbeat of this incarnation.
     heartbeats: Arc<AtomicU64>,
+    connected: Connected,
     /// A leader took this incarnation in once, so its set-up was right.
     welcomed: bool,
     /// Why there is no session, as far as that was told since [`TELL_AGAIN`]: more tries with the same end are noise.
@@ -139,9 +154,15 @@ impl Sessions {
             runner,
             route,
             heartbeats: Arc::default(),
+            connected: Connected::default(),
             welcomed: false,
             told: BTreeMap::new(),
         })
+    }
+
+    /// Whether there is a session.
+    pub(crate) fn connected(&self) -> Connected {
+        self.connected.clone()
     }
 
     /// Opens one session after the other, until the runner is drained and the leader knows all there is to know. Once
@@ -238,6 +259,9 @@ impl Sessions {
         self.route.arrived();
         self.welcomed = true;
         self.told.clear();
-        session.attend(&welcome, &self.runner, &self.heartbeats).await
+        self.connected.set(true);
+        let over = session.attend(&welcome, &self.runner, &self.heartbeats).await;
+        self.connected.set(false);
+        over
     }
 }

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use pgconvoy_agent::{AgentError, AgentHandle, Coordinators};
+use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::convert::Leased;
+use pgconvoy_runtime::http::Probed;
 use pgconvoy_runtime::shutdown::{Reason, Shutdown};
 use pgconvoy_runtime::tls::Security;
 use pgconvoy_shared::epoch::Epoch;
@@ -254,4 +256,35 @@ async fn an_agent_that_was_welcome_waits_until_its_refusal_is_put_right() {
     stage.leader.refusals(2).await;
     stage.leader.refuse(None);
     stage.leader.sessions(2).await;
+}
+
+#[tokio::test]
+async fn an_agent_tells_what_it_does_to_those_who_watch() {
+    let stage = Stage::set().await;
+    let probe = stage.agent.probe();
+    let shows = async |line: &str| {
+        wait::until(LIMIT, line, async || {
+            let text = probe.metrics().await;
+            if text.lines().any(|shown| shown == line) { Ok(()) } else { Err(text) }
+        })
+        .await
+        .expect("it is shown");
+    };
+    stage.leader.lease(stage.endless(1, 1)).await;
+    stage.leader.lease(stage.short(2, 1)).await;
+    for line in [
+        "pgconvoy_agent_connected 1",
+        "pgconvoy_agent_slots 2",
+        "pgconvoy_agent_units_running{kind=\"analyze\"} 1",
+        "pgconvoy_agent_units_ended_total{kind=\"analyze\",outcome=\"failed\"} 1",
+    ] {
+        shows(line).await;
+    }
+    let ready = async || probe.readiness();
+    wait::until(LIMIT, "it is ready", ready).await.expect("a heartbeat is answered");
+    stage.leader.close(true);
+    shows("pgconvoy_agent_connected 0").await;
+    assert_eq!(probe.readiness(), Err("no session with a leader".to_owned()));
+    // It gives its unit back before its lease is over.
+    shows("pgconvoy_agent_units_ended_total{kind=\"analyze\",outcome=\"given_back\"} 1").await;
 }

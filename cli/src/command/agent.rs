@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use pgconvoy_agent::{Agent as Process, AgentConfig, AgentError, Coordinators};
+use pgconvoy_runtime::http;
 use pgconvoy_runtime::shutdown::Shutdown;
+use pgconvoy_runtime::tasks::{self, Kind};
 use pgconvoy_runtime::telemetry::chain;
 use pgconvoy_runtime::tls::Listener;
 use pgconvoy_shared::failure::Failure;
@@ -55,6 +58,9 @@ pub(super) struct Agent {
     /// Folder where it lists every row that a comparison finds to differ, a file of JSON lines for each shard [default: none]
     #[arg(long, value_name = "DIR", env = "PGCONVOY_DIFFERENCES")]
     differences: Option<PathBuf>,
+    /// Where to serve /metrics, /healthz and /readyz, such as 127.0.0.1:7481 [default: nowhere]
+    #[arg(long, value_name = "ADDRESS", env = "PGCONVOY_HTTP")]
+    http: Option<SocketAddr>,
     /// Listen without TLS off loopback
     #[arg(long)]
     insecure_plaintext: bool,
@@ -74,6 +80,9 @@ impl Agent {
             ),
             None => None,
         };
+        let http = file.pick(self.http, "http")?;
+        let http = http.map(|address| http::bind(address, &security, insecure)).transpose();
+        let http = http.map_err(|error| not_started(chain(&error)))?;
         let id = required(file.pick(self.id, "id")?, "id")?;
         let config = AgentConfig {
             id: id.clone(),
@@ -89,6 +98,10 @@ impl Agent {
         };
         let agent =
             Process::start(config, shutdown.clone()).await.map_err(|error| problem(&id, error))?;
+        if let Some(listener) = http {
+            let serving = http::serve(listener, Arc::new(agent.probe()), shutdown.token());
+            tasks::spawn(Kind::Critical(shutdown.clone()), "HTTP", serving);
+        }
         agent.stopped().await.map_err(|error| problem(&id, error))?;
         Ok(exit_of(shutdown))
     }

@@ -10,6 +10,7 @@ pub mod build_info;
 pub mod certs;
 pub mod clock;
 mod connection;
+pub mod http;
 pub mod memory;
 pub mod shutdown;
 pub mod signals;

@@ -1,7 +1,7 @@
-//! The HTTP listener: metrics and health for machines, one page for people.
+//! The HTTP listener of a process: metrics and health for machines, one page for people.
 //!
 //! On loopback it speaks plain text, so that a probe or a browser on the same machine needs no
-//! certificate; elsewhere it is protected as the node's gRPC is.
+//! certificate; elsewhere it is protected as the process's gRPC is.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,16 +14,30 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use futures::{Stream, StreamExt};
-use pgconvoy_runtime::build_info;
-use pgconvoy_runtime::tls::{Connection, Listener, Security, TlsError};
 use tokio_util::sync::CancellationToken;
 
-use crate::node::Node;
+use crate::build_info;
+use crate::tls::{Connection, Listener, Security, TlsError};
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What a process says of itself.
+pub trait Probed: Send + Sync + 'static {
+    /// What it is: `coordinator node 1`.
+    fn name(&self) -> String;
+
+    /// All metrics in the OpenMetrics text form.
+    fn metrics(&self) -> impl Future<Output = String> + Send;
+
+    /// An error: restarting the process would help.
+    fn health(&self) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// An error: it runs, and cannot do what it is there for now.
+    fn readiness(&self) -> Result<(), String>;
+}
+
 /// Opens the port.
-pub(crate) fn bind(
+pub fn bind(
     address: SocketAddr,
     security: &Security,
     insecure_plaintext: bool,
@@ -35,52 +49,51 @@ pub(crate) fn bind(
 }
 
 /// Answers until `stop`, and ends what it has begun.
-pub(crate) async fn serve(
+pub async fn serve<P: Probed>(
     listener: Listener,
-    node: Arc<Node>,
+    probed: Arc<P>,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let local = listener.local_addr();
     let connections = Connections { incoming: Box::pin(listener.incoming()), local };
-    axum::serve(connections, routes(node)).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(connections, routes(probed)).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-fn routes(node: Arc<Node>) -> Router {
+fn routes<P: Probed>(probed: Arc<P>) -> Router {
     Router::new()
-        .route("/", get(index))
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .with_state(node)
+        .route("/", get(index::<P>))
+        .route("/metrics", get(metrics::<P>))
+        .route("/healthz", get(healthz::<P>))
+        .route("/readyz", get(readyz::<P>))
+        .with_state(probed)
 }
 
-async fn index(State(node): State<Arc<Node>>) -> impl IntoResponse {
+async fn index<P: Probed>(State(probed): State<Arc<P>>) -> impl IntoResponse {
     Html(format!(
         "<!doctype html><html lang=\"en\"><title>pgconvoy</title><h1>pgconvoy</h1>\
-         <p>Version {}, coordinator node {}.</p>\
+         <p>Version {}, {}.</p>\
          <p><a href=\"/metrics\">metrics</a> · <a href=\"/healthz\">healthz</a> · \
          <a href=\"/readyz\">readyz</a></p></html>\n",
         build_info::describe(),
-        node.id,
+        probed.name(),
     ))
 }
 
-async fn metrics(State(node): State<Arc<Node>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, METRICS_TYPE)], node.metrics.render(&node.reading().await))
+async fn metrics<P: Probed>(State(probed): State<Arc<P>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], probed.metrics().await)
 }
 
-/// Whether restarting the process would help.
-async fn healthz(State(node): State<Arc<Node>>) -> impl IntoResponse {
-    match node.health().await {
-        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")),
-    }
+async fn healthz<P: Probed>(State(probed): State<Arc<P>>) -> impl IntoResponse {
+    answer("ok", probed.health().await)
 }
 
-/// Whether calls that come here are answered.
-async fn readyz(State(node): State<Arc<Node>>) -> impl IntoResponse {
-    match node.readiness() {
-        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+async fn readyz<P: Probed>(State(probed): State<Arc<P>>) -> impl IntoResponse {
+    answer("ready", probed.readiness())
+}
+
+fn answer(well: &str, state: Result<(), String>) -> (StatusCode, String) {
+    match state {
+        Ok(()) => (StatusCode::OK, format!("{well}\n")),
         Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")),
     }
 }

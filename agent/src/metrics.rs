@@ -1,0 +1,115 @@
+//! What an agent tells Prometheus: what it moved, how its units ended, and whether it may work at all.
+//!
+//! All of it is read off the runner at each scrape, so nothing is kept up to date twice. Rows and bytes count work done,
+//! that of units which failed or went elsewhere too: what is *done* only a coordinator knows.
+
+use std::sync::atomic::AtomicU64;
+
+use pgconvoy_runtime::http::Probed;
+use pgconvoy_shared::ids::AgentId;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::runner::Runner;
+use crate::session::Connected;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabels {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+/// A running agent, as those see it who watch over processes.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    agent: AgentId,
+    slots: u32,
+    runner: Runner,
+    connected: Connected,
+}
+
+impl Probe {
+    pub(crate) fn new(agent: AgentId, slots: u32, runner: Runner, connected: Connected) -> Self {
+        Self { agent, slots, runner, connected }
+    }
+}
+
+impl Probed for Probe {
+    fn name(&self) -> String {
+        format!("agent {}", self.agent)
+    }
+
+    async fn metrics(&self) -> String {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry()).expect("a String takes all that is written");
+        text
+    }
+
+    async fn health(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether units may run here.
+    fn readiness(&self) -> Result<(), String> {
+        if self.runner.is_draining() {
+            Err("it is leaving".to_owned())
+        } else if !self.connected.now() {
+            Err("no session with a leader".to_owned())
+        } else if !self.runner.lease().holds() {
+            Err("no leader has answered a heartbeat within the lease".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Probe {
+    /// What there is to tell now.
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("pgconvoy_agent");
+        let rows = Family::<KindLabel, Counter>::default();
+        let bytes = Family::<KindLabel, Counter>::default();
+        let running = Family::<KindLabel, Level>::default();
+        let ended = Family::<EndLabels, Counter>::default();
+        for (kind, tally) in self.runner.tallies() {
+            let label = KindLabel { kind: kind.as_str() };
+            rows.get_or_create(&label).inc_by(tally.moved.rows);
+            bytes.get_or_create(&label).inc_by(tally.moved.bytes);
+            running.get_or_create(&label).set(tally.running);
+            for (outcome, count) in
+                [("done", tally.done), ("failed", tally.failed), ("given_back", tally.given_back)]
+            {
+                ended.get_or_create(&EndLabels { kind: kind.as_str(), outcome }).inc_by(count);
+            }
+        }
+        registry.register("rows", "Rows moved or compared", rows);
+        registry.register_with_unit("moved", "Moved or compared", Unit::Bytes, bytes);
+        registry.register("units_running", "Units that run or wait for a slot", running);
+        registry.register("units_ended", "Units by how they ended", ended);
+        registry.register("slots", "Units that may run at once", level(self.slots.into()));
+        let connected = level(self.connected.now().into());
+        registry.register("connected", "1 while there is a session with a leader", connected);
+        let lease = Gauge::<f64, AtomicU64>::default();
+        lease.set(self.runner.lease().remaining().as_secs_f64());
+        let help = "Until units have to be gone, unless a heartbeat is answered";
+        registry.register_with_unit("lease_remaining", help, Unit::Seconds, lease);
+        registry
+    }
+}
+
+/// An unsigned gauge.
+type Level = Gauge<u64, AtomicU64>;
+
+fn level(value: u64) -> Level {
+    let level = Level::default();
+    level.set(value);
+    level
+}

@@ -182,10 +182,9 @@ impl Story {
     /// A task that follows its source, up to where its tables are cut into so many shards.
     pub(crate) fn following(tables: &[(&str, u32)]) -> Self {
         let mut story = Self::new().with_agents(&["a"]);
-        let mut create = create("shop");
+        let mut create = CreateTask { start: true, ..create("shop") };
         create.spec.types.insert(MigrationType::Incremental);
         story.create(create);
-        story.start();
         let precheck = story.lease("a", UnitKind::Precheck);
         story.done(&precheck, WorkResult::Precheck(vec![]));
         let schema = story.lease("a", UnitKind::SchemaPre);

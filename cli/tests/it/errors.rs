@@ -74,6 +74,20 @@ fn what_is_not_built_is_refused_by_name() {
 }
 
 #[test]
+fn sites_are_for_agents_that_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shop.yaml");
+    let end = |site: &str| format!("{{ url: 'postgres://ann@127.0.0.1:1/shop', site: {site} }}");
+    let text = format!("source: {}\ndestination: {}\n", end("dc1"), end("cloud"));
+    std::fs::write(&path, text).unwrap();
+    for command in ["migrate", "precheck", "verify"] {
+        let ran = pgconvoy(&[command, "-f", path.to_str().unwrap()]);
+        assert_eq!(ran.exit, 2, "{command}: {}", ran.stderr);
+        assert!(ran.stderr.contains("[sites_need_agents]"), "{command}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn bad_usage_is_2() {
     for command in [
         &["no-such-command"][..],

@@ -150,7 +150,12 @@ fn check_endpoint(side: Side, endpoint: &Endpoint, problems: &mut Vec<SpecProble
     }
 }
 
-/// By name only; whether two names lead to one server is found out by the precheck, which can ask it.
+/// By name only; whether two names lead to one server is found out by the precheck, which can ask it. At two sites one name
+/// may mean two servers.
 fn same_database(a: &Endpoint, b: &Endpoint) -> bool {
-    a.host.eq_ignore_ascii_case(&b.host) && a.port == b.port && a.database == b.database
+    let two_sites = a.site.is_some() && b.site.is_some() && a.site != b.site;
+    !two_sites
+        && a.host.eq_ignore_ascii_case(&b.host)
+        && a.port == b.port
+        && a.database == b.database
 }

@@ -15,6 +15,7 @@ mod extensions;
 mod large_objects;
 mod objects;
 mod privileges;
+mod reach;
 mod report;
 mod roles;
 mod server;
@@ -91,7 +92,9 @@ async fn destination_half(
 ) -> Result<Report, UnitEnd> {
     let mut report = Report::default();
     // Both are tried at once: two wrong passwords are told together.
-    let (session, seen) = tokio::join!(open(ctx, Side::Destination), link.expect());
+    let (session, seen, reaches) =
+        tokio::join!(open(ctx, Side::Destination), link.expect(), reach::look(ctx));
+    reach::judge(&ctx.agent, &reaches, &mut report);
     let source = seen?.map_err(|failure| report.unreachable(Side::Source, failure)).ok();
     let session = session.map_err(|failure| report.unreachable(Side::Destination, failure)).ok();
     if let Some(source) = &source {

@@ -61,7 +61,7 @@ pub(crate) struct Wanted {
 }
 
 impl SpecFlags {
-    /// Everything that file and flags say, checked.
+    /// Everything that file and flags say, checked: for a command that does all from this machine.
     pub(crate) fn wanted(self) -> Result<Wanted, Problem> {
         let (mut draft, folder) = match &self.file {
             Some(path) => read(path)?,
@@ -80,7 +80,9 @@ impl SpecFlags {
         }
         draft.jobs = self.jobs.or(draft.jobs);
         draft.name_after_source();
-        Wanted::new(draft, folder)
+        let wanted = Wanted::new(draft, folder)?;
+        wanted.refuse_sites()?;
+        Ok(wanted)
     }
 }
 
@@ -99,6 +101,20 @@ impl Wanted {
             note(&format!("note: {notice}"));
         }
         Ok(Self { submission, jobs_by_default, folder })
+    }
+
+    /// A site says that not every machine reaches the database, and this one is of no site.
+    fn refuse_sites(&self) -> Result<(), Problem> {
+        let spec = &self.submission.spec;
+        let ends = [(Side::Source, &spec.source), (Side::Destination, &spec.destination)];
+        let of_a_site = ends.into_iter().find_map(|(side, end)| Some((side, end.site.as_ref()?)));
+        let Some((side, site)) = of_a_site else { return Ok(()) };
+        let message = format!(
+            "the {side} is of site `{site}`, and this command runs its own agents, of no site"
+        );
+        let remedy = "leave out `site` if this machine reaches both databases; else start agents at the sites, and use \
+                      `pgconvoy task create`";
+        Err(Problem::usage("sites_need_agents", message, remedy))
     }
 
     /// The passwords as they are told now: at the source, at the destination. Empty = none is told.

@@ -22,6 +22,10 @@ pub enum UnitKind {
     Precheck,
     /// See [`Work::SchemaPre`].
     SchemaPre,
+    /// See [`Work::OpenStream`].
+    OpenStream,
+    /// See [`Work::Stream`].
+    Stream,
     /// See [`Work::Survey`].
     Survey,
     /// See [`Work::Plan`].
@@ -57,6 +61,8 @@ impl UnitKind {
         match self {
             Self::Precheck => "precheck",
             Self::SchemaPre => "schema_pre",
+            Self::OpenStream => "open_stream",
+            Self::Stream => "stream",
             Self::Survey => "survey",
             Self::Plan => "plan",
             Self::Copy => "copy",
@@ -85,6 +91,10 @@ pub enum Work {
     /// Dumps the source's schema, keeps its statements at the destination (`pgconvoy.schema_entry`) and runs those that
     /// come before the rows.
     SchemaPre,
+    /// Makes publication and slot at the source, so that every change from here on is kept until it is applied (laws S1, S2).
+    OpenStream,
+    /// Applies the source's changes for as long as the task runs.
+    Stream(StreamOrder),
     /// Lists the tables to copy with their sizes and the index statements that wait for them; takes the task's snapshot
     /// in `copy.snapshot: task`.
     Survey(Survey),
@@ -121,6 +131,8 @@ impl Work {
         match self {
             Self::Precheck { .. } => UnitKind::Precheck,
             Self::SchemaPre => UnitKind::SchemaPre,
+            Self::OpenStream => UnitKind::OpenStream,
+            Self::Stream(_) => UnitKind::Stream,
             Self::Survey(_) => UnitKind::Survey,
             Self::Plan(_) => UnitKind::Plan,
             Self::Copy(_) => UnitKind::Copy,
@@ -136,6 +148,39 @@ impl Work {
             Self::Finish => UnitKind::Finish,
         }
     }
+}
+
+/// What [`Work::OpenStream`] made, and how the source was then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamOpened {
+    /// The slot's consistent point: every transaction that is committed behind it is in the stream.
+    pub start: Lsn,
+    /// A transaction id that was given out after the slot existed: what is older may be missing in the stream, so no shard
+    /// takes a snapshot before all of that has ended (law S2).
+    pub barrier: u64,
+    /// Of the source's cluster.
+    pub system_identifier: u64,
+    /// The source's timeline.
+    pub timeline: u32,
+}
+
+/// The order to follow the source. Everything else, how far changes are applied above all, is told by the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamOrder {
+    /// What was made for it.
+    pub opened: StreamOpened,
+    /// The latest [`Checkpoint`].
+    pub checkpoint: Checkpoint,
+}
+
+/// How far a stream is for certain: durable at the destination before it is reported, and the slot is confirmed only after
+/// the report was taken (law O7).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Every transaction that ends at or before it is applied.
+    pub applied: Lsn,
+    /// Every table has reached its N: the destination shows one state of the source after another.
+    pub consistent: bool,
 }
 
 /// Which moment of the source a read shows.
@@ -283,6 +328,8 @@ pub struct CopyShard {
     pub part: Part,
     /// The task's snapshot; none = the shard takes its own.
     pub snapshot: Option<SharedSnapshot>,
+    /// See [`StreamOpened::barrier`]; none = nothing is followed.
+    pub barrier: Option<u64>,
 }
 
 /// A shard to compare.
@@ -359,6 +406,8 @@ pub enum WorkResult {
         /// Statements kept for after the rows.
         entries_kept: u32,
     },
+    /// Of [`Work::OpenStream`].
+    OpenStream(StreamOpened),
     /// Of [`Work::Survey`]: the tables came as [`ResultPart::Tables`].
     Survey(SurveyDone),
     /// Of [`Work::Plan`]: plans came as [`ResultPart::Plan`] and [`ResultPart::Shards`].
@@ -457,6 +506,9 @@ pub struct SurveyedTable {
     pub filenode: Option<u32>,
     /// Numbers in `pgconvoy.schema_entry` of the index statements that wait for its rows.
     pub index_entries: Vec<u32>,
+    /// Those that wait until the table is consistent: what two shards may both hold meanwhile would violate them (law S11).
+    /// Empty where nothing is followed.
+    pub late_entries: Vec<u32>,
 }
 
 /// How far a running unit is; travels in heartbeats and never enters Raft.
@@ -466,4 +518,28 @@ pub struct Progress {
     pub rows: u64,
     /// Bytes so far.
     pub bytes: u64,
+    /// Of a stream.
+    pub stream: Option<StreamProgress>,
+}
+
+/// How far a stream is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamProgress {
+    /// Read up to here.
+    pub received: Lsn,
+    /// Applied up to here, durably.
+    pub applied: Lsn,
+    /// The slot is confirmed up to here.
+    pub confirmed: Lsn,
+    /// The source's log is on disk up to here, as it was looked at last.
+    pub source: Lsn,
+    /// How often that was looked at. Whoever has seen this number grow twice knows that the later look began after the
+    /// first was seen.
+    pub looks: u64,
+    /// Milliseconds since the source committed what is not applied yet; 0 = all that was committed is applied.
+    pub lag_ms: u64,
+    /// Every table has reached its N.
+    pub consistent: bool,
+    /// Tables whose changes are kept instead of being applied.
+    pub parked: u32,
 }

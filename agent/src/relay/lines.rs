@@ -32,6 +32,18 @@ pub(super) const CONNECTIONS: usize = 4;
 /// connection that broke within seconds.
 const OFFER_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long offers are waited for out of curiosity.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// Who dials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// This agent dials the partner.
+    Dialled,
+    /// The partner dials this agent.
+    Dials,
+}
+
 /// The way to a partner.
 #[derive(Debug)]
 pub(super) struct Line {
@@ -54,6 +66,21 @@ impl Line {
     /// Nothing is dialled yet.
     pub(super) fn to(partner: Neighbour) -> Self {
         Self { partner, state: Mutex::default(), offered: Notify::new(), sessions: Arc::new(()) }
+    }
+
+    /// In which directions the way can be gone at this moment; why not, where it cannot.
+    pub(super) async fn directions(&self, relay: &Shared) -> io::Result<Vec<Direction>> {
+        let dialled = self.dial(relay).await;
+        let limit = if dialled.is_ok() { GLANCE } else { OFFER_LIMIT };
+        let offered = timeout(limit, self.offer()).await;
+        // Put back for a session that needs it.
+        let offers = offered.map(|ends| self.keep(ends)).is_ok();
+        match (dialled, offers) {
+            (Ok(_), true) => Ok(vec![Direction::Dialled, Direction::Dials]),
+            (Ok(_), false) => Ok(vec![Direction::Dialled]),
+            (Err(_), true) => Ok(vec![Direction::Dials]),
+            (Err(error), false) => Err(error),
+        }
     }
 
     /// A call to the partner.

@@ -46,6 +46,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use crate::pg::{Attempt, Patience, PgError, Transport, Way};
+pub(crate) use lines::Direction;
 use lines::Line;
 pub(crate) use service::Service;
 use tunnel::{Ends, Tunnel};
@@ -144,11 +145,7 @@ impl Relay {
         attempt: Attempt,
         patience: Patience,
     ) -> Result<Transport, PgError> {
-        let open = v1::RelayOpen {
-            endpoint: Some(endpoint.clone().into()),
-            attempt: wire_attempt(attempt).into(),
-            patient: patience == Patience::Long,
-        };
+        let open = request(endpoint, attempt, patience);
         let lines = self.lines_to(site);
         let mut tried = Vec::new();
         let mut refused = None;
@@ -187,6 +184,30 @@ impl Relay {
         };
         Err(PgError::NoPartner { site: site.to_owned(), tried })
     }
+    /// How each agent of a site is reached, and whether it reaches the database.
+    pub(crate) async fn look_around(&self, site: &str, endpoint: &Endpoint) -> Vec<Seen> {
+        let looks = self.lines_to(site).into_iter().map(|line| async move {
+            let agent = line.partner.agent.clone();
+            let directions = match line.directions(&self.shared).await {
+                Ok(directions) => directions,
+                Err(error) => return Seen { agent, reached: Err(chain(&error)) },
+            };
+            let ends = line.call(&self.shared).await.map_err(NotOpened::NotReached);
+            let open = request(endpoint, Attempt::Plain, Patience::Short);
+            let opened = match ends {
+                Ok(ends) => ask(&line, ends, endpoint, open).await,
+                Err(error) => Err(error),
+            };
+            let reached = match opened {
+                Ok(_closed) => Ok(directions),
+                Err(NotOpened::NotReached(error)) => Err(chain(&error)),
+                Err(NotOpened::Refused(error)) => Err(chain(&error)),
+            };
+            Seen { agent, reached }
+        });
+        futures::future::join_all(looks).await
+    }
+
     /// Those of a site, in the order in which to ask them: who did not fail lately, then who has least to do.
     fn lines_to(&self, site: &str) -> Vec<Arc<Line>> {
         let lines = self.lines();
@@ -209,6 +230,14 @@ impl Relay {
     }
 }
 
+/// An agent of another site.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) agent: AgentId,
+    /// The directions in which it is reached, if it reaches the database; or what is in the way.
+    pub(crate) reached: Result<Vec<Direction>, String>,
+}
+
 /// Why a partner opened no session.
 #[derive(Debug)]
 enum NotOpened {
@@ -216,6 +245,14 @@ enum NotOpened {
     NotReached(io::Error),
     /// It could not connect.
     Refused(PgError),
+}
+
+fn request(endpoint: &Endpoint, attempt: Attempt, patience: Patience) -> v1::RelayOpen {
+    v1::RelayOpen {
+        endpoint: Some(endpoint.clone().into()),
+        attempt: wire_attempt(attempt).into(),
+        patient: patience == Patience::Long,
+    }
 }
 
 /// Has a session opened by way of a call.

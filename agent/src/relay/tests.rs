@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use pgconvoy_integration_tests::net::Link;
 use pgconvoy_integration_tests::postgres::{Options, Postgres};
 use pgconvoy_integration_tests::wait;
 use pgconvoy_runtime::certs;
@@ -80,6 +81,16 @@ impl TwoSites {
         owner.relay.meet(neighbours);
         partner.relay.meet(Neighbours { partners: Vec::new(), owners: vec![owner.neighbour()] });
         Self { owner, partner }
+    }
+
+    /// The partner is found behind a link.
+    async fn through_a_link(&self, latency: Duration, bytes_per_second: u64) -> Link {
+        let target = self.partner.address.parse().unwrap();
+        let link = Link::to(target, latency, bytes_per_second).await.unwrap();
+        let address = link.address().to_string();
+        let partner = Neighbour { address, ..self.partner.neighbour() };
+        self.owner.relay.meet(Neighbours { partners: vec![partner], owners: Vec::new() });
+        link
     }
 
     /// The same database by way of the partner.
@@ -255,6 +266,18 @@ async fn who_does_not_read_holds_up_nobody_else() {
     for _ in 0..lines::CONNECTIONS {
         assert_eq!(read_rows(&access, 30_000).await.unwrap(), 30_000);
     }
+}
+
+/// 20 ms there and back, 50 Mbit/s. How many bytes cross it is what is asked: time is for benchmarks.
+#[tokio::test]
+async fn rows_that_wait_for_a_narrow_link_are_compressed() {
+    let (_server, endpoint) = server().await;
+    let sites = TwoSites::start(Dialled::Partner);
+    let narrow = sites.through_a_link(Duration::from_millis(10), 6_250_000).await;
+    let rows = read_rows(&sites.access(&endpoint, "narrow"), 50_000).await.unwrap();
+    let carried = narrow.carried();
+    assert_eq!(rows, 50_000);
+    assert!(carried < 50_000 * 1024 / 2, "{carried} of 51 MB went over the link");
 }
 
 #[tokio::test]

@@ -201,9 +201,15 @@ impl Runner {
         }
     }
 
-    /// Takes nothing new from now on.
+    /// Takes nothing new from now on. What has no end of its own is told to stop; another agent goes on with it.
     pub(crate) fn drain(&self) {
-        self.shared.state().draining = true;
+        let mut state = self.shared.state();
+        state.draining = true;
+        let endless = |running: &&Running| running.kind == UnitKind::Stream;
+        for running in state.running.values().filter(endless) {
+            running.stop.cancel();
+        }
+        drop(state);
         self.shared.ended.send_modify(|_| {});
     }
 

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use pgconvoy_proto::convert::ReportBody;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::UnitId;
-use pgconvoy_shared::unit::{Ended, ResultPart};
+use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart};
 
 use crate::unit::UnitEnd;
 
@@ -51,8 +51,17 @@ struct Queue {
 #[derive(Debug)]
 struct Waiting {
     report: Report,
-    /// Frees the piece's room when it is acknowledged.
-    _room: Option<OwnedSemaphorePermit>,
+    then: Then,
+}
+
+/// What happens when a report is acknowledged.
+#[derive(Debug)]
+enum Then {
+    Nothing,
+    /// The piece's room is free.
+    Free(#[expect(dead_code, reason = "to be dropped")] OwnedSemaphorePermit),
+    /// Somebody waits for it, and whether it was taken.
+    Tell(oneshot::Sender<bool>),
 }
 
 impl Reports {
@@ -67,7 +76,7 @@ impl Reports {
 
     /// A unit ended.
     pub(crate) fn end(&self, unit: &UnitId, epoch: Epoch, parts: u32, ended: Ended) {
-        self.push(unit.clone(), epoch, ReportBody::Ended { parts, ended }, None);
+        self.push(unit.clone(), epoch, ReportBody::Ended { parts, ended }, Then::Nothing);
     }
 
     /// Where a unit puts the pieces of its result.
@@ -75,9 +84,13 @@ impl Reports {
         PartSender { reports: self.clone(), unit, epoch, sent: Arc::new(Mutex::new(0)) }
     }
 
-    /// The leader knows this one.
-    pub(crate) fn acknowledge(&self, seq: u64) {
-        self.queue().waiting.remove(&seq);
+    /// The leader knows this one, and took it, or had no use for it.
+    pub(crate) fn acknowledge(&self, seq: u64, accepted: bool) {
+        let waiting = self.queue().waiting.remove(&seq);
+        if let Some(Waiting { then: Then::Tell(waiter), .. }) = waiting {
+            // Whoever asked may have been told to stop meanwhile.
+            let _gone = waiter.send(accepted);
+        }
         self.newest.send_modify(|_| {});
     }
 
@@ -110,19 +123,11 @@ impl Reports {
         }
     }
 
-    fn push(
-        &self,
-        unit: UnitId,
-        epoch: Epoch,
-        body: ReportBody,
-        room: Option<OwnedSemaphorePermit>,
-    ) {
+    fn push(&self, unit: UnitId, epoch: Epoch, body: ReportBody, then: Then) {
         let mut queue = self.queue();
         queue.last_seq += 1;
         let seq = queue.last_seq;
-        queue
-            .waiting
-            .insert(seq, Waiting { report: Report { seq, unit, epoch, body }, _room: room });
+        queue.waiting.insert(seq, Waiting { report: Report { seq, unit, epoch, body }, then });
         drop(queue);
         self.newest.send_modify(|newest| *newest = seq.max(*newest));
     }
@@ -150,8 +155,21 @@ impl PartSender {
         let mut sent = self.sent.lock().expect("nothing panics while it holds this lock");
         let no = *sent;
         *sent += 1;
-        self.reports.push(self.unit.clone(), self.epoch, ReportBody::Part { no, part }, Some(room));
+        let body = ReportBody::Part { no, part };
+        self.reports.push(self.unit.clone(), self.epoch, body, Then::Free(room));
         Ok(())
+    }
+
+    /// Reports how far a stream is; returns once that is agreed on.
+    pub(crate) async fn record(&self, checkpoint: Checkpoint) -> Result<(), UnitEnd> {
+        let (waiter, taken) = oneshot::channel();
+        let body = ReportBody::Checkpoint(checkpoint);
+        self.reports.push(self.unit.clone(), self.epoch, body, Then::Tell(waiter));
+        match taken.await {
+            Ok(true) => Ok(()),
+            // The lease was over.
+            Ok(false) | Err(_) => Err(UnitEnd::Released),
+        }
     }
 
     /// How many were sent.
@@ -182,12 +200,28 @@ mod tests {
         reports.end(&unit(1), Epoch(3), parts.count(), Ended::Released);
         assert_eq!(seqs(&reports.after(0)), [1, 2], "pieces come before the end");
         assert_eq!(seqs(&reports.after(1)), [2]);
-        reports.acknowledge(1);
+        reports.acknowledge(1, true);
         assert_eq!(seqs(&reports.after(0)), [2]);
         assert!(reports.has_end_of(&unit(1), Epoch(3)));
         assert!(!reports.has_end_of(&unit(1), Epoch(4)));
-        reports.acknowledge(2);
+        reports.acknowledge(2, true);
         reports.acknowledged().await;
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_is_recorded_once_the_leader_took_it() {
+        let reports = Reports::new();
+        let parts = reports.parts_of(unit(1), Epoch(1));
+        let checkpoint = Checkpoint::default();
+        let mut recorded = std::pin::pin!(parts.record(checkpoint));
+        assert!(futures::poll!(&mut recorded).is_pending());
+        reports.acknowledge(1, true);
+        assert_eq!(recorded.await, Ok(()));
+        let mut recorded = std::pin::pin!(parts.record(checkpoint));
+        assert!(futures::poll!(&mut recorded).is_pending());
+        reports.acknowledge(2, false);
+        assert_eq!(recorded.await, Err(UnitEnd::Released));
+        assert_eq!(parts.count(), 0, "it is no piece of a result");
     }
 
     #[tokio::test]
@@ -199,7 +233,7 @@ mod tests {
         }
         let mut one_more = std::pin::pin!(parts.send(ResultPart::Tables(Vec::new())));
         assert!(futures::poll!(&mut one_more).is_pending());
-        reports.acknowledge(1);
+        reports.acknowledge(1, true);
         one_more.await.expect("there is room again");
         assert_eq!(parts.count(), u32::try_from(PARTS_MAX).expect("small") + 1);
     }

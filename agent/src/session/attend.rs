@@ -137,7 +137,7 @@ impl Session {
                             "the leader had no use for a report: the lease was over"
                         );
                     }
-                    runner.reports().acknowledge(ack.seq);
+                    runner.reports().acknowledge(ack.seq, ack.accepted);
                 }
                 // The leader gives nothing more; what it gives after an undrain is welcome.
                 Some(FromLeader::Drain(v1::Drain {})) => info!("the leader drains this agent"),

@@ -6,7 +6,8 @@
 //! 2. Under the lock of schema `pgconvoy`: the task's row goes, and with it all that hangs on it; with the last task's the
 //!    schema. Any statement of the task that comes later raises, for it looks for that row, or for its function, first.
 //!
-//! (What only compares made nothing there, and touches nothing.) At the source the sessions that keep the task's snapshot are ended. All of it may be done again.
+//! (What only compares made nothing there, and touches nothing.) At the source the sessions that keep the task's snapshot are
+//! ended, and where changes are followed, slot and publication go. All of it may be done again.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use tokio_postgres::Transaction;
 use tracing::warn;
 
-use super::{UnitContext, UnitEnd};
+use super::{UnitContext, UnitEnd, open_stream};
 use crate::pg::destination::SCHEMA_LOCK;
 use crate::pg::{About, Session};
 
@@ -38,11 +39,25 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     }
     session.close().await;
 
+    if ctx.purpose == Purpose::Migrate && ctx.spec.is_incremental() {
+        close_stream(ctx).await?;
+        return Ok(WorkResult::Finish);
+    }
     // Nothing is written at the source; a keeper there ends with its agent, or with the server, in any case.
     if let Err(failure) = end_keepers(ctx).await {
         warn!("sessions that keep the snapshot at the source may stay for a while: {failure}");
     }
     Ok(WorkResult::Finish)
+}
+
+/// A slot that stays makes the source keep its log until the disk is full: this is done, or done again.
+async fn close_stream(ctx: &UnitContext) -> Result<(), Failure> {
+    let access = ctx.access(Side::Source);
+    let session = access.session().await.about(&access)?;
+    end_sessions(ctx, &session).await?;
+    open_stream::remove(&session, &ctx.task).await.about(&access)?;
+    session.close().await;
+    Ok(())
 }
 
 async fn end_keepers(ctx: &UnitContext) -> Result<(), Failure> {

@@ -28,9 +28,9 @@ pub(super) struct Size {
     pub(super) bytes: u64,
 }
 
-/// Whether the task's rules let them come.
+/// Whether the task's rules let them come. Where changes are followed they do not: no stream tells of theirs.
 pub(super) fn take_part(ctx: &UnitContext) -> bool {
-    ctx.with_rows() && ctx.spec.objects.include.is_empty()
+    ctx.with_rows() && ctx.spec.objects.include.is_empty() && !ctx.spec.is_incremental()
 }
 
 /// Their size, if there are any and they take part.
@@ -67,6 +67,7 @@ pub(super) async fn plan(ctx: &UnitContext, table: PlanTable) -> Result<(), Unit
         generation: table.generation,
         name: &table.name,
         write_to: &write_to,
+        followed: None,
     };
     generation::make_current(&mut session, &[plan]).await?;
     session.close().await;

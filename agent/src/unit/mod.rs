@@ -5,6 +5,7 @@
 //! epoch. Every unit is a source half and a destination half joined by a [`link`].
 
 mod analyze;
+pub(crate) mod apply_key;
 mod audit;
 mod copy_shard;
 mod fence;
@@ -12,6 +13,7 @@ mod finish;
 mod index;
 mod large_objects;
 pub(crate) mod link;
+mod open_stream;
 mod plan_tables;
 mod precheck;
 mod schema;
@@ -19,11 +21,12 @@ mod schema_post;
 mod schema_pre;
 mod sequences;
 mod source_table;
+mod stream;
 mod survey;
 mod verify;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +36,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitNo};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{MigrationType, TaskSpec};
-use pgconvoy_shared::unit::{Ended, Progress, UnitKind, Work, WorkResult};
+use pgconvoy_shared::unit::{Ended, Progress, StreamProgress, UnitKind, Work, WorkResult};
 use pgconvoy_shared::verify::Purpose;
 
 use crate::pg::Access;
@@ -177,6 +180,8 @@ pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
             context.until_stopped(precheck::run(context, verified)).await
         }
         Work::SchemaPre => context.until_stopped(schema_pre::run(context)).await,
+        Work::OpenStream => context.until_stopped(open_stream::run(context)).await,
+        Work::Stream(order) => context.until_stopped(stream::run(context, order)).await,
         Work::Survey(order) => context.until_stopped(survey::run(context, order)).await,
         Work::Plan(tables) => context.until_stopped(plan_tables::run(context, tables)).await,
         Work::Copy(shard) => context.until_stopped(copy_shard::run(context, *shard)).await,
@@ -213,6 +218,7 @@ fn ended(outcome: Result<WorkResult, UnitEnd>) -> Ended {
 pub(crate) struct ProgressCell {
     rows: AtomicU64,
     bytes: AtomicU64,
+    stream: Mutex<Option<StreamProgress>>,
 }
 
 impl ProgressCell {
@@ -222,11 +228,17 @@ impl ProgressCell {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// A stream is so far.
+    pub(crate) fn follow(&self, progress: StreamProgress) {
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+    }
+
     /// How far it is.
     pub(crate) fn read(&self) -> Progress {
         Progress {
             rows: self.rows.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
+            stream: *self.stream.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 }

@@ -1,15 +1,28 @@
 //! A table at the source, locked and looked at: what planning, copying and comparing have in common (law S4).
 
+use std::time::Duration;
+
 use pgconvoy_flow::{fingerprint, sql};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, TableNo};
+use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::unit::SharedSnapshot;
+use tokio::time::Instant;
 
 use super::{UnitContext, UnitEnd};
 use crate::keeper::{NoSnapshot, is_gone, set_snapshot};
-use crate::pg::wire::Wire;
+use crate::pg::wire::{Wire, field};
 use crate::pg::{About, Access, PgError};
+
+/// The WAL writer flushes what was committed within 0.6 s; a server that takes longer than this has trouble with its
+/// disk.
+const FLUSH_LIMIT: Duration = Duration::from_secs(60);
+const FLUSH_PAUSE: Duration = Duration::from_millis(20);
+const FLUSH_NUDGE: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether all transactions that are older than the slot have ended.
+const BARRIER_PAUSE: Duration = Duration::from_millis(100);
 
 const BEGIN: &str = "begin isolation level repeatable read read only";
 
@@ -120,4 +133,75 @@ pub(super) async fn check_filenode(
          copy.snapshot: shard does not need that rest",
     );
     Err(UnitEnd::TableChanged { table: no, failure })
+}
+
+/// The snapshot, and then the WAL insert position, in this order (law S4).
+pub(super) async fn note_moment(wire: &mut Wire) -> Result<(String, Lsn), PgError> {
+    const ASK: &str = "select pg_current_snapshot(); select pg_current_wal_insert_lsn()";
+    let rows = wire.query(ASK).await?;
+    match rows.as_slice() {
+        [snapshot, position] => Ok((field(snapshot, 0)?, field(position, 0)?)),
+        _ => Err(PgError::protocol("no moment where there must be one")),
+    }
+}
+
+/// Waits until every transaction that is older than the barrier has ended (law S2): what they did may be missing in the
+/// stream, so a snapshot must show it. Their commits become visible in no order that the log tells, and the oldest one that
+/// runs only grows younger.
+pub(super) async fn wait_for_barrier(wire: &mut Wire, barrier: u64) -> Result<(), PgError> {
+    loop {
+        let oldest = "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())";
+        let rows = wire.query(oldest).await?;
+        let row =
+            rows.first().ok_or_else(|| PgError::protocol("a snapshot without a beginning"))?;
+        if field::<u64>(row, 0)? >= barrier {
+            return Ok(());
+        }
+        tokio::time::sleep(BARRIER_PAUSE).await;
+    }
+}
+
+/// Ends the transaction, so that what was read holds up nobody, and waits.
+///
+/// A commit that is seen but not yet on disk may be undone by a crash of the source, and its transaction id used again.
+///
+/// On an idle server the last bytes before the noted position may be of no commit, and nobody flushes them: a page's
+/// header after a switch of segments, or what a session wrote that is idle in its transaction. A message in the log,
+/// which is no transaction and takes no transaction id, makes the server flush them.
+pub(super) async fn wait_until_flushed(wire: &mut Wire, noted: Lsn) -> Result<(), UnitEnd> {
+    let begin = Instant::now();
+    let mut nudge = begin + FLUSH_NUDGE;
+    let access = wire.access().clone();
+    let mut flushed = flushed_up_to(wire, "commit; ").await.about(&access)?;
+    while flushed < noted {
+        if begin.elapsed() >= FLUSH_LIMIT {
+            return Err(Failure::transient(
+                "wal_not_flushed",
+                format!(
+                    "the source did not write its log to disk up to {noted} within {FLUSH_LIMIT:?}"
+                ),
+            )
+            .about(access.to_string())
+            .remedy("look at the load on the source's disk")
+            .into());
+        }
+        if Instant::now() >= nudge {
+            nudge += FLUSH_NUDGE;
+            match wire.query("select pg_logical_emit_message(false, 'pgconvoy', '')").await {
+                Ok(_) => {}
+                // Refused: the server flushes when it sees fit.
+                Err(error) if error.sqlstate().is_some() => {}
+                Err(error) => return Err(access.failure(&error).into()),
+            }
+        }
+        tokio::time::sleep(FLUSH_PAUSE).await;
+        flushed = flushed_up_to(wire, "").await.about(&access)?;
+    }
+    Ok(())
+}
+
+async fn flushed_up_to(wire: &mut Wire, before: &str) -> Result<Lsn, PgError> {
+    let rows = wire.query(&format!("{before}select pg_current_wal_flush_lsn()")).await?;
+    let row = rows.first().ok_or_else(|| PgError::protocol("no position in the log"))?;
+    field(row, 0)
 }

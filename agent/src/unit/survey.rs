@@ -16,6 +16,8 @@
 //! For a task that only compares the destination's tables are listed too: one that only it has, and large objects that only
 //! it has, are found when their comparison is planned.
 //!
+//! Where changes are followed, the indexes that two shards could violate between them are told apart: they come later (law S11).
+//!
 //! A source that lives makes tables all the time. Where the task moves the schema too, a table that was made after that was
 //! read does not exist at the destination; it is left out and told, so that the rest can go on.
 
@@ -31,7 +33,7 @@ use pgconvoy_shared::unit::{
 use pgconvoy_shared::verify::Purpose;
 
 use super::link::{Link, link};
-use super::{UnitContext, UnitEnd, large_objects};
+use super::{UnitContext, UnitEnd, apply_key, large_objects};
 use crate::keeper::{self, TakenSnapshot};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::{About, PgError, Session, destination};
@@ -46,7 +48,15 @@ const ATTEMPTS: u32 = 10;
 const LEFT_OUT_NAMES: usize = 20;
 
 /// Per table the numbers of the index statements that wait for its rows.
-type IndexEntries = BTreeMap<QualifiedName, Vec<u32>>;
+type IndexEntries = BTreeMap<QualifiedName, Vec<IndexEntry>>;
+
+/// An index statement that waits.
+#[derive(Debug)]
+struct IndexEntry {
+    no: u32,
+    /// The index.
+    name: String,
+}
 
 /// What the destination half says.
 #[derive(Debug)]
@@ -132,7 +142,7 @@ async fn index_entries(ctx: &UnitContext, session: &Session) -> Result<IndexEntr
     let access = session.access();
     let rows = session
         .query(
-            "select table_schema, table_name, no from pgconvoy.schema_entry \
+            "select table_schema, table_name, no, object_name from pgconvoy.schema_entry \
              where task = $1 and section = 'index' and table_name is not null order by no",
             &[&ctx.task.as_str()],
         )
@@ -145,7 +155,11 @@ async fn index_entries(ctx: &UnitContext, session: &Session) -> Result<IndexEntr
         let no = u32::try_from(no)
             .map_err(|_| PgError::protocol(format!("schema_entry has number {no}")))
             .about(access)?;
-        entries.entry(table).or_default().push(no);
+        // pg_dump puts the table before the name of a constraint.
+        let object: &str = row.get(3);
+        let name = object.strip_prefix(&*table.name).and_then(|rest| rest.strip_prefix(' '));
+        let name = name.unwrap_or(object).to_owned();
+        entries.entry(table).or_default().push(IndexEntry { no, name });
     }
     Ok(entries)
 }
@@ -170,6 +184,10 @@ async fn source_half(
         .await
         .about(&access)?;
     let system_identifier: i64 = identifier.get(0);
+    let late = match ctx.spec.is_incremental() {
+        true => late_indexes(&session).await.about(&access)?,
+        false => LateIndexes::new(),
+    };
     session.close().await;
 
     let mut there = link.expect().await?;
@@ -189,7 +207,12 @@ async fn source_half(
             }
             continue;
         }
-        let index_entries = there.index_entries.remove(&name).unwrap_or_default();
+        let entries = there.index_entries.remove(&name).unwrap_or_default();
+        let is_late = |entry: &IndexEntry| late.contains(&(name.clone(), entry.name.clone()));
+        let (late_entries, index_entries): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(is_late);
+        let numbers = |entries: Vec<IndexEntry>| entries.iter().map(|entry| entry.no).collect();
+        let (index_entries, late_entries) = (numbers(index_entries), numbers(late_entries));
         let filenode = table.filenode.filter(|_| noted);
         part.push(SurveyedTable {
             name,
@@ -197,6 +220,7 @@ async fn source_half(
             rows: table.rows,
             filenode,
             index_entries,
+            late_entries,
         });
         if part.len() == TABLES_PER_PART {
             ctx.parts.send(ResultPart::Tables(std::mem::take(&mut part))).await?;
@@ -278,10 +302,36 @@ async fn tables_of_one_moment(
     .into())
 }
 
-/// Tables that may take part, `c` in `n`.
-const TABLES: &str = "
-    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    where c.relkind = 'r' and c.relpersistence <> 't' and n.nspname !~ '^pg_'
+/// A table and its index.
+type LateIndexes = BTreeSet<(QualifiedName, String)>;
+
+/// The indexes that wait until their tables are consistent: two shards may both hold what was moved from one row to another
+/// meanwhile, which violates nothing but a unique or an exclusion constraint. The apply key is never violated, for rows are
+/// put by it (law S11).
+async fn late_indexes(session: &Session) -> Result<LateIndexes, PgError> {
+    let rows = session
+        .query(
+            &format!(
+                "select n.nspname::text, c.relname::text, x.relname::text
+                 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                 join pg_catalog.pg_index late on late.indrelid = c.oid
+                 join pg_catalog.pg_class x on x.oid = late.indexrelid
+                 where {TAKING_PART} and (late.indisunique or late.indisexclusion)
+                 and late.indexrelid is distinct from {}",
+                apply_key::INDEX
+            ),
+            &[],
+        )
+        .await?;
+    let late = rows.iter().map(|row| {
+        let table = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+        (table, row.get(2))
+    });
+    Ok(late.collect())
+}
+
+/// Whether the row `c` of `pg_class`, in the schema `n`, is a table whose rows may be moved, as SQL.
+pub(super) const TAKING_PART: &str = "c.relkind = 'r' and c.relpersistence <> 't' and n.nspname !~ '^pg_'
     and n.nspname not in ('information_schema', 'pgconvoy')
     and (
         not exists (
@@ -292,9 +342,12 @@ const TABLES: &str = "
             where x.relation = c.oid and coalesce(x.condition, '') = '')
     )";
 
+const FROM: &str =
+    "from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where ";
+
 /// The tables of one end by their names alone: to ask for more would wait for whoever has locked one of them.
 async fn names(ctx: &UnitContext, session: &Session) -> Result<BTreeSet<QualifiedName>, PgError> {
-    let query = format!("select n.nspname::text, c.relname::text {TABLES}");
+    let query = format!("select n.nspname::text, c.relname::text {FROM}{TAKING_PART}");
     let rows = session.query(&query, &[]).await?;
     let names =
         rows.iter().map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)));
@@ -310,7 +363,7 @@ async fn list(ctx: &UnitContext, session: &Session) -> Result<Tables, PgError> {
     let mut tables = Tables::new();
     let query = format!(
         "select n.nspname::text, c.relname::text, pg_catalog.pg_table_size(c.oid), c.reltuples::float8,
-            pg_catalog.pg_relation_filenode(c.oid) {TABLES}"
+            pg_catalog.pg_relation_filenode(c.oid) {FROM}{TAKING_PART}"
     );
     for row in session.query(&query, &[]).await? {
         let name = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));

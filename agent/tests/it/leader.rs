@@ -191,7 +191,7 @@ impl Leader {
             book.reports.iter().filter(|report| said(report)).find_map(|report| {
                 match body(report) {
                     ReportBody::Ended { ended, .. } => Some(ended),
-                    ReportBody::Part { .. } => None,
+                    ReportBody::Part { .. } | ReportBody::Checkpoint(_) => None,
                 }
             })
         })
@@ -209,7 +209,7 @@ impl Leader {
         reports
             .filter_map(|report| match body(report) {
                 ReportBody::Part { part, .. } => Some(part),
-                ReportBody::Ended { .. } => None,
+                ReportBody::Ended { .. } | ReportBody::Checkpoint(_) => None,
             })
             .collect()
     }

@@ -36,8 +36,6 @@ pub(super) struct Job {
 /// Flags whose meaning is documented and not built: taken in, so that they can be refused by name.
 #[derive(Debug, Clone, Args)]
 pub(super) struct NotBuilt {
-    #[arg(long, hide = true, value_name = "GOAL")]
-    until: Option<String>,
     #[arg(long, hide = true)]
     writers_stopped: bool,
     #[arg(long, hide = true)]
@@ -47,7 +45,6 @@ pub(super) struct NotBuilt {
 impl NotBuilt {
     pub(super) fn refuse(&self) -> Result<(), Problem> {
         for (given, what) in [
-            (self.until.is_some(), "--until, following the source's changes,"),
             (self.writers_stopped, "--writers-stopped, a cutover,"),
             (self.fence, "--fence, a cutover,"),
         ] {

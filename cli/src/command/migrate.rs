@@ -15,6 +15,7 @@ use pgconvoy_shared::spec::TaskSpec;
 use tokio::time::timeout;
 
 use super::cleaning;
+use super::goal::{Goal, Until};
 use super::job::{Job, slots_for, start};
 use super::remarks;
 use super::verify::SampleFlag;
@@ -27,7 +28,7 @@ use crate::problem::{Problem, in_lines};
 use crate::report::ReportFlag;
 use crate::submission::{Acknowledge, Wanted, new_request_id};
 use crate::view::precheck::PrecheckView;
-use crate::view::task::TaskView;
+use crate::view::task::{TaskView, has_ended};
 
 /// Pausing is one entry in the log of a node alone.
 const PAUSE_LIMIT: Duration = Duration::from_secs(10);
@@ -48,6 +49,9 @@ Meanwhile, from another shell: pgconvoy task show NAME --data-dir .pgconvoy")]
 pub(super) struct Migrate {
     #[command(flatten)]
     job: Job,
+    /// Until when changes are followed, with type incremental; left out = until the command is interrupted
+    #[arg(long, value_name = "GOAL")]
+    until: Option<Until>,
     /// Compare both ends when all is moved: schema, rows, sequences
     #[arg(long)]
     verify: bool,
@@ -67,13 +71,33 @@ impl Migrate {
         }
         let verify = self.verify.then(|| self.sample.settings());
         let order = Order { wanted: spec.wanted()?, acknowledge, verify };
+        let follows = order.wanted.submission.spec.is_incremental();
+        if self.until == Some(Until::Cutover) {
+            return Err(Problem::not_yet("--until cutover"));
+        }
+        if self.until.is_some() && !follows {
+            let message = "--until says when to stop following changes, and none are followed";
+            return Err(Problem::usage(
+                "bad_usage",
+                message,
+                "add --types schema,full,incremental",
+            ));
+        }
+        if self.verify && follows {
+            return Err(Problem::not_yet("--verify while changes are followed"));
+        }
         let report = self.report.create()?;
         let lists = report.is_some().then(|| data_dir.join("differences"));
         let slots = slots_for(&order.wanted);
         let embedded = start(&data_dir, agents, slots, lists.clone()).await?;
-        let ended = drive(&embedded, order, &data_dir, format, shutdown).await;
+        let goal = Goal::new(self.until);
+        let driven = drive(&embedded, order, goal, &data_dir, format, shutdown).await;
         embedded.stop().await;
-        let Some(ended) = ended? else { return Ok(Exit::Interrupted) };
+        let ended = match driven? {
+            Driven::Ended(ended) => *ended,
+            Driven::Reached(task) => return reached(*task, &data_dir, format),
+            Driven::Interrupted => return Ok(Exit::Interrupted),
+        };
         if let Some(report) = report {
             report.write(&ended, lists.as_deref())?;
         }
@@ -96,39 +120,88 @@ struct Order {
     verify: Option<v1::VerifySettings>,
 }
 
-/// Brings the task to its end; none = it was interrupted before.
+/// How far a task was brought.
+enum Driven {
+    /// To its end.
+    Ended(Box<v1::Task>),
+    /// To what was asked for; it has no end of its own.
+    Reached(Box<v1::Task>),
+    /// It was interrupted before.
+    Interrupted,
+}
+
+/// Brings the task to its end, or to its goal.
 async fn drive(
     embedded: &Embedded,
     order: Order,
+    mut goal: Goal,
     data_dir: &Path,
     format: Format,
     shutdown: &Shutdown,
-) -> Result<Option<v1::Task>, Problem> {
+) -> Result<Driven, Problem> {
     let cluster = embedded.cluster();
     let task = settle(&cluster, order, data_dir).await?;
     let ended = tokio::select! {
-        ended = to_the_end(&cluster, &task, data_dir) => ended?,
+        ended = to_the_end(&cluster, &task, &mut goal, data_dir) => ended?,
         problem = embedded.failed() => return Err(problem),
         () = shutdown.begun() => {
             pause(&cluster, &task).await;
-            return Ok(None);
+            return Ok(Driven::Interrupted);
         }
     };
+    if ended.status() == v1::TaskStatus::Running {
+        let request = || v1::PauseTaskRequest { task: task.clone() };
+        cluster.tasks(async |mut client| client.pause_task(request()).await).await?;
+        return Ok(Driven::Reached(Box::new(ended)));
+    }
     if format == Format::Table {
         remarks::tell(&cluster, &ended.id).await?;
     }
-    Ok(Some(ended))
+    Ok(Driven::Ended(Box::new(ended)))
 }
 
-/// Shows how the task goes on until nothing more happens; the task as it is then.
-async fn to_the_end(cluster: &Cluster, task: &str, data_dir: &Path) -> Result<v1::Task, Problem> {
+/// What is told of a task that has reached its goal, and goes on when the command is run again.
+fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Problem> {
+    let (id, name) = (task.id.clone(), task.name.clone());
+    let progress = task.stream.as_ref().and_then(|stream| stream.progress).unwrap_or_default();
+    let view = TaskView::from(task);
+    match format {
+        Format::Json => output::json(&view)?,
+        Format::Table => output::line(&view.summary())?,
+    }
+    note(&format!(
+        "the slot and the publication pgconvoy_{id} stay at the source, which keeps its log for them: run the same command \
+         again to go on, or remove them with `pgconvoy task cancel {name} --data-dir {}`",
+        data_dir.display()
+    ));
+    if progress.parked > 0 {
+        note(&format!(
+            "error: {} tables are parked: their changes are kept at the destination, in pgconvoy.parked_change, and not applied; \
+             pgconvoy.table_state.parked says why",
+            progress.parked
+        ));
+        return Ok(Exit::Failed);
+    }
+    Ok(Exit::Done)
+}
+
+/// Shows how the task goes on until nothing more happens, or its goal is reached; the task as it is then.
+async fn to_the_end(
+    cluster: &Cluster,
+    task: &str,
+    goal: &mut Goal,
+    data_dir: &Path,
+) -> Result<v1::Task, Problem> {
     let mut show = Show::new();
     let watched = cluster.watch(task, 1, |task| {
         show.update(task);
-        Ok(Watch::Further)
+        Ok(if goal.is_reached(task) { Watch::Enough } else { Watch::Further })
     });
     let last = watched.await?;
     show.progress.finish();
+    if !has_ended(&last) {
+        return Ok(last);
+    }
     if cleaning::is_due(&last) {
         cleaning::wait(cluster, task, data_dir).await?;
     }
@@ -348,8 +421,10 @@ async fn pause(cluster: &Cluster, task: &str) {
 /// What an interrupted task has when it goes on. The session that keeps the task's snapshot ends with this process, and
 /// rows of two moments of the source must not be mixed (law S13).
 fn what_is_kept(task: &v1::Task) -> &'static str {
-    let one_moment =
-        task.spec.as_ref().is_some_and(|spec| spec.snapshot() != v1::SnapshotMode::Shard);
+    let one_moment = task.spec.as_ref().is_some_and(|spec| {
+        let follows = spec.types().any(|kind| kind == v1::MigrationType::Incremental);
+        spec.snapshot() != v1::SnapshotMode::Shard && !follows
+    });
     if task.phase() == v1::Phase::Copy && one_moment {
         "\nkept: the schema, and the rows copied so far only if nothing is written at the source until then; after any \
          write there all rows are copied anew, because they have to show one moment of the source (copy.snapshot: task); \

@@ -7,6 +7,7 @@ mod cleaning;
 mod cluster;
 mod coordinator;
 mod errors;
+mod goal;
 mod job;
 mod migrate;
 mod precheck;

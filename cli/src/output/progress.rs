@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use pgconvoy_proto::v1;
+use pgconvoy_shared::lsn::Lsn;
 
 use super::{human, note};
 use crate::view::task::{has_ended, phase_word, status_word};
@@ -111,6 +112,7 @@ fn stand(task: &v1::Task, meter: &mut Meter, now: Instant) -> Stand {
         v1::Phase::Verify if task.purpose() == v1::Purpose::Verify => moving(task, meter, now),
         v1::Phase::Verify => counted(task, "verify_rows", "shards compared"),
         v1::Phase::Index => counted(task, "index", "indexes"),
+        v1::Phase::CatchUp | v1::Phase::Stream => (None, following(task)),
         v1::Phase::Unspecified | v1::Phase::Precheck | v1::Phase::Schema | v1::Phase::Done => {
             (None, Vec::new())
         }
@@ -162,6 +164,23 @@ fn moving(task: &v1::Task, meter: &mut Meter, now: Instant) -> (Option<u64>, Vec
         }
     }
     (Some(percent), parts)
+}
+
+/// How far the destination is behind.
+fn following(task: &v1::Task) -> Vec<String> {
+    let Some(progress) = task.stream.as_ref().and_then(|stream| stream.progress) else {
+        return Vec::new();
+    };
+    let behind = progress.source.saturating_sub(progress.applied);
+    let mut parts = vec![
+        format!("applied up to {}", Lsn(progress.applied)),
+        format!("{} behind", human::bytes(behind)),
+        format!("lag {}", human::duration_ms(progress.lag_ms)),
+    ];
+    if progress.parked > 0 {
+        parts.push(format!("{} tables parked", progress.parked));
+    }
+    parts
 }
 
 /// Units of a kind, as `what`.

@@ -2,6 +2,7 @@
 
 use pgconvoy_proto::v1;
 use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::spec::TaskSpec;
 use serde::Serialize;
@@ -40,6 +41,8 @@ pub(crate) struct TaskView {
     /// Known while a task follows its source's changes; none otherwise.
     lag_bytes: Option<u64>,
     lag_seconds: Option<u64>,
+    /// Where changes are followed.
+    stream: Option<StreamView>,
     tables_done: u32,
     tables_total: u32,
     tables: Vec<TableView>,
@@ -116,8 +119,41 @@ struct PhaseTimeView {
     ms: Option<u64>,
 }
 
+/// How the source's changes are followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct StreamView {
+    /// Changes that were committed behind this position are followed.
+    start_lsn: Lsn,
+    /// Applied, as far as is agreed on.
+    applied_lsn: Lsn,
+    /// All tables show one moment of the source after another.
+    consistent: bool,
+    /// The slot is confirmed up to here; none = nobody runs it now.
+    confirmed_lsn: Option<Lsn>,
+    /// Where the source's log is.
+    source_lsn: Option<Lsn>,
+    /// Tables whose changes are kept instead of being applied.
+    tables_parked: Option<u32>,
+}
+
+impl From<&v1::TaskStream> for StreamView {
+    fn from(stream: &v1::TaskStream) -> Self {
+        let (checkpoint, progress) = (stream.checkpoint.unwrap_or_default(), &stream.progress);
+        let applied = progress.map_or(0, |now| now.applied).max(checkpoint.applied);
+        Self {
+            start_lsn: Lsn(stream.start),
+            applied_lsn: Lsn(applied),
+            consistent: checkpoint.consistent,
+            confirmed_lsn: progress.map(|now| Lsn(now.confirmed)),
+            source_lsn: progress.map(|now| Lsn(now.source)),
+            tables_parked: progress.map(|now| now.parked),
+        }
+    }
+}
+
 impl From<v1::Task> for TaskView {
     fn from(task: v1::Task) -> Self {
+        let progress = task.stream.as_ref().and_then(|stream| stream.progress);
         Self {
             verification: VerificationView::of(&task),
             purpose: word(task.purpose().as_str_name(), "PURPOSE_"),
@@ -129,8 +165,9 @@ impl From<v1::Task> for TaskView {
             rows_total: task.rows_total,
             bytes_done: task.bytes_done,
             bytes_total: task.bytes_total,
-            lag_bytes: None,
-            lag_seconds: None,
+            lag_bytes: progress.map(|now| now.source.saturating_sub(now.applied)),
+            lag_seconds: progress.map(|now| now.lag_ms / 1000),
+            stream: task.stream.as_ref().map(StreamView::from),
             tables_done: task.tables_done,
             tables_total: task.tables_total,
             tables: task.tables.into_iter().map(TableView::from).collect(),

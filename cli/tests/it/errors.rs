@@ -51,10 +51,11 @@ fn errors_are_json_for_programs() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     for extra in [
-        &["--until", "full"][..],
+        &["--types", "schema,full,incremental", "--until", "cutover"][..],
         &["--fence"],
         &["--writers-stopped"],
-        &["--types", "schema,full,incremental"],
+        &["--types", "schema,full,incremental", "--verify"],
+        &["--types", "full,incremental"],
     ] {
         let arguments: Vec<&str> = ["migrate"].iter().chain(&URLS).chain(extra).copied().collect();
         let ran = pgconvoy(&arguments);
@@ -70,6 +71,20 @@ fn what_is_not_built_is_refused_by_name() {
         let ran = pgconvoy(command);
         assert_eq!(ran.exit, 2, "{command:?}: {}", ran.stderr);
         assert!(ran.stderr.contains("[not_supported_yet]"), "{command:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn sites_are_for_agents_that_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shop.yaml");
+    let end = |site: &str| format!("{{ url: 'postgres://ann@127.0.0.1:1/shop', site: {site} }}");
+    let text = format!("source: {}\ndestination: {}\n", end("dc1"), end("cloud"));
+    std::fs::write(&path, text).unwrap();
+    for command in ["migrate", "precheck", "verify"] {
+        let ran = pgconvoy(&[command, "-f", path.to_str().unwrap()]);
+        assert_eq!(ran.exit, 2, "{command}: {}", ran.stderr);
+        assert!(ran.stderr.contains("[sites_need_agents]"), "{command}: {}", ran.stderr);
     }
 }
 

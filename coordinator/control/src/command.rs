@@ -11,7 +11,7 @@ use pgconvoy_shared::ids::{AgentId, Incarnation, RequestId, TaskId, UnitId};
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::time::Timestamp;
-use pgconvoy_shared::unit::{Ended, ResultPart};
+use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart};
 use pgconvoy_shared::verify::{Purpose, VerifySettings};
 
 /// A command with the time at which the leader proposed it: the only clock that the state machine knows.
@@ -199,6 +199,8 @@ pub enum ReportBody {
         /// How it ended.
         ended: Ended,
     },
+    /// A stream is so far, and goes on.
+    Checkpoint(Checkpoint),
 }
 
 /// See [`Command::NoteExport`].

@@ -223,10 +223,12 @@ fn of_stage(kind: UnitKind, stage: Stage) -> bool {
     match kind {
         UnitKind::Precheck => stage == Stage::Precheck,
         UnitKind::SchemaPre => stage == Stage::SchemaPre,
+        UnitKind::OpenStream => stage == Stage::OpenStream,
+        UnitKind::Stream => stage == Stage::CatchUp || stage == Stage::Stream,
         UnitKind::Survey => stage == Stage::Survey || stage == Stage::Copy,
         UnitKind::Plan | UnitKind::Copy => stage == Stage::Copy,
         UnitKind::Audit => stage == Stage::Audit,
-        UnitKind::Index => stage == Stage::Index,
+        UnitKind::Index => stage == Stage::Index || stage == Stage::LateIndex,
         UnitKind::SchemaPost => stage == Stage::SchemaPost,
         UnitKind::Sequences | UnitKind::Analyze => stage == Stage::Settle,
         UnitKind::VerifyPlan

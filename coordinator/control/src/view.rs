@@ -8,7 +8,7 @@ use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitId, UnitNo};
 use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::time::Timestamp;
-use pgconvoy_shared::unit::{Progress, UnitKind};
+use pgconvoy_shared::unit::{Checkpoint, Progress, StreamOpened, StreamProgress, UnitKind};
 use pgconvoy_shared::verify::{ObjectsCompared, Purpose, RowsCompared, VerifySettings};
 
 use crate::state::clerk::Task;
@@ -77,6 +77,19 @@ pub struct TaskView {
     pub purpose: Purpose,
     /// What came of comparing both ends; none where that is not asked for.
     pub verification: Option<VerificationView>,
+    /// How the source's changes are followed; none = not, or not yet.
+    pub stream: Option<StreamView>,
+}
+
+/// How the source's changes are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamView {
+    /// What was made for it at the source.
+    pub opened: StreamOpened,
+    /// What is agreed on.
+    pub checkpoint: Checkpoint,
+    /// What the agent that runs it says; none while none does.
+    pub progress: Option<StreamProgress>,
 }
 
 /// What came of comparing both ends, so far.
@@ -146,6 +159,10 @@ pub enum TableStatus {
     Indexing,
     /// Its rows are being compared, or wait to be.
     Verifying,
+    /// The changes that were made during the copy are being applied.
+    CatchingUp,
+    /// It is as the source's was a moment ago.
+    Streaming,
     /// Nothing is left to do.
     Done,
     /// A unit of it was given up.
@@ -163,6 +180,8 @@ impl TableStatus {
             Self::Copied => "copied",
             Self::Indexing => "indexing",
             Self::Verifying => "verifying",
+            Self::CatchingUp => "catching_up",
+            Self::Streaming => "streaming",
             Self::Done => "done",
             Self::Failed => "failed",
         }
@@ -219,6 +238,11 @@ pub fn task(
     let totals = &task.index.totals;
     let running: Vec<_> =
         task.index.leased.iter().filter_map(|no| running(task, *no, progress)).collect();
+    let stream = record.following.opened.map(|opened| StreamView {
+        opened,
+        checkpoint: record.following.checkpoint,
+        progress: running.iter().find_map(|unit| unit.progress.stream),
+    });
     let moving = if record.migrates() { UnitKind::Copy } else { UnitKind::VerifyRows };
     let copying = running.iter().filter(|unit| unit.kind == moving);
     let (rows, bytes) = copying.fold((0u64, 0u64), |(rows, bytes), unit| {
@@ -262,6 +286,7 @@ pub fn task(
         phase_times: record.phase_times.clone(),
         purpose: record.purpose,
         verification: verification(task),
+        stream,
     })
 }
 
@@ -372,7 +397,7 @@ impl Troubles {
 
 fn tables_of(subject: &Subject) -> Vec<TableNo> {
     match subject {
-        Subject::Plan(tables) | Subject::Indexes(tables) | Subject::VerifyPlan(tables) => {
+        Subject::Plan(tables) | Subject::Indexes { tables, .. } | Subject::VerifyPlan(tables) => {
             tables.to_vec()
         }
         Subject::Copy { table, .. }
@@ -381,6 +406,8 @@ fn tables_of(subject: &Subject) -> Vec<TableNo> {
         Subject::Analyze(_)
         | Subject::Precheck
         | Subject::SchemaPre
+        | Subject::OpenStream
+        | Subject::Stream
         | Subject::Survey { .. }
         | Subject::Audit
         | Subject::SchemaPost
@@ -408,6 +435,9 @@ fn table_view(task: &Task, no: TableNo, table: &Table, troubles: &Troubles) -> T
         TableStatus::Indexing
     } else if task.record.stage == Stage::Verify {
         checking(table, true)
+    } else if task.record.follows() && task.record.status != TaskStatus::Done {
+        let consistent = task.record.following.checkpoint.consistent;
+        if consistent { TableStatus::Streaming } else { TableStatus::CatchingUp }
     } else {
         TableStatus::Done
     };

@@ -7,7 +7,8 @@ use pgconvoy_shared::ids::{AgentId, Incarnation, TableNo, UnitId};
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::unit::{
-    AuditTable, CopyShard, IndexBuild, PlanTable, SnapshotMode, Survey, VerifyRows, Work,
+    AuditTable, CopyShard, IndexBuild, PlanTable, SnapshotMode, StreamOrder, Survey, VerifyRows,
+    Work,
 };
 use pgconvoy_shared::verify::Purpose;
 
@@ -61,6 +62,11 @@ fn work(record: &TaskRecord, subject: &Subject) -> Option<Work> {
     Some(match subject {
         Subject::Precheck => Work::Precheck { verified: record.verify.is_some() },
         Subject::SchemaPre => Work::SchemaPre,
+        Subject::OpenStream => Work::OpenStream,
+        Subject::Stream => Work::Stream(StreamOrder {
+            opened: record.following.opened?,
+            checkpoint: record.following.checkpoint,
+        }),
         Subject::Survey { round } => Work::Survey(survey(record, *round)),
         Subject::Plan(tables) => {
             Work::Plan(tables.iter().filter_map(|no| plan_table(record, *no)).collect())
@@ -72,6 +78,7 @@ fn work(record: &TaskRecord, subject: &Subject) -> Option<Work> {
                 shard: *shard,
                 part: table.shards.get(*shard as usize)?.part.clone(),
                 snapshot: record.snapshot.shared.clone(),
+                barrier: record.following.opened.map(|opened| opened.barrier),
             }))
         }
         Subject::Audit => Work::Audit(
@@ -85,9 +92,11 @@ fn work(record: &TaskRecord, subject: &Subject) -> Option<Work> {
                 })
                 .collect(),
         ),
-        Subject::Indexes(tables) => {
-            let of = tables.iter().filter_map(|no| record.table(*no));
-            let entries = of.flat_map(|table| table.surveyed.index_entries.iter().copied());
+        Subject::Indexes { tables, late } => {
+            let of = tables.iter().filter_map(|no| record.table(*no)).map(|table| &table.surveyed);
+            let entries =
+                of.flat_map(|of| if *late { &of.late_entries } else { &of.index_entries });
+            let entries = entries.copied();
             let subject = record.table(*tables.first()?)?.surveyed.name.to_string();
             Work::Index(IndexBuild { subject, entries: entries.collect() })
         }
@@ -110,7 +119,7 @@ fn work(record: &TaskRecord, subject: &Subject) -> Option<Work> {
             // Of a moment of its own, whatever file the table has by then is the right one.
             table.filenode = table.filenode.filter(|_| snapshot.is_some());
             let part = check.shards.get(*shard as usize)?.part.clone();
-            let shard = CopyShard { table, shard: *shard, part, snapshot };
+            let shard = CopyShard { table, shard: *shard, part, snapshot, barrier: None };
             let sample = record.verify.unwrap_or_default().sample;
             Work::VerifyRows(Box::new(VerifyRows { shard, sample }))
         }

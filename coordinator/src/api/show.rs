@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use pgconvoy_control::schedule::Explanation;
 use pgconvoy_control::state::{Event, KindCount, Phase, PhaseTime, TaskStatus};
-use pgconvoy_control::view::{RetryingUnit, RunningUnit, TableView, TaskView, VerificationView};
+use pgconvoy_control::view::{
+    RetryingUnit, RunningUnit, StreamView, TableView, TaskView, VerificationView,
+};
 use pgconvoy_proto::v1;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::time::Timestamp;
@@ -38,6 +40,15 @@ pub(super) fn task(view: TaskView) -> v1::Task {
         phase_times: view.phase_times.into_iter().map(phase_time).collect(),
         purpose: v1::Purpose::from(view.purpose).into(),
         verification: view.verification.map(verification),
+        stream: view.stream.map(stream),
+    }
+}
+
+fn stream(view: StreamView) -> v1::TaskStream {
+    v1::TaskStream {
+        start: view.opened.start.0,
+        checkpoint: Some(view.checkpoint.into()),
+        progress: view.progress.map(Into::into),
     }
 }
 
@@ -93,6 +104,8 @@ fn phase(phase: Phase) -> v1::Phase {
         Phase::Copy => v1::Phase::Copy,
         Phase::Index => v1::Phase::Index,
         Phase::Verify => v1::Phase::Verify,
+        Phase::CatchUp => v1::Phase::CatchUp,
+        Phase::Stream => v1::Phase::Stream,
         Phase::Done => v1::Phase::Done,
     }
 }

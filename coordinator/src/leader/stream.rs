@@ -250,6 +250,7 @@ async fn take_in(
     let body = body.ok_or_else(|| malformed("report.body", "it is missing"))?;
     let body = match convert::ReportBody::try_from(body).map_err(unreadable)? {
         convert::ReportBody::Part { no, part } => ReportBody::Part { no, part },
+        convert::ReportBody::Checkpoint(checkpoint) => ReportBody::Checkpoint(checkpoint),
         convert::ReportBody::Ended { parts, ended } => {
             session.ending(&unit, epoch);
             ReportBody::Ended { parts, ended }

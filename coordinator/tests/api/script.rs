@@ -129,6 +129,7 @@ impl Agent {
             epoch: lease.epoch,
             rows: 0,
             bytes: 0,
+            stream: None,
         });
         lease
     }
@@ -194,6 +195,9 @@ pub(crate) fn script(work: &Kind) -> Vec<Body> {
         Kind::SchemaPre(_) => {
             vec![done(0, Of::SchemaPre(v1::SchemaPreDone { entries_run: 1, entries_kept: 1 }))]
         }
+        Kind::OpenStream(_) => vec![done(0, Of::OpenStream(v1::StreamOpened::default()))],
+        // It goes on until it is told to stop.
+        Kind::Stream(_) => vec![],
         Kind::Survey(_) => {
             let table = v1::SurveyedTable {
                 name: name(),
@@ -201,6 +205,7 @@ pub(crate) fn script(work: &Kind) -> Vec<Body> {
                 rows: ROWS,
                 filenode: None,
                 index_entries: vec![1],
+                late_entries: vec![],
             };
             let survey = v1::SurveyDone { system_identifier: 7, ..v1::SurveyDone::default() };
             vec![

@@ -1,9 +1,11 @@
 //! Networks that misbehave on command.
 
+mod link;
 mod namespace;
 mod proxy;
 mod trap;
 
+pub use link::Link;
 pub use namespace::Namespace;
 pub use proxy::{Proxy, Weather};
 pub use trap::Trap;

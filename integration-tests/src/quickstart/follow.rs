@@ -90,6 +90,8 @@ pub(super) fn phase(phase: Phase) -> &'static str {
         Phase::Copy => "copy",
         Phase::Index => "index",
         Phase::Verify => "verify",
+        Phase::CatchUp => "catch_up",
+        Phase::Stream => "stream",
         Phase::Done => "done",
     }
 }

@@ -7,6 +7,7 @@ mod memory;
 mod migrate;
 mod quickstart;
 mod sites;
+mod stream;
 mod types;
 mod verify;
 mod world;

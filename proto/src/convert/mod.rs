@@ -19,6 +19,7 @@ mod report;
 mod result;
 mod snapshot;
 mod spec;
+mod stream;
 mod verify;
 mod work;
 

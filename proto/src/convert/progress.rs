@@ -23,6 +23,7 @@ impl From<RunningUnit> for v1::UnitProgress {
             epoch: running.epoch.0,
             rows: running.progress.rows,
             bytes: running.progress.bytes,
+            stream: running.progress.stream.map(Into::into),
         }
     }
 }
@@ -33,7 +34,11 @@ impl TryFrom<v1::UnitProgress> for RunningUnit {
         Ok(Self {
             unit: unit_id(&wire.task_id, wire.unit)?,
             epoch: Epoch(wire.epoch),
-            progress: Progress { rows: wire.rows, bytes: wire.bytes },
+            progress: Progress {
+                rows: wire.rows,
+                bytes: wire.bytes,
+                stream: wire.stream.map(Into::into),
+            },
         })
     }
 }

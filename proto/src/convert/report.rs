@@ -1,7 +1,7 @@
 //! An agent's answer on a unit.
 
 use pgconvoy_shared::ids::TableNo;
-use pgconvoy_shared::unit::{Ended, ResultPart};
+use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart};
 
 use super::{WireError, agent_id, required};
 use crate::v1;
@@ -16,6 +16,8 @@ pub enum ReportBody {
         no: u32,
         part: ResultPart,
     },
+    /// A stream is so far, and goes on.
+    Checkpoint(Checkpoint),
     /// The end of the lease.
     Ended {
         /// How many pieces went before; told by a done unit only, 0 otherwise.
@@ -28,6 +30,7 @@ impl From<ReportBody> for Body {
     fn from(body: ReportBody) -> Self {
         match body {
             ReportBody::Part { no, part } => Self::Part(v1::ResultPart::numbered(no, part)),
+            ReportBody::Checkpoint(checkpoint) => Self::Checkpoint(checkpoint.into()),
             ReportBody::Ended { parts, ended } => Self::from_ended(ended, parts),
         }
     }
@@ -63,6 +66,7 @@ impl TryFrom<Body> for ReportBody {
             Body::Part(part) => {
                 return Ok(Self::Part { no: part.no, part: required(Some(part), "part")? });
             }
+            Body::Checkpoint(checkpoint) => return Ok(Self::Checkpoint(checkpoint.into())),
             Body::Done(done) => (done.parts, Ended::Done(required(done.result, "done")?)),
             Body::Failed(failure) => (0, Ended::Failed(required(Some(failure), "failed")?)),
             Body::Released(v1::Released {}) => (0, Ended::Released),

@@ -17,6 +17,7 @@ impl From<WorkResult> for Wire {
             WorkResult::SchemaPre { entries_run, entries_kept } => {
                 Self::SchemaPre(v1::SchemaPreDone { entries_run, entries_kept })
             }
+            WorkResult::OpenStream(opened) => Self::OpenStream(opened.into()),
             WorkResult::Survey(survey) => Self::Survey(survey.into()),
             WorkResult::Plan => Self::Plan(v1::PlanDone {}),
             WorkResult::Copy(copy) => Self::Copy(copy.into()),
@@ -49,6 +50,7 @@ impl TryFrom<Wire> for WorkResult {
             Wire::SchemaPre(done) => {
                 Self::SchemaPre { entries_run: done.entries_run, entries_kept: done.entries_kept }
             }
+            Wire::OpenStream(opened) => Self::OpenStream(opened.into()),
             Wire::Survey(done) => Self::Survey(required(Some(done), "survey")?),
             Wire::Plan(v1::PlanDone {}) => Self::Plan,
             Wire::Copy(done) => Self::Copy(done.into()),
@@ -164,6 +166,7 @@ impl From<SurveyedTable> for v1::SurveyedTable {
             rows: table.rows,
             filenode: table.filenode,
             index_entries: table.index_entries,
+            late_entries: table.late_entries,
         }
     }
 }
@@ -177,6 +180,7 @@ impl TryFrom<v1::SurveyedTable> for SurveyedTable {
             rows: wire.rows,
             filenode: wire.filenode,
             index_entries: wire.index_entries,
+            late_entries: wire.late_entries,
         })
     }
 }

@@ -10,7 +10,7 @@ use pgconvoy_shared::unit::SnapshotMode;
 use super::{WireError, optional_enum, required, required_enum, wire_enum};
 use crate::v1;
 
-wire_enum!(MigrationType { Schema, Full });
+wire_enum!(MigrationType { Schema, Full, Incremental });
 wire_enum!(SnapshotMode { Task, Shard });
 
 impl From<TaskSpec> for v1::TaskSpec {

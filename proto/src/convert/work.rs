@@ -13,6 +13,8 @@ impl From<Work> for v1::Work {
         let kind = match work {
             Work::Precheck { verified } => Kind::Precheck(v1::PrecheckWork { verified }),
             Work::SchemaPre => Kind::SchemaPre(v1::SchemaPreWork {}),
+            Work::OpenStream => Kind::OpenStream(v1::OpenStreamWork {}),
+            Work::Stream(order) => Kind::Stream(order.into()),
             Work::Survey(survey) => Kind::Survey(survey.into()),
             Work::Plan(tables) => Kind::Plan(v1::PlanWork { tables: wire_list(tables) }),
             Work::Copy(shard) => Kind::Copy((*shard).into()),
@@ -39,6 +41,8 @@ impl TryFrom<v1::Work> for Work {
         Ok(match wire.kind.ok_or_else(|| WireError::missing("kind"))? {
             Kind::Precheck(v1::PrecheckWork { verified }) => Self::Precheck { verified },
             Kind::SchemaPre(v1::SchemaPreWork {}) => Self::SchemaPre,
+            Kind::OpenStream(v1::OpenStreamWork {}) => Self::OpenStream,
+            Kind::Stream(order) => Self::Stream(required(Some(order), "stream")?),
             Kind::Survey(survey) => Self::Survey(required(Some(survey), "survey")?),
             Kind::Plan(plan) => Self::Plan(list(plan.tables, "plan.tables")?),
             Kind::Copy(copy) => Self::Copy(Box::new(required(Some(copy), "copy")?)),
@@ -111,6 +115,7 @@ impl From<CopyShard> for v1::CopyWork {
             shard: copy.shard,
             part: Some(copy.part.into()),
             snapshot: copy.snapshot.map(Into::into),
+            barrier: copy.barrier,
         }
     }
 }
@@ -123,6 +128,7 @@ impl TryFrom<v1::CopyWork> for CopyShard {
             shard: wire.shard,
             part: required(wire.part, "part")?,
             snapshot: optional(wire.snapshot, "snapshot")?,
+            barrier: wire.barrier,
         })
     }
 }

@@ -119,7 +119,7 @@ prop_compose! {
         name in text(),
         source in endpoint(),
         destination in endpoint(),
-        types in btree_set(select(vec![MigrationType::Schema, MigrationType::Full]), 1..=2),
+        types in btree_set(select(vec![MigrationType::Schema, MigrationType::Full, MigrationType::Incremental]), 1..=3),
         include in vec(text(), 0..3),
         exclude in vec(text(), 0..3),
         jobs in 1..=u32::MAX,
@@ -196,12 +196,43 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn opened()(start in any::<u64>(), barrier in any::<u64>(), system_identifier in any::<u64>(), timeline in any::<u32>()) -> StreamOpened {
+        StreamOpened { start: Lsn(start), barrier, system_identifier, timeline }
+    }
+}
+
+prop_compose! {
+    fn checkpoint()(applied in any::<u64>(), consistent in any::<bool>()) -> Checkpoint {
+        Checkpoint { applied: Lsn(applied), consistent }
+    }
+}
+
+prop_compose! {
+    fn stream_progress()(
+        positions in any::<[u64; 4]>(),
+        looks in any::<u64>(),
+        lag_ms in any::<u64>(),
+        consistent in any::<bool>(),
+        parked in any::<u32>(),
+    ) -> StreamProgress {
+        let [received, applied, confirmed, source] = positions.map(Lsn);
+        StreamProgress { received, applied, confirmed, source, looks, lag_ms, consistent, parked }
+    }
+}
+
 pub(crate) fn work() -> impl Strategy<Value = Work> {
     let survey = (mode(), any::<u32>(), option::of(some_text()))
         .prop_map(|(mode, round, lost)| Work::Survey(Survey { mode, round, lost }));
     let shard = || {
-        (table_plan(), any::<u32>(), part(), option::of(shared_snapshot()))
-            .prop_map(|(table, shard, part, snapshot)| CopyShard { table, shard, part, snapshot })
+        (table_plan(), any::<u32>(), part(), option::of(shared_snapshot()), any::<Option<u64>>())
+            .prop_map(|(table, shard, part, snapshot, barrier)| CopyShard {
+                table,
+                shard,
+                part,
+                snapshot,
+                barrier,
+            })
     };
     let copy = shard().prop_map(|shard| Work::Copy(Box::new(shard)));
     let verify_rows = (shard(), 1..=10_000u32).prop_map(|(shard, sample)| {
@@ -218,6 +249,7 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
         select(vec![
             Work::Precheck { verified: true },
             Work::SchemaPre,
+            Work::OpenStream,
             Work::SchemaPost,
             Work::Sequences,
             Work::VerifySchema,
@@ -225,6 +257,8 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
             Work::Finish
         ]),
         survey,
+        (opened(), checkpoint())
+            .prop_map(|(opened, checkpoint)| Work::Stream(StreamOrder { opened, checkpoint })),
         vec(plan_table(), 0..3).prop_map(Work::Plan),
         copy,
         vec(audited, 0..3).prop_map(Work::Audit),
@@ -310,6 +344,7 @@ fn work_result() -> impl Strategy<Value = WorkResult> {
             WorkResult::SchemaPre { entries_run, entries_kept }
         }),
         survey,
+        opened().prop_map(WorkResult::OpenStream),
         copy,
         vec(missing, 0..3).prop_map(|missing| WorkResult::Audit { missing }),
         any::<u32>().prop_map(|entries_run| WorkResult::SchemaPost { entries_run }),
@@ -334,8 +369,9 @@ prop_compose! {
         rows in any::<u64>(),
         filenode in any::<Option<u32>>(),
         index_entries in vec(any::<u32>(), 0..3),
+        late_entries in vec(any::<u32>(), 0..3),
     ) -> SurveyedTable {
-        SurveyedTable { name, bytes, rows, filenode, index_entries }
+        SurveyedTable { name, bytes, rows, filenode, index_entries, late_entries }
     }
 }
 
@@ -370,6 +406,7 @@ pub(crate) fn report_body() -> impl Strategy<Value = ReportBody> {
     ];
     prop_oneof![
         (any::<u32>(), result_part()).prop_map(|(no, part)| ReportBody::Part { no, part }),
+        checkpoint().prop_map(ReportBody::Checkpoint),
         done,
         undone.prop_map(|ended| ReportBody::Ended { parts: 0, ended }),
     ]
@@ -392,7 +429,11 @@ pub(crate) fn leased() -> impl Strategy<Value = Leased> {
 }
 
 pub(crate) fn running() -> impl Strategy<Value = RunningUnit> {
-    (unit(), any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(unit, epoch, rows, bytes)| {
-        RunningUnit { unit, epoch: Epoch(epoch), progress: Progress { rows, bytes } }
+    let progress = (any::<u64>(), any::<u64>(), option::of(stream_progress()));
+    let progress = progress.prop_map(|(rows, bytes, stream)| Progress { rows, bytes, stream });
+    (unit(), any::<u32>(), progress).prop_map(|(unit, epoch, progress)| RunningUnit {
+        unit,
+        epoch: Epoch(epoch),
+        progress,
     })
 }

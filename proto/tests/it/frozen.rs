@@ -91,6 +91,7 @@ fn copy_lease() -> Leased {
         source_password: Some(Secret::new("one")),
         destination_password: None,
         work: Work::Copy(Box::new(CopyShard {
+            barrier: None,
             table,
             shard: 4,
             part: Part::Range { from: bound("1"), to: bound("1000") },

@@ -28,6 +28,11 @@ impl TaskSpec {
                 "write [schema, full]",
             ));
         }
+        let whole = [MigrationType::Schema, MigrationType::Full];
+        if self.is_incremental() && !whole.iter().all(|kind| self.types.contains(kind)) {
+            let what = "`incremental` without `schema` and `full`";
+            problems.push(SpecProblem::not_yet("types", what));
+        }
         let asked = [
             ("schema.roles", self.schema.roles),
             ("schema.database_settings", self.schema.database_settings),
@@ -150,7 +155,12 @@ fn check_endpoint(side: Side, endpoint: &Endpoint, problems: &mut Vec<SpecProble
     }
 }
 
-/// By name only; whether two names lead to one server is found out by the precheck, which can ask it.
+/// By name only; whether two names lead to one server is found out by the precheck, which can ask it. At two sites one name
+/// may mean two servers.
 fn same_database(a: &Endpoint, b: &Endpoint) -> bool {
-    a.host.eq_ignore_ascii_case(&b.host) && a.port == b.port && a.database == b.database
+    let two_sites = a.site.is_some() && b.site.is_some() && a.site != b.site;
+    !two_sites
+        && a.host.eq_ignore_ascii_case(&b.host)
+        && a.port == b.port
+        && a.database == b.database
 }

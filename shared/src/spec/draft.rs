@@ -250,13 +250,11 @@ fn migration_type(word: &str) -> Result<MigrationType, SpecProblem> {
     match word {
         "schema" => Ok(MigrationType::Schema),
         "full" => Ok(MigrationType::Full),
-        "incremental" => {
-            Err(SpecProblem::not_yet("types", "`incremental`, following the source's changes,"))
-        }
+        "incremental" => Ok(MigrationType::Incremental),
         _ => Err(SpecProblem::bad_value(
             "types",
             format!("`{}` is no part of a migration", word.chars().take(40).collect::<String>()),
-            "write schema, full, or both",
+            "write schema, full, incremental, or some of them",
         )),
     }
 }

@@ -198,7 +198,17 @@ fn refuse_what_is_not_built(reader: &mut Reader, fields: &Fields<'_>) {
             reader.note(node, SpecProblem::not_yet(at, "anything but `".to_owned() + built + "`"));
         }
     }
-    reader.not_yet("incremental", fields.get("incremental"), "following the source's changes");
+    if let Some(node) = fields.get("incremental") {
+        let fields = reader.fields("incremental", node, &["replica_identity"]);
+        let at = "incremental.replica_identity";
+        let choices = [("require", true), ("set_full", false)];
+        let chosen = fields.get("replica_identity").and_then(|node| {
+            reader.choice(at, node, &choices).filter(|built| !built).map(|_| node)
+        });
+        if let Some(node) = chosen {
+            reader.note(node, SpecProblem::not_yet(at, "setting replica identities"));
+        }
+    }
     reader.not_yet("alerts", fields.get("alerts"), "alerting");
     read_throttle(reader, fields);
 }

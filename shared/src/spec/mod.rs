@@ -58,6 +58,23 @@ pub enum MigrationType {
     Schema,
     /// The rows that are there.
     Full,
+    /// The changes that are made meanwhile and later.
+    Incremental,
+}
+
+impl TaskSpec {
+    /// The source's changes are followed.
+    #[must_use]
+    pub fn is_incremental(&self) -> bool {
+        self.types.contains(&MigrationType::Incremental)
+    }
+
+    /// Which moment of the source its shards show. Where changes are followed, each its own: what they miss or have twice is
+    /// made good by those.
+    #[must_use]
+    pub fn snapshot_mode(&self) -> SnapshotMode {
+        if self.is_incremental() { SnapshotMode::Shard } else { self.copy.snapshot }
+    }
 }
 
 /// Which objects take part: patterns `schema.table` with `*` and `?`; what is excluded wins.

@@ -3,6 +3,8 @@
 //! In the order in which [`fold`](super::fold) gives them they have the result of the changes in the source's order; each is
 //! one statement. Where one fails, nothing of the batch holds, and its changes are applied one after the other.
 
+use std::collections::BTreeSet;
+
 use super::table::Key;
 use super::tuple::Tuple;
 
@@ -66,6 +68,62 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// The one table that it writes, an index into the targets; none where it writes several.
+    #[must_use]
+    pub fn target(&self) -> Option<usize> {
+        match self {
+            Self::Truncate { targets, .. } => match **targets {
+                [only] => Some(only),
+                _ => None,
+            },
+            Self::Remove { target, .. }
+            | Self::RemoveAlike { target, .. }
+            | Self::Move { target, .. }
+            | Self::Update { target, .. }
+            | Self::Insert { target, .. } => Some(*target),
+        }
+    }
+}
+
+/// Makes updates of some targets moves, which take all rows away before the first is put: so they may pass values of further
+/// unique indexes among them, as rows that change places do.
+///
+/// That costs an entry in every index, so it is for targets where it is needed. Operations are as
+/// [`fold`](super::fold::fold) gives them: those of one target stand together.
+#[must_use]
+pub fn carried(operations: Vec<Operation>, targets: &BTreeSet<usize>) -> Vec<Operation> {
+    let mut carried = Vec::with_capacity(operations.len());
+    for operation in operations {
+        let (target, moved, expect, in_the_way) = match operation {
+            Operation::Update { target, rows, expect, .. } if targets.contains(&target) => {
+                let in_the_way = match expect {
+                    Expect::Each => InTheWay::Fails,
+                    Expect::Any => InTheWay::IsReplaced,
+                };
+                let moved = rows.into_iter().map(|(from, row)| Moved { from, row }).collect();
+                (target, moved, expect, in_the_way)
+            }
+            Operation::Move { target, rows, expect, in_the_way } if targets.contains(&target) => {
+                (target, rows, expect, in_the_way)
+            }
+            other => {
+                carried.push(other);
+                continue;
+            }
+        };
+        match carried.last_mut() {
+            Some(Operation::Move { target: last, rows, expect: as_strict, .. })
+                if *last == target && *as_strict == expect =>
+            {
+                rows.extend::<Vec<Moved>>(moved);
+            }
+            _ => carried.push(Operation::Move { target, rows: moved, expect, in_the_way }),
+        }
+    }
+    carried
+}
+
 /// A row that goes to another key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moved {
@@ -93,4 +151,44 @@ pub enum InTheWay {
     IsReplaced,
     /// It is removed: of the tables that have a column which no update may set.
     IsRemoved,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tuple::Field;
+    use super::*;
+
+    fn tuple(text: &str) -> Tuple {
+        Tuple::from_fields(
+            text.split(' ')
+                .map(|word| Field::Text(word.as_bytes()))
+                .collect::<Vec<_>>()
+                .into_iter(),
+        )
+    }
+
+    #[test]
+    fn updates_and_moves_of_a_target_become_one_move() {
+        let expect = Expect::Each;
+        let update = |target, key: &str, row: &str| Operation::Update {
+            target,
+            columns: [1].into(),
+            rows: vec![(tuple(key), tuple(row))],
+            expect,
+        };
+        let moved = |from: &str, row: &str| Moved { from: tuple(from), row: tuple(row) };
+        let moves = |rows| Operation::Move { target: 1, rows, expect, in_the_way: InTheWay::Fails };
+        let insert =
+            Operation::Insert { target: 1, rows: vec![tuple("9 i")], in_the_way: InTheWay::Fails };
+        let operations = vec![
+            update(0, "1", "1 a"),
+            moves(vec![moved("2", "3 b")]),
+            update(1, "4", "4 c"),
+            update(1, "5", "5 d"),
+            insert.clone(),
+        ];
+        let rows = vec![moved("2", "3 b"), moved("4", "4 c"), moved("5", "5 d")];
+        let expected = vec![update(0, "1", "1 a"), moves(rows), insert];
+        assert_eq!(carried(operations, &[1].into()), expected);
+    }
 }

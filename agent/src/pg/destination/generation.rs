@@ -21,6 +21,7 @@ use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::Transaction;
 
 use crate::pg::{About, PgError, Session};
+use crate::unit::apply_key::Followed;
 
 /// SQLSTATE of what PostgreSQL does not do: here, to truncate a table that a foreign key points at.
 const NOT_SUPPORTED: &str = "0A000";
@@ -48,6 +49,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) name: &'a QualifiedName,
     /// Where its rows are written: itself, or the root of its partitions.
     pub(crate) write_to: &'a QualifiedName,
+    /// What its changes are applied by, where they are followed.
+    pub(crate) followed: Option<&'a Followed>,
 }
 
 /// Makes plans of one task the current ones.
@@ -101,8 +104,9 @@ async fn make_first_current(
     };
     let raised = transaction
         .execute(
-            "insert into pgconvoy.table_state (task, table_no, generation, write_schema, write_table) \
-             select $1, * from unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[])
+            "insert into pgconvoy.table_state (task, table_no, generation, write_schema, write_table, followed) \
+             select $1, t.no, t.generation, t.schema, t.name, t.followed::jsonb
+             from unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[]) as t (no, generation, schema, name, followed)
              on conflict do nothing",
             &[
                 &task.as_str(),
@@ -110,6 +114,7 @@ async fn make_first_current(
                 &numbers(|plan| plan.generation.0),
                 &names(|name| &name.schema),
                 &names(|name| &name.name),
+                &plans.iter().map(|plan| plan.followed_as_json()).collect::<Vec<_>>(),
             ],
         )
         .await
@@ -239,10 +244,11 @@ impl Plan<'_> {
         // `xmax` is 0 in a row that was inserted just now.
         let raised = transaction
             .query_opt(
-                "insert into pgconvoy.table_state as s (task, table_no, generation, write_schema, write_table) \
-                 values ($1, $2, $3, $4, $5) \
+                "insert into pgconvoy.table_state as s (task, table_no, generation, write_schema, write_table, followed) \
+                 values ($1, $2, $3, $4, $5, $6::text::jsonb) \
                  on conflict (task, table_no) do update set generation = excluded.generation, \
-                     write_schema = excluded.write_schema, write_table = excluded.write_table \
+                     write_schema = excluded.write_schema, write_table = excluded.write_table, \
+                     followed = excluded.followed, read_again_at = null, parked = null \
                      where s.generation < excluded.generation \
                  returning s.xmax::text = '0'",
                 &[
@@ -251,6 +257,7 @@ impl Plan<'_> {
                     &generation,
                     &&*self.write_to.schema,
                     &&*self.write_to.name,
+                    &self.followed_as_json(),
                 ],
             )
             .await
@@ -314,7 +321,9 @@ impl Plan<'_> {
         }
         transaction
             .execute(
-                "delete from pgconvoy.shard_progress where task = $1 and table_no = $2",
+                "with shards as (delete from pgconvoy.shard_progress where task = $1 and table_no = $2),
+                 reread as (delete from pgconvoy.reread where task = $1 and table_no = $2)
+                 delete from pgconvoy.parked_change where task = $1 and table_no = $2",
                 &[&self.task.as_str(), &i64::from(self.table.0)],
             )
             .await
@@ -323,6 +332,12 @@ impl Plan<'_> {
             return Ok(());
         }
         empty(transaction, self.write_to).await.about(self.name)
+    }
+
+    fn followed_as_json(&self) -> Option<String> {
+        self.followed.map(|followed| {
+            serde_json::to_string(followed).expect("texts, numbers and lists are JSON")
+        })
     }
 
     fn through_root(&self) -> bool {

@@ -31,7 +31,47 @@ create table pgconvoy.table_state (
     -- Where rows are written: the table, or the root of its partitions.
     write_schema text not null,
     write_table text not null,
+    -- Where changes are followed: what is to be known of the source's table to apply them.
+    followed jsonb,
+    -- The least that its N is, because rows were read again; null = the largest position noted by its shards.
+    read_again_at pg_lsn,
+    -- Why its changes are kept instead of being applied; null = they are applied.
+    parked text,
     primary key (task, table_no)
+);
+
+-- How far the changes of the source are applied. Written in the transaction that applied them (law O3).
+create table pgconvoy.apply_progress (
+    task text primary key references pgconvoy.task on delete cascade,
+    epoch bigint not null,
+    -- Every transaction that ends at or before it is applied.
+    lsn pg_lsn not null,
+    -- Counts the applying transactions.
+    seq bigint not null
+);
+
+-- Rows that were read again, by their keys as the stream has them: which snapshot shows them (law S8).
+create table pgconvoy.reread (
+    task text not null,
+    table_no bigint not null,
+    key text[] not null,
+    snapshot text not null,
+    noted_lsn pg_lsn not null,
+    foreign key (task, table_no) references pgconvoy.table_state on delete cascade
+);
+create index on pgconvoy.reread (task, table_no);
+
+-- Changes of tables that are parked, in order, as they came.
+create table pgconvoy.parked_change (
+    task text not null,
+    table_no bigint not null,
+    no bigint generated always as identity,
+    commit_lsn pg_lsn not null,
+    ordinal bigint not null,
+    xid xid8 not null,
+    message bytea not null,
+    primary key (task, table_no, no),
+    foreign key (task, table_no) references pgconvoy.table_state on delete cascade
 );
 
 -- Which shards are done: written in the transaction that wrote their rows (law O2).
@@ -193,6 +233,43 @@ begin
         raise exception using
             errcode = 'PC001',
             message = pg_catalog.format('epoch %s of unit %s of task %s is not current', mine, of_unit, of_task);
+    end if;
+end
+$function$;
+
+-- Takes a stream over: what is applied so far is the new owner's to go on from. Raises when the task has ended, or when a
+-- younger owner was here.
+create function pgconvoy.take_over_stream(of_task text, mine bigint, opened_at pg_lsn) returns table (lsn pg_lsn, seq bigint)
+language plpgsql as $function$
+begin
+    perform 1 from pgconvoy.task where id = of_task for key share;
+    if not found then
+        raise exception using
+            errcode = 'PC001',
+            message = pg_catalog.format('task %s has ended', of_task);
+    end if;
+    insert into pgconvoy.apply_progress (task, epoch, lsn, seq) values (of_task, 0, opened_at, 0)
+        on conflict do nothing;
+    return query update pgconvoy.apply_progress p set epoch = mine, seq = p.seq + 1
+        where p.task = of_task and p.epoch <= mine returning p.lsn, p.seq;
+    if not found then
+        raise exception using
+            errcode = 'PC001',
+            message = pg_catalog.format('epoch %s of the stream of task %s is not current', mine, of_task);
+    end if;
+end
+$function$;
+
+-- Steps the applied position on; raises unless all is as the caller left it (law O3).
+create function pgconvoy.advance_stream(of_task text, mine bigint, expected_lsn pg_lsn, expected_seq bigint, to_lsn pg_lsn) returns void
+language plpgsql as $function$
+begin
+    update pgconvoy.apply_progress set lsn = to_lsn, seq = expected_seq + 1
+        where task = of_task and epoch = mine and lsn = expected_lsn and seq = expected_seq;
+    if not found then
+        raise exception using
+            errcode = 'PC001',
+            message = pg_catalog.format('the stream of task %s is not at %s, batch %s, of epoch %s', of_task, expected_lsn, expected_seq, mine);
     end if;
 end
 $function$;

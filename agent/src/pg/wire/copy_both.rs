@@ -10,8 +10,6 @@
 //! A message is held whole, for a decoder needs it whole: an ordinary one is a piece of the read buffer, a larger one has a
 //! buffer of its own that goes with it.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the units that read the log come next"))]
-
 use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, Bytes};

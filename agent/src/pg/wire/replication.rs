@@ -3,11 +3,6 @@
 //! A session of this kind speaks SQL too, by simple queries. A slot is made by it because only so it exports nothing and
 //! holds nothing once it is there; it is looked at and dropped by SQL from any session.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "the units that read the log come next")
-)]
-
 use pgconvoy_shared::lsn::Lsn;
 
 pub(crate) use super::copy_both::{CopyBoth, Event};

@@ -6,7 +6,8 @@
 //!  2. begin; advisory lock on the shard (O2)
 //!  3. fence: the plan is current (O1)
 //!  4. done already? then that is the answer
-//!  5. go ───────────────────────────────────────▶  b. begin, repeatable read, read only (S4)
+//!  5. go ───────────────────────────────────────▶  b. where changes are followed, wait for the barrier (S2);
+//!                                                     begin, repeatable read, read only (S4)
 //!                                                  c. the task's snapshot, if there is one (S13)
 //!                                                  d. lock the table; its file and columns are as planned
 //!                                                  e. note the snapshot, then the WAL insert position

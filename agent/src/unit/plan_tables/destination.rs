@@ -60,6 +60,7 @@ async fn decide(
             generation: from.table.generation,
             name: &from.table.name,
             write_to,
+            followed: from.followed.as_ref(),
         })
         .collect();
     generation::make_current(session, &plans).await?;

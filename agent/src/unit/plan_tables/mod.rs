@@ -2,7 +2,8 @@
 //!
 //! For each table of the unit, some tables at a time, source half first:
 //!
-//! 1. in a transaction that sees the present: lock (law S4), filenode against the one noted, fingerprint, columns, size;
+//! 1. in a transaction that sees the present: lock (law S4), filenode against the one noted, fingerprint, columns, size; where
+//!    changes are followed, the snapshot too, and what they will be applied by (laws S3, S9);
 //! 2. the cut. In `copy.snapshot: task` blocks, which are read in the order of the disk and need no key; all shards see
 //!    one moment, in which no row moves. Where each shard has its own moment a row may move to another block between
 //!    them, so ranges of a key. Either is cut where a sample of blocks says that the bytes are,
@@ -25,6 +26,7 @@ use pgconvoy_shared::unit::{
     CopyFormat, KeyColumn, PlanTable, PlannedShard, ResultPart, SnapshotMode, TablePlan, WorkResult,
 };
 
+use super::apply_key::{self, Followed};
 use super::link::{Link, link};
 use super::{UnitContext, UnitEnd, large_objects, source_table};
 use crate::pg::destination::takeover::end_old_sessions;
@@ -49,6 +51,7 @@ struct FromSource {
     columns: Vec<Column>,
     hash_leaf: Option<HashLeaf>,
     encoding: String,
+    followed: Option<Followed>,
 }
 
 /// What the destination half decided.
@@ -149,6 +152,7 @@ struct LookedAt {
     hash_leaf: Option<HashLeaf>,
     key: Vec<KeyColumn>,
     shards: Vec<PlannedShard>,
+    followed: Option<Followed>,
 }
 
 impl LookedAt {
@@ -158,6 +162,7 @@ impl LookedAt {
             columns: self.columns.clone(),
             hash_leaf: self.hash_leaf.clone(),
             encoding: encoding.to_owned(),
+            followed: self.followed.clone(),
         }
     }
 }
@@ -172,6 +177,10 @@ async fn look_at(
     source_table::lock_to_move(wire, table.no, name).await?;
     source_table::check_filenode(wire, table.no, name, table.filenode).await?;
     let fingerprint = source_table::fingerprint(wire, name).await.about(name)?;
+    let followed = match ctx.spec.is_incremental() {
+        true => apply_key::look_at(ctx, wire, table.no, name).await?,
+        false => None,
+    };
     let columns = catalog::columns(wire, name).await.about(name)?;
     let (size, is_partition) = catalog::size(wire, name, table.bytes).await.about(name)?;
     let hash_leaf = match is_partition {
@@ -180,9 +189,12 @@ async fn look_at(
     };
     let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
     let (key, shards) = cut(ctx, wire, name, &names, size).await.about(name)?;
-    wire.query("commit").await.about(name)?;
-    let table = table.clone();
-    Ok(LookedAt { table, columns, fingerprint, hash_leaf, key, shards })
+    match &followed {
+        Some((_, noted)) => source_table::wait_until_flushed(wire, *noted).await?,
+        None => drop(wire.query("commit").await.about(name)?),
+    }
+    let (table, followed) = (table.clone(), followed.map(|(followed, _)| followed));
+    Ok(LookedAt { table, columns, fingerprint, hash_leaf, key, shards, followed })
 }
 
 async fn cut(
@@ -197,7 +209,7 @@ async fn cut(
     if count == 1 {
         return Ok(whole());
     }
-    if ctx.spec.copy.snapshot == SnapshotMode::Task && wire.major()? >= TID_RANGE_SCAN {
+    if ctx.spec.snapshot_mode() == SnapshotMode::Task && wire.major()? >= TID_RANGE_SCAN {
         let sample = match shards::blocks_may_differ(size, ctx.spec.copy.shard_size_bytes) {
             true => sample(wire, name, columns, count, size).await?,
             false => Vec::new(),

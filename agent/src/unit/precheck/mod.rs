@@ -15,9 +15,11 @@ mod extensions;
 mod large_objects;
 mod objects;
 mod privileges;
+mod reach;
 mod report;
 mod roles;
 mod server;
+mod streaming;
 mod tables;
 mod tablespaces;
 
@@ -48,6 +50,8 @@ struct SourceFacts {
     extensions: Vec<extensions::Extension>,
     extension_rows: Vec<QualifiedName>,
     named: conflicts::Named,
+    /// Where changes are followed.
+    streaming: Option<streaming::SourceFacts>,
     sequences: Vec<QualifiedName>,
 }
 
@@ -62,6 +66,8 @@ struct DestinationFacts {
     objects: objects::DestinationFacts,
     large_objects: i64,
     conflicts: conflicts::DestinationFacts,
+    /// Where changes are followed.
+    streaming: Option<streaming::DestinationFacts>,
 }
 
 /// `verified`: both ends are to be compared.
@@ -91,7 +97,9 @@ async fn destination_half(
 ) -> Result<Report, UnitEnd> {
     let mut report = Report::default();
     // Both are tried at once: two wrong passwords are told together.
-    let (session, seen) = tokio::join!(open(ctx, Side::Destination), link.expect());
+    let (session, seen, reaches) =
+        tokio::join!(open(ctx, Side::Destination), link.expect(), reach::look(ctx));
+    reach::judge(&ctx.agent, &reaches, &mut report);
     let source = seen?.map_err(|failure| report.unreachable(Side::Source, failure)).ok();
     let session = session.map_err(|failure| report.unreachable(Side::Destination, failure)).ok();
     if let Some(source) = &source {
@@ -134,6 +142,7 @@ async fn source_facts(
         extensions: extensions::of_source(session).await?,
         extension_rows: extensions::with_users_rows(session, &ctx.spec.objects).await?,
         named: conflicts::named(session, &ctx.spec.objects).await?,
+        streaming: streaming::of_source(ctx, session).await?,
         sequences: sequences::taking_part(session, &ctx.spec.objects).await?,
         tables,
     })
@@ -153,6 +162,7 @@ async fn destination_facts(
         objects: objects::of_destination(session).await?,
         large_objects: large_objects::of_destination(session).await?,
         conflicts: conflicts::of_destination(session, ctx, source).await?,
+        streaming: streaming::of_destination(ctx, session).await?,
     })
 }
 
@@ -168,6 +178,11 @@ fn of_source(ctx: &UnitContext, source: &SourceFacts, report: &mut Report) {
         }
     }
     large_objects::judge_source(ctx, &source.large_objects, report);
+    if ctx.purpose != Purpose::Verify
+        && let Some(facts) = &source.streaming
+    {
+        streaming::judge_source(facts, report);
+    }
 }
 
 fn of_destination(ctx: &UnitContext, destination: &DestinationFacts, report: &mut Report) {
@@ -177,6 +192,9 @@ fn of_destination(ctx: &UnitContext, destination: &DestinationFacts, report: &mu
     }
     privileges::judge_destination(ctx, &destination.privileges, report);
     objects::judge_destination(&destination.objects, report);
+    if let Some(facts) = &destination.streaming {
+        streaming::judge_destination(facts, report);
+    }
 }
 
 fn of_both(

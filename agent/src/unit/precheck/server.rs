@@ -157,7 +157,10 @@ pub(super) fn judge_source(
                 .remedy("set them at the destination with ALTER DATABASE … SET, or ask for schema.database_settings"),
         );
     }
-    if ctx.with_rows() && ctx.spec.copy.snapshot == SnapshotMode::Shard {
+    if ctx.with_rows()
+        && ctx.spec.copy.snapshot == SnapshotMode::Shard
+        && !ctx.spec.is_incremental()
+    {
         report.add(
             Finding::warning("snapshot_per_shard", side)
                 .observed("copy.snapshot: shard: each shard shows a moment of its own")

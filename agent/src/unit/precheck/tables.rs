@@ -128,7 +128,7 @@ pub(super) fn judge(ctx: &UnitContext, tables: &[SourceTable], report: &mut Repo
     let unlogged = Finding::info("unlogged_table", side)
         .observed("its rows are copied; a crash of either server empties it");
     report.add_each(&unlogged, names(|table| table.unlogged));
-    if ctx.spec.copy.snapshot == SnapshotMode::Shard {
+    if ctx.spec.snapshot_mode() == SnapshotMode::Shard {
         let limit = i64::try_from(ctx.spec.copy.shard_size_bytes).unwrap_or(i64::MAX);
         let keyless = tables.iter().filter(|table| {
             !table.partitioned && !table.has_key && table.bytes > limit.saturating_mul(2)

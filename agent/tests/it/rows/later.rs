@@ -100,7 +100,7 @@ async fn compared(rows: &Rows, planned: &[ResultPart]) -> RowsCompared {
         panic!("{planned:#?}")
     };
     let part = shards[0].part.clone();
-    let shard = CopyShard { table: table.clone(), shard: 0, part, snapshot: None };
+    let shard = CopyShard { table: table.clone(), shard: 0, part, snapshot: None, barrier: None };
     let order = Work::VerifyRows(Box::new(VerifyRows { shard, sample: Sample::ALL }));
     match rows.end_of(3, order).await.0 {
         Ended::Done(WorkResult::VerifyRows(compared)) => compared,

@@ -108,6 +108,7 @@ impl Rows {
         (0..)
             .zip(shards)
             .map(|(shard, planned)| CopyShard {
+                barrier: None,
                 table: plan.clone(),
                 shard,
                 part: planned.part.clone(),

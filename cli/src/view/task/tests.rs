@@ -69,7 +69,7 @@ fn json_has_stable_keys() {
         keys.join(" "),
         "acknowledged bytes_done bytes_total cause cleaned_up created_at ended_at id lag_bytes \
          lag_seconds name phase phase_times precheck precheck_ended_at purpose retrying rows_done \
-         rows_total running spec started_at status tables tables_done tables_total units verification"
+         rows_total running spec started_at status stream tables tables_done tables_total units verification"
     );
     assert_eq!(json["status"], "running");
     assert_eq!(json["phase"], "copy");

@@ -44,6 +44,7 @@ pub(super) fn create_task(cx: &mut Context<'_>, create: &CreateTask) -> Result<O
         precheck: PrecheckReport::default(),
         precheck_asked: false,
         snapshot: TaskSnapshot::default(),
+        following: Default::default(),
         system_identifier: None,
         phase_times: Vec::new(),
         cleaned_up: false,

@@ -50,6 +50,10 @@ fn receive(clerk: &mut Clerk<'_>, report: &Report) -> Result<Reception, Rejected
     }
     match &report.body {
         ReportBody::Part { no: part_no, part } => stage(clerk, report, *part_no, part),
+        ReportBody::Checkpoint(checkpoint) => {
+            course::checkpoint(clerk, *checkpoint);
+            Ok(Reception::Taken)
+        }
         ReportBody::Ended { parts, ended } => {
             end(clerk, no, *parts, ended);
             Ok(Reception::Taken)

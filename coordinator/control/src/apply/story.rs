@@ -15,8 +15,9 @@ use pgconvoy_shared::spec::{
 };
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{
-    CopyDone, CopyFormat, Ended, Export, Part, PlannedShard, ResultPart, SharedSnapshot,
-    SnapshotMode, SurveyDone, SurveyedTable, TablePlan, UnitKind, Work, WorkResult,
+    Checkpoint, CopyDone, CopyFormat, Ended, Export, Part, PlannedShard, ResultPart,
+    SharedSnapshot, SnapshotMode, StreamOpened, SurveyDone, SurveyedTable, TablePlan, UnitKind,
+    Work, WorkResult,
 };
 
 use pgconvoy_shared::verify::{Purpose, RowsCompared, VerifySettings};
@@ -148,6 +149,7 @@ pub(crate) fn surveyed(name: &str, bytes: u64) -> SurveyedTable {
         rows: bytes / 100,
         filenode: Some(1),
         index_entries: vec![1],
+        late_entries: vec![],
     }
 }
 
@@ -172,6 +174,57 @@ impl Story {
         story.prepare("keeper", &sized);
         let plan = story.lease("keeper", UnitKind::Plan);
         story.plan_into(&plan, tables);
+        story
+    }
+
+    pub(crate) const BARRIER: u64 = 700;
+
+    /// A task that follows its source, up to where its tables are cut into so many shards.
+    pub(crate) fn following(tables: &[(&str, u32)]) -> Self {
+        let mut story = Self::new().with_agents(&["a"]);
+        let mut create = CreateTask { start: true, ..create("shop") };
+        create.spec.types.insert(MigrationType::Incremental);
+        story.create(create);
+        let precheck = story.lease("a", UnitKind::Precheck);
+        story.done(&precheck, WorkResult::Precheck(vec![]));
+        let schema = story.lease("a", UnitKind::SchemaPre);
+        story.done(&schema, WorkResult::SchemaPre { entries_run: 1, entries_kept: 1 });
+        let open = story.lease("a", UnitKind::OpenStream);
+        let opened = StreamOpened {
+            start: Lsn(1_000),
+            barrier: Self::BARRIER,
+            system_identifier: 42,
+            timeline: 1,
+        };
+        story.done(&open, WorkResult::OpenStream(opened));
+        let survey = story.lease("a", UnitKind::Survey);
+        let found = tables
+            .iter()
+            .map(|(name, shards)| SurveyedTable {
+                late_entries: vec![2],
+                ..surveyed(name, u64::from(*shards) * SHARD_BYTES)
+            })
+            .collect();
+        let done = SurveyDone {
+            system_identifier: 42,
+            snapshot: None,
+            continues: false,
+            left_out: 0,
+            left_out_names: vec![],
+        };
+        let ended = Ended::Done(WorkResult::Survey(done));
+        story.end_with(&survey, vec![ResultPart::Tables(found)], ended);
+        let plan = story.lease("a", UnitKind::Plan);
+        story.plan_into(&plan, tables);
+        story
+    }
+
+    /// The same, up to where its stream is to be leased.
+    pub(crate) fn streaming(tables: &[(&str, u32)]) -> Self {
+        let mut story = Self::following(tables);
+        for kind in [UnitKind::Copy, UnitKind::Audit, UnitKind::Index] {
+            story.finish_all("a", kind);
+        }
         story
     }
 
@@ -412,6 +465,10 @@ impl Story {
         self.report(held, ReportBody::Ended { parts: count, ended })
     }
 
+    pub(crate) fn checkpoint(&mut self, held: &Held, checkpoint: Checkpoint) -> Reception {
+        self.report(held, ReportBody::Checkpoint(checkpoint))
+    }
+
     pub(crate) fn done(&mut self, held: &Held, result: WorkResult) {
         assert_eq!(self.end(held, Ended::Done(result)), Reception::Taken);
     }
@@ -544,6 +601,8 @@ impl Story {
                 UnitKind::Finish => self.done(&held, WorkResult::Finish),
                 UnitKind::Precheck
                 | UnitKind::SchemaPre
+                | UnitKind::OpenStream
+                | UnitKind::Stream
                 | UnitKind::Survey
                 | UnitKind::Plan
                 | UnitKind::VerifyPlan => {

@@ -5,6 +5,11 @@
 //!   ─▶ verify_plan* ─▶ verify_rows*, verify_schema, verify_sequences ─▶ finish
 //! ```
 //!
+//! Where changes are followed, a stream is opened before the survey. Its one long unit begins once the indexes that it needs
+//! are there, and runs beside all that comes after: when it has made the rows those of one moment, what had to wait for that
+//! goes on (indexes that copied rows of different moments could violate, then the rest as above), and in the end nothing is
+//! left but to follow ([`stream`]).
+//!
 //! A stage begins by making its units, and ends when none of them is open; so no unit waits for another one, and what is
 //! ready is found without a walk over a graph. Stages that were not asked for are left out. Three things lead back: an audit
 //! that misses shards (to copy), a snapshot whose keepers are all gone (a survey beside the copy stage), and a table that is
@@ -23,6 +28,7 @@ mod life;
 mod plan;
 mod snapshot;
 mod stages;
+mod stream;
 mod survey;
 mod verify;
 
@@ -41,6 +47,7 @@ pub(crate) use gone::table_gone;
 pub(crate) use lease_end::{dropped, failed, lease_lost, released, revoke_all, table_changed};
 pub(crate) use life::{cancel, finish_again, resume, start};
 pub(crate) use snapshot::{exports_gone, snapshot_lost};
+pub(crate) use stream::checkpoint;
 pub(crate) use verify::differences;
 
 /// Takes a result in. An error means that it does not fit the unit: the agent's own bug, treated as a failure of the unit.
@@ -56,6 +63,9 @@ pub(crate) fn done(
     };
     match (&subject, result) {
         (Subject::Precheck, WorkResult::Precheck(items)) => gate::prechecked(clerk, no, items),
+        (Subject::OpenStream, WorkResult::OpenStream(opened)) => {
+            stream::opened(clerk, no, *opened)?
+        }
         (Subject::Survey { .. }, WorkResult::Survey(found)) => {
             survey::surveyed(clerk, no, found, parts)?;
         }
@@ -78,7 +88,7 @@ pub(crate) fn done(
             settle(clerk, no);
             clerk.record().sequences_compared = Some(Arc::new(found.clone()));
         }
-        (Subject::Indexes(_) | Subject::Index { .. }, WorkResult::Index) => {
+        (Subject::Indexes { .. } | Subject::Index { .. }, WorkResult::Index) => {
             settle(clerk, no);
             for table in stages::tables_of(&subject) {
                 clerk.edit_table(table, |table| {

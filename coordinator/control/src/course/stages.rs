@@ -8,7 +8,7 @@ use super::{open, survey, verify};
 use crate::state::clerk::Clerk;
 use crate::state::record::TaskRecord;
 use crate::state::unit::Subject;
-use crate::state::{EventKind, Stage, TaskStatus, UnitState};
+use crate::state::{EventKind, Stage, Table, TaskStatus, UnitState};
 
 /// Moves the task on over every stage that has nothing left to do.
 pub(super) fn advance(clerk: &mut Clerk<'_>) {
@@ -21,12 +21,16 @@ pub(super) fn advance(clerk: &mut Clerk<'_>) {
             // Its gate moves the task on.
             Stage::Precheck | Stage::Ended => return,
             Stage::SchemaPre => open(clerk, UnitKind::SchemaPre) == 0,
+            Stage::OpenStream => open(clerk, UnitKind::OpenStream) == 0,
             Stage::Survey => open(clerk, UnitKind::Survey) == 0,
             Stage::Copy => [UnitKind::Survey, UnitKind::Plan, UnitKind::Copy]
                 .into_iter()
                 .all(|kind| open(clerk, kind) == 0),
             Stage::Audit => open(clerk, UnitKind::Audit) == 0,
-            Stage::Index => open(clerk, UnitKind::Index) == 0,
+            Stage::Index | Stage::LateIndex => open(clerk, UnitKind::Index) == 0,
+            Stage::CatchUp => clerk.record().following.checkpoint.consistent,
+            // It has no end of its own.
+            Stage::Stream => open(clerk, UnitKind::Stream) == 0,
             Stage::SchemaPost => open(clerk, UnitKind::SchemaPost) == 0,
             Stage::Settle => {
                 open(clerk, UnitKind::Sequences) == 0 && open(clerk, UnitKind::Analyze) == 0
@@ -52,16 +56,20 @@ pub(super) fn advance(clerk: &mut Clerk<'_>) {
 /// The stage after this one, of those asked for.
 pub(super) fn next(stage: Stage, record: &TaskRecord) -> Stage {
     let (schema, rows) = (record.moves_schema(), record.moves_rows());
-    let moves = record.migrates();
+    let (moves, follows) = (record.migrates(), record.follows());
     let course = [
         (Stage::SchemaPre, moves && schema),
+        (Stage::OpenStream, follows),
         (Stage::Survey, rows),
         (Stage::Copy, moves && rows),
         (Stage::Audit, moves && rows),
         (Stage::Index, moves && rows && schema),
+        (Stage::CatchUp, follows),
+        (Stage::LateIndex, follows && schema),
         (Stage::SchemaPost, moves && schema),
         (Stage::Settle, moves && rows),
         (Stage::Verify, record.verify.is_some()),
+        (Stage::Stream, follows),
         (Stage::Finish, true),
     ];
     let mut later = course.into_iter().filter(|(later, asked)| *later > stage && *asked);
@@ -76,6 +84,9 @@ pub(super) fn enter(clerk: &mut Clerk<'_>, stage: Stage) {
         Stage::SchemaPre => {
             clerk.add_unit(Subject::SchemaPre);
         }
+        Stage::OpenStream => {
+            clerk.add_unit(Subject::OpenStream);
+        }
         Stage::Survey => survey::begin(clerk),
         // The survey made the units that plan, and those make the ones that copy.
         Stage::Copy => {}
@@ -84,7 +95,13 @@ pub(super) fn enter(clerk: &mut Clerk<'_>, stage: Stage) {
                 clerk.add_unit(Subject::Audit);
             }
         }
-        Stage::Index => make_index_units(clerk),
+        Stage::Index => make_index_units(clerk, Entries::BeforeChanges),
+        Stage::CatchUp => {
+            clerk.add_unit(Subject::Stream);
+        }
+        Stage::LateIndex => make_index_units(clerk, Entries::AfterConsistency),
+        // The stream runs already.
+        Stage::Stream => {}
         Stage::SchemaPost => {
             clerk.add_unit(Subject::SchemaPost);
         }
@@ -105,23 +122,41 @@ pub(super) fn enter(clerk: &mut Clerk<'_>, stage: Stage) {
 
 /// The statements of a large table run side by side, those of small ones in groups. Those of a table that is gone at the
 /// source too: it stands at the destination, and foreign keys that come later may need them.
-fn make_index_units(clerk: &mut Clerk<'_>) {
+fn make_index_units(clerk: &mut Clerk<'_>, entries: Entries) {
+    let late = entries == Entries::AfterConsistency;
     let tables = clerk
         .record()
         .all_tables()
-        .filter(|(_, table)| !table.surveyed.index_entries.is_empty())
+        .filter(|(_, table)| !entries.of(table).is_empty())
         .map(sized)
         .collect();
     for group in groups(tables) {
         match &*group {
             [table] => {
-                let entries =
-                    clerk.record().table(*table).map(|t| t.surveyed.index_entries.clone());
+                let entries = clerk.record().table(*table).map(|table| entries.of(table).to_vec());
                 for entry in entries.unwrap_or_default() {
                     index_unit(clerk, Subject::Index { table: *table, entry });
                 }
             }
-            _ => index_unit(clerk, Subject::Indexes(group)),
+            _ => index_unit(clerk, Subject::Indexes { tables: group, late }),
+        }
+    }
+}
+
+/// Which of a table's index statements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entries {
+    /// Those that come before any change is applied.
+    BeforeChanges,
+    /// Those that wait until the table is consistent.
+    AfterConsistency,
+}
+
+impl Entries {
+    fn of(self, table: &Table) -> &[u32] {
+        match self {
+            Self::BeforeChanges => &table.surveyed.index_entries,
+            Self::AfterConsistency => &table.surveyed.late_entries,
         }
     }
 }
@@ -137,7 +172,7 @@ fn index_unit(clerk: &mut Clerk<'_>, subject: Subject) {
 pub(super) fn tables_of(subject: &Subject) -> Vec<TableNo> {
     match subject {
         Subject::Plan(tables)
-        | Subject::Indexes(tables)
+        | Subject::Indexes { tables, .. }
         | Subject::Analyze(tables)
         | Subject::VerifyPlan(tables) => tables.to_vec(),
         Subject::Copy { table, .. }
@@ -145,6 +180,8 @@ pub(super) fn tables_of(subject: &Subject) -> Vec<TableNo> {
         | Subject::VerifyRows { table, .. } => vec![*table],
         Subject::Precheck
         | Subject::SchemaPre
+        | Subject::OpenStream
+        | Subject::Stream
         | Subject::Survey { .. }
         | Subject::Audit
         | Subject::SchemaPost
@@ -155,7 +192,7 @@ pub(super) fn tables_of(subject: &Subject) -> Vec<TableNo> {
     }
 }
 
-pub(super) fn sized((no, table): (TableNo, &crate::state::Table)) -> (u64, TableNo) {
+pub(super) fn sized((no, table): (TableNo, &Table)) -> (u64, TableNo) {
     (table.surveyed.bytes, no)
 }
 

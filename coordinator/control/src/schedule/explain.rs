@@ -129,6 +129,8 @@ fn held_back(
                 }
                 UnitKind::Precheck
                 | UnitKind::SchemaPre
+                | UnitKind::OpenStream
+                | UnitKind::Stream
                 | UnitKind::Survey
                 | UnitKind::Plan
                 | UnitKind::Audit

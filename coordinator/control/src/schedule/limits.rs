@@ -36,6 +36,8 @@ pub(super) fn room(task: &Task, kind: UnitKind) -> (u32, Reason) {
         // There is one of each.
         UnitKind::Precheck
         | UnitKind::SchemaPre
+        | UnitKind::OpenStream
+        | UnitKind::Stream
         | UnitKind::Survey
         | UnitKind::Audit
         | UnitKind::SchemaPost

@@ -98,6 +98,10 @@ event_kinds! {
     PasswordsRenewed = "passwords_renewed",
     /// Agents were lost one after another while they ran the same unit.
     UnitLosesAgents = "unit_loses_agents",
+    /// The source keeps every change from here on until it is applied.
+    StreamOpened = "stream_opened",
+    /// The changes that were made during the copy are applied: all tables show one moment of the source.
+    Consistent = "consistent",
 }
 
 /// The latest events of a task.

@@ -12,10 +12,12 @@ use super::record::TaskRecord;
 use super::table::{Table, Verdict};
 use super::unit::{Subject, Tally, Unit, UnitState};
 
-/// All kinds, in the order of a task's course.
-pub(crate) const KINDS: [UnitKind; 15] = [
+/// All kinds, in the order of a task's course; but the stream goes before all that runs beside it.
+pub(crate) const KINDS: [UnitKind; 17] = [
     UnitKind::Precheck,
     UnitKind::SchemaPre,
+    UnitKind::OpenStream,
+    UnitKind::Stream,
     UnitKind::Survey,
     UnitKind::Plan,
     UnitKind::Copy,
@@ -223,11 +225,13 @@ impl TaskRecord {
             | Subject::Index { table, .. }
             | Subject::VerifyRows { table, .. } => bytes(*table),
             Subject::Plan(tables)
-            | Subject::Indexes(tables)
+            | Subject::Indexes { tables, .. }
             | Subject::Analyze(tables)
             | Subject::VerifyPlan(tables) => tables.first().map_or(0, |no| bytes(*no)),
             Subject::Precheck
             | Subject::SchemaPre
+            | Subject::OpenStream
+            | Subject::Stream
             | Subject::Survey { .. }
             | Subject::Audit
             | Subject::SchemaPost

@@ -11,7 +11,7 @@ use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::{MigrationType, TaskSpec};
 use pgconvoy_shared::time::Timestamp;
-use pgconvoy_shared::unit::{SharedSnapshot, SnapshotMode, UnitKind};
+use pgconvoy_shared::unit::{Checkpoint, SharedSnapshot, SnapshotMode, StreamOpened, UnitKind};
 use pgconvoy_shared::verify::{ObjectsCompared, Purpose, VerifySettings};
 
 use super::chunks::Chunks;
@@ -64,6 +64,8 @@ pub enum Stage {
     Precheck,
     /// The schema before the rows.
     SchemaPre,
+    /// Publication and slot, so that no change is missed from here on.
+    OpenStream,
     /// Which tables there are.
     Survey,
     /// Planning and copying.
@@ -72,12 +74,18 @@ pub enum Stage {
     Audit,
     /// Indexes.
     Index,
+    /// The stream runs from here on. What is applied first makes the copied rows those of one moment.
+    CatchUp,
+    /// Indexes that rows of different moments could violate.
+    LateIndex,
     /// The schema after the rows.
     SchemaPost,
     /// Sequences and statistics.
     Settle,
     /// Whether both ends are the same.
     Verify,
+    /// Nothing is left but to follow the source, for as long as the user wants it.
+    Stream,
     /// What the task keeps at the databases goes.
     Finish,
     /// Nothing is left to do.
@@ -97,6 +105,10 @@ pub enum Phase {
     Index,
     /// Comparing both ends.
     Verify,
+    /// The changes that were made meanwhile, and what had to wait for them.
+    CatchUp,
+    /// The changes as they are made.
+    Stream,
     /// Nothing is left.
     Done,
 }
@@ -111,6 +123,8 @@ impl Phase {
             Self::Copy => "copy",
             Self::Index => "index",
             Self::Verify => "verify",
+            Self::CatchUp => "catch_up",
+            Self::Stream => "stream",
             Self::Done => "done",
         }
     }
@@ -136,6 +150,15 @@ pub(crate) struct TaskSnapshot {
     pub(crate) shared: Option<SharedSnapshot>,
     /// The next survey must not go on from the old moment: a table cannot be read under it.
     pub(crate) unusable: bool,
+}
+
+/// How far a task follows its source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Following {
+    /// What was made for it at the source.
+    pub(crate) opened: Option<StreamOpened>,
+    /// What the stream reported last.
+    pub(crate) checkpoint: Checkpoint,
 }
 
 /// What the last precheck found.
@@ -166,6 +189,7 @@ pub(crate) struct TaskRecord {
     /// A user asked for a precheck while the task does not run.
     pub(crate) precheck_asked: bool,
     pub(crate) snapshot: TaskSnapshot,
+    pub(crate) following: Following,
     pub(crate) system_identifier: Option<u64>,
     pub(crate) phase_times: Vec<PhaseTime>,
     /// Of an ended task: nothing of it is left at the databases.
@@ -225,9 +249,14 @@ impl TaskRecord {
         self.spec.types.contains(&MigrationType::Full)
     }
 
+    /// Changes are followed.
+    pub(crate) fn follows(&self) -> bool {
+        self.spec.is_incremental() && self.migrates()
+    }
+
     /// All shards show one moment.
     pub(crate) fn shares_snapshot(&self) -> bool {
-        self.spec.copy.snapshot == SnapshotMode::Task
+        self.spec.snapshot_mode() == SnapshotMode::Task
     }
 
     /// Somebody exports the task's snapshot, or none is needed.
@@ -256,7 +285,10 @@ impl TaskRecord {
             Stage::Precheck => Phase::Precheck,
             Stage::SchemaPre => Phase::Schema,
             Stage::Survey if self.purpose == Purpose::Verify => Phase::Verify,
-            Stage::Survey | Stage::Copy | Stage::Audit => Phase::Copy,
+            Stage::OpenStream | Stage::Survey | Stage::Copy | Stage::Audit => Phase::Copy,
+            Stage::CatchUp | Stage::LateIndex => Phase::CatchUp,
+            Stage::SchemaPost | Stage::Settle if self.follows() => Phase::CatchUp,
+            Stage::Stream => Phase::Stream,
             Stage::Verify => Phase::Verify,
             Stage::Finish if self.verify.is_some() => Phase::Verify,
             Stage::Settle | Stage::Finish if !self.moves_schema() => Phase::Copy,
@@ -278,7 +310,7 @@ impl TaskRecord {
             }
             Subject::Index { table, .. } => format!("{kind} {}", name(table)),
             Subject::Plan(tables)
-            | Subject::Indexes(tables)
+            | Subject::Indexes { tables, .. }
             | Subject::Analyze(tables)
             | Subject::VerifyPlan(tables) => match &**tables {
                 [] => kind.to_owned(),
@@ -287,6 +319,8 @@ impl TaskRecord {
             },
             Subject::Precheck
             | Subject::SchemaPre
+            | Subject::OpenStream
+            | Subject::Stream
             | Subject::Survey { .. }
             | Subject::Audit
             | Subject::SchemaPost

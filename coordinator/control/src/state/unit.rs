@@ -20,6 +20,10 @@ pub enum Subject {
     Precheck,
     /// The schema before the rows.
     SchemaPre,
+    /// Publication and slot.
+    OpenStream,
+    /// The source's changes.
+    Stream,
     /// The list of tables, and in `copy.snapshot: task` the task's snapshot of this round.
     Survey {
         /// 0 where each shard has its own moment.
@@ -37,7 +41,12 @@ pub enum Subject {
     /// All tables of the task.
     Audit,
     /// All index statements of some small tables.
-    Indexes(Box<[TableNo]>),
+    Indexes {
+        /// The tables.
+        tables: Box<[TableNo]>,
+        /// Those that waited until the tables were consistent, or else the others.
+        late: bool,
+    },
     /// One index statement of a large table, so that several are built side by side.
     Index {
         /// The table.
@@ -75,11 +84,13 @@ impl Subject {
         match self {
             Self::Precheck => UnitKind::Precheck,
             Self::SchemaPre => UnitKind::SchemaPre,
+            Self::OpenStream => UnitKind::OpenStream,
+            Self::Stream => UnitKind::Stream,
             Self::Survey { .. } => UnitKind::Survey,
             Self::Plan(_) => UnitKind::Plan,
             Self::Copy { .. } => UnitKind::Copy,
             Self::Audit => UnitKind::Audit,
-            Self::Indexes(_) | Self::Index { .. } => UnitKind::Index,
+            Self::Indexes { .. } | Self::Index { .. } => UnitKind::Index,
             Self::SchemaPost => UnitKind::SchemaPost,
             Self::Sequences => UnitKind::Sequences,
             Self::Analyze(_) => UnitKind::Analyze,

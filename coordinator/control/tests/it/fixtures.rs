@@ -13,7 +13,7 @@ use pgconvoy_shared::spec::{
 };
 use pgconvoy_shared::unit::{
     CopyDone, CopyFormat, Export, Part, PlanTable, PlannedShard, ResultPart, SharedSnapshot,
-    SnapshotMode, SurveyDone, SurveyedTable, TablePlan, Work, WorkResult,
+    SnapshotMode, StreamOpened, SurveyDone, SurveyedTable, TablePlan, Work, WorkResult,
 };
 use pgconvoy_shared::verify::{
     Difference, NotCompared, ObjectDifference, ObjectsCompared, Purpose, RowDifference,
@@ -87,6 +87,7 @@ pub(crate) fn surveyed(no: u32, bytes: u64) -> SurveyedTable {
         rows: bytes / 100,
         filenode: Some(no),
         index_entries: vec![no * 10, no * 10 + 1],
+        late_entries: vec![no * 10 + 2],
     }
 }
 
@@ -134,6 +135,13 @@ pub(crate) fn answer(work: &Work, agent: &AgentId, shards: u32) -> (Vec<ResultPa
     let result = match work {
         Work::Precheck { .. } => WorkResult::Precheck(vec![]),
         Work::SchemaPre => WorkResult::SchemaPre { entries_run: 1, entries_kept: 1 },
+        Work::OpenStream => WorkResult::OpenStream(StreamOpened {
+            start: Lsn(6),
+            barrier: 10,
+            system_identifier: 42,
+            timeline: 1,
+        }),
+        Work::Stream(_) => unreachable!("a stream reports checkpoints, and has no result"),
         Work::Survey(survey) => {
             parts.push(ResultPart::Tables((0..3).map(|no| surveyed(no, 1_000)).collect()));
             let shared = SharedSnapshot {

@@ -9,10 +9,11 @@ use pgconvoy_control::state::State;
 use pgconvoy_control::{apply, codec, invariants, work};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, UnitId};
+use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::time::Timestamp;
-use pgconvoy_shared::unit::{Ended, SnapshotMode, WorkResult};
+use pgconvoy_shared::unit::{Checkpoint, Ended, SnapshotMode, Work, WorkResult};
 
-use crate::fixtures;
+use crate::{fixtures, following};
 
 /// A step: what, and two numbers to choose by.
 type Step = (u8, u8, u8);
@@ -124,6 +125,18 @@ impl Machine {
             (5, _) => (vec![], Ended::Done(WorkResult::Audit { missing: vec![(table, 9)] })),
             (16, _) => (vec![], Ended::TableGone { table, system_identifier: 42 }),
             (6, _) | (_, None) => (vec![], Ended::Released),
+            (far, Some(order)) if matches!(order.work, Work::Stream(_)) => {
+                let applied = Lsn(u64::from(far));
+                let body = ReportBody::Checkpoint(Checkpoint { applied, consistent: far > 8 });
+                self.apply(Command::Reports(vec![Report {
+                    agent,
+                    incarnation,
+                    unit,
+                    epoch,
+                    body,
+                }]));
+                return;
+            }
             (shards, Some(order)) => {
                 let (parts, result) = fixtures::answer(&order.work, &agent, u32::from(shards) % 4);
                 (parts, Ended::Done(result))
@@ -164,6 +177,7 @@ proptest! {
             let create = fixtures::create(no, SnapshotMode::Task);
             machine.apply(Command::CreateTask(Box::new(create)));
         }
+        machine.apply(Command::CreateTask(Box::new(following::create(2))));
         for no in 0..3 {
             let register = fixtures::register(&format!("agent-{no}"), 9, 3);
             machine.apply(Command::RegisterAgent(Box::new(register)));

@@ -3,6 +3,7 @@
 
 use pgconvoy_integration_tests::net::{Proxy, Weather};
 use pgconvoy_integration_tests::wait;
+use pgconvoy_proto::v1::PrecheckItem;
 
 use crate::world::{AT_DESTINATION, AT_SOURCE, Dialled, Gate, LIMIT, TwoSites};
 
@@ -22,6 +23,17 @@ async fn everything_works(dialled: Dialled) {
     let job = sites.fleet.begin(&sites.task_file("shop", Gate::COPY)).await;
     let task = job.done(&sites.pair).await;
     assert!(task.rows_done > 20_000);
+    for agent in AT_SOURCE {
+        let ways =
+            |item: &PrecheckItem| item.code == "reached_through_agent" && item.object == agent;
+        let way = task.precheck.iter().find(|item| ways(item));
+        let way = &way.unwrap_or_else(|| panic!("{agent}: {:?}", task.precheck)).observed;
+        let expected = match dialled {
+            Dialled::Source => format!("dials agent {agent}, which reaches"),
+            Dialled::Destination => format!("agent {agent} dials agent c"),
+        };
+        assert!(way.contains(&expected), "{way}");
+    }
     let events = job.events("unit_failed").await;
     assert!(events.is_empty(), "nothing failed on the way: {events:?}");
     sites.fleet.ok(&["task", "verify", "shop"]).await;

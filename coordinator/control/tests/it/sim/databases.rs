@@ -12,8 +12,8 @@ use pgconvoy_shared::ids::{TableNo, TaskId, UnitId};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::{
-    AuditTable, CopyDone, CopyShard, Ended, Export, PlanTable, ResultPart, SharedSnapshot,
-    SnapshotMode, Survey, SurveyDone, Work, WorkResult,
+    AuditTable, Checkpoint, CopyDone, CopyShard, Ended, Export, PlanTable, ResultPart,
+    SharedSnapshot, SnapshotMode, Survey, SurveyDone, Work, WorkResult,
 };
 
 use super::chance::Chance;
@@ -36,6 +36,8 @@ struct Db {
     /// Done shards, with the moment that their rows show.
     progress: BTreeMap<(TableNo, u32, u32), Option<u64>>,
     owners: BTreeMap<UnitId, (Epoch, RunKey)>,
+    /// How far the source's changes are applied.
+    applied: Lsn,
     /// The run that removed everything of the task.
     finished_by: Option<RunKey>,
 }
@@ -166,7 +168,17 @@ impl Databases {
             Work::SchemaPost => WorkResult::SchemaPost { entries_run: 1 },
             Work::Sequences => WorkResult::Sequences { count: 1 },
             Work::Analyze(_) => WorkResult::Analyze,
-            Work::VerifyPlan(_)
+            Work::Stream(order) => {
+                if order.checkpoint.applied > db.applied.max(order.opened.start) {
+                    let details = format!("{} goes on from what is not there", statement.unit);
+                    return Err(("a_checkpoint_is_durable", details));
+                }
+                db.applied = Lsn(db.applied.max(order.opened.start).0 + chance.between(0, 100));
+                let consistent = order.checkpoint.consistent || chance.happens(300);
+                return Ok((Answer::GoesOn(Checkpoint { applied: db.applied, consistent }), None));
+            }
+            Work::OpenStream
+            | Work::VerifyPlan(_)
             | Work::VerifyRows(_)
             | Work::VerifySchema
             | Work::VerifySequences => {
@@ -181,7 +193,7 @@ impl Databases {
                 WorkResult::Finish
             }
         };
-        Ok((Answer { parts, ended: Ended::Done(result) }, snapshot))
+        Ok((Answer::Ends { parts, ended: Ended::Done(result) }, snapshot))
     }
 }
 
@@ -189,6 +201,8 @@ impl Databases {
 fn writes(work: &Work) -> bool {
     match work {
         Work::SchemaPre
+        | Work::OpenStream
+        | Work::Stream(_)
         | Work::Survey(_)
         | Work::Plan(_)
         | Work::Copy(_)
@@ -207,7 +221,7 @@ fn writes(work: &Work) -> bool {
 }
 
 fn refusal(code: &'static str, message: &'static str) -> Answer {
-    Answer { parts: vec![], ended: Ended::Failed(Failure::transient(code, message)) }
+    Answer::Ends { parts: vec![], ended: Ended::Failed(Failure::transient(code, message)) }
 }
 
 impl Db {
@@ -269,7 +283,7 @@ impl Db {
             return Ok(());
         }
         let ended = Ended::TableGone { table, system_identifier: SYSTEM_IDENTIFIER };
-        Err(Box::new(Answer { parts: vec![], ended }))
+        Err(Box::new(Answer::Ends { parts: vec![], ended }))
     }
 
     fn copy(

@@ -142,6 +142,10 @@ impl World {
                     commands.push(Command::CancelTask { task: task.clone() });
                 }
                 Some(TaskStatus::Paused) if self.healing => commands.push(resume(task.clone())),
+                // What follows has no end of its own.
+                Some(TaskStatus::Running) if self.healing && self.oracle.follows(task) => {
+                    commands.push(Command::CancelTask { task: task.clone() });
+                }
                 _ => {}
             }
         }

@@ -28,7 +28,7 @@ use world::{Bugs, World};
 const FIXED_SEEDS: u64 = 60;
 
 /// What the fixed seeds lead to, all in all: else they would prove little.
-const LED_TO: [EventKind; 12] = [
+const LED_TO: [EventKind; 13] = [
     EventKind::UnitMoved,
     EventKind::AgentLost,
     EventKind::UnitFailed,
@@ -41,6 +41,7 @@ const LED_TO: [EventKind; 12] = [
     EventKind::TaskFailed,
     EventKind::TaskPaused,
     EventKind::CleanedUp,
+    EventKind::Consistent,
 ];
 
 /// How many seeds, if more than the usual.

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use pgconvoy_control::command::{Command, Report, ReportBody, Stamped};
 use pgconvoy_control::invariants;
 use pgconvoy_control::outcome::{Outcome, Reception};
-use pgconvoy_control::state::{State, UnitState};
+use pgconvoy_control::state::{Phase, State, UnitState};
 use pgconvoy_control::view;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::{Incarnation, TaskId, UnitId, UnitNo};
+use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::unit::{Ended, WorkResult};
 
 use super::world::World;
@@ -19,6 +20,7 @@ pub(super) struct Oracle {
     pub(super) violation: Option<(&'static str, String)>,
     epochs: BTreeMap<UnitId, Epoch>,
     done: BTreeSet<UnitId>,
+    applied: BTreeMap<TaskId, Lsn>,
 }
 
 impl Oracle {
@@ -61,7 +63,19 @@ impl Oracle {
         }
     }
 
+    /// A task's changes are applied up to here.
+    pub(super) fn durable(&mut self, task: &TaskId, applied: Lsn) {
+        let known = self.applied.entry(task.clone()).or_default();
+        *known = applied.max(*known);
+    }
+
     fn taken(&mut self, report: &Report) {
+        if let ReportBody::Checkpoint(checkpoint) = &report.body
+            && self.applied.get(&report.unit.task).is_none_or(|known| *known < checkpoint.applied)
+        {
+            let details = format!("{}: {checkpoint:?}", report.unit);
+            return self.violate("a_checkpoint_is_durable", details);
+        }
         let ReportBody::Ended { ended: Ended::Done(result), .. } = &report.body else { return };
         let id = &report.unit;
         if self.state.unit(id).is_some_and(|unit| matches!(unit.state, UnitState::Done(_))) {
@@ -76,6 +90,12 @@ impl Oracle {
                 }
             }
         }
+    }
+
+    /// Nothing is left to do for the task but to follow its source.
+    pub(super) fn follows(&self, task: &TaskId) -> bool {
+        let view = view::task(&self.state, task, 0, &|_, _| None);
+        view.is_some_and(|view| view.phase == Phase::Stream)
     }
 
     pub(super) fn describe(&self, task: &TaskId) -> String {

@@ -5,7 +5,7 @@ use pgconvoy_control::command::ReportBody;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::UnitId;
-use pgconvoy_shared::unit::{Ended, ResultPart, Work, WorkResult};
+use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart, Work, WorkResult};
 
 use super::network::ToLeader;
 use super::world::{Event, World};
@@ -31,9 +31,11 @@ pub(super) struct Statement {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
-    pub(super) parts: Vec<ResultPart>,
-    pub(super) ended: Ended,
+pub(super) enum Answer {
+    /// The unit is over.
+    Ends { parts: Vec<ResultPart>, ended: Ended },
+    /// It is so far, and goes on.
+    GoesOn(Checkpoint),
 }
 
 impl World {
@@ -99,20 +101,20 @@ impl World {
         found.map(|(unit, _)| unit.clone())
     }
 
-    fn end_run(&mut self, agent: usize, unit: UnitId, answer: Answer) {
+    fn end_run(&mut self, agent: usize, unit: UnitId, parts: Vec<ResultPart>, ended: Ended) {
         let this = &mut self.agents[agent];
         let Some(run) = this.runs.remove(&unit) else { return };
-        let count = answer.parts.len() as u32;
-        for (no, part) in (0u32..).zip(answer.parts) {
+        let count = parts.len() as u32;
+        for (no, part) in (0u32..).zip(parts) {
             this.report(unit.clone(), run.epoch, ReportBody::Part { no, part });
         }
-        this.report_end(unit, run.epoch, count, answer.ended);
+        this.report_end(unit, run.epoch, count, ended);
     }
 
     pub(super) fn unit_step(&mut self, agent: usize, key: RunKey) {
         let Some(unit) = self.live(agent, key) else { return };
         if let Some(ended) = self.misfortune(key) {
-            return self.end_run(agent, unit, Answer { parts: vec![], ended });
+            return self.end_run(agent, unit, vec![], ended);
         }
         let slow = !self.healing && self.chance.happens(30);
         let ms = if slow { self.chance.between(1_000, 15_000) } else { self.chance.between(1, 30) };
@@ -155,6 +157,9 @@ impl World {
             Err((invariant, details)) => return self.oracle.violate(invariant, details),
         };
         let statement = self.databases.statements.get_mut(&key).expect("it was carried out");
+        if let Answer::GoesOn(checkpoint) = &answer {
+            self.oracle.durable(&statement.unit.task, checkpoint.applied);
+        }
         let this = &mut self.agents[agent];
         if let Some((round, moment)) = snapshot.filter(|_| this.life == statement.life) {
             this.keepers.insert(statement.unit.task.clone(), (round, moment));
@@ -162,7 +167,7 @@ impl World {
         let lost = !self.healing && self.chance.happens(40);
         statement.answer = Some(if lost {
             let failure = Failure::transient("connection_lost", "the reply was lost");
-            Answer { parts: vec![], ended: Ended::Failed(failure) }
+            Answer::Ends { parts: vec![], ended: Ended::Failed(failure) }
         } else {
             name_exporter(answer, &this.id)
         });
@@ -173,15 +178,22 @@ impl World {
     pub(super) fn answered(&mut self, agent: usize, key: RunKey) {
         let Some(unit) = self.live(agent, key) else { return };
         let statement = self.databases.statements.get_mut(&key).expect("it was carried out");
-        if let Some(answer) = statement.answer.take() {
-            self.end_run(agent, unit, answer);
+        match statement.answer.take() {
+            Some(Answer::Ends { parts, ended }) => self.end_run(agent, unit, parts, ended),
+            Some(Answer::GoesOn(checkpoint)) => {
+                let epoch = statement.epoch;
+                self.agents[agent].report(unit, epoch, ReportBody::Checkpoint(checkpoint));
+                let ms = self.chance.between(200, 3_000);
+                self.after(ms, Event::Step { agent, run: key });
+            }
+            None => {}
         }
     }
 }
 
 /// The surveying agent exports the snapshot it took.
 fn name_exporter(mut answer: Answer, id: &pgconvoy_shared::ids::AgentId) -> Answer {
-    if let Ended::Done(WorkResult::Survey(done)) = &mut answer.ended
+    if let Answer::Ends { ended: Ended::Done(WorkResult::Survey(done)), .. } = &mut answer
         && let Some(shared) = &mut done.snapshot
     {
         for export in &mut shared.exports {

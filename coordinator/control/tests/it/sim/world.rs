@@ -18,7 +18,7 @@ use super::network::{Network, ToAgent, ToLeader};
 use super::oracle::Oracle;
 use super::raft::{Entry, Node, Proposal};
 use super::unit_run::RunKey;
-use crate::fixtures;
+use crate::{fixtures, following};
 
 /// Bugs put in on purpose.
 #[derive(Debug, Clone, Copy, Default)]
@@ -341,9 +341,12 @@ impl World {
     }
 }
 
-/// The third task of a world only compares.
+/// The third task of a world only compares. The second one follows its source where each shard has its own moment.
 pub(super) fn task(no: u64, mode: SnapshotMode) -> CreateTask {
-    let create = fixtures::create(no, mode);
+    let create = match (no, mode) {
+        (1, SnapshotMode::Shard) => following::create(no),
+        _ => fixtures::create(no, mode),
+    };
     let purpose = if no == 2 { Purpose::Verify } else { Purpose::Migrate };
     CreateTask { purpose, ..create }
 }

@@ -1,0 +1,213 @@
+//! What following changes needs: decoding at the source, room for a slot, rights, and tables that tell which row is changed.
+
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::name::QualifiedName;
+
+use super::report::{Finding, Report};
+use crate::pg::Session;
+use crate::unit::{UnitContext, apply_key, survey};
+
+/// At the source.
+#[derive(Debug)]
+pub(super) struct SourceFacts {
+    wal_level: String,
+    slots_left: i64,
+    senders_left: i64,
+    may_replicate: bool,
+    may_create: bool,
+    /// As the server prints it; `-1` = without limit.
+    slot_keeps: String,
+    size: i64,
+    synchronous: String,
+    /// Tables without a replica identity that would do.
+    unidentified: Vec<QualifiedName>,
+    unlogged: Vec<QualifiedName>,
+    /// Tables that the role does not own, and so may not publish.
+    foreign: Vec<QualifiedName>,
+    large_objects: bool,
+}
+
+/// At the destination.
+#[derive(Debug)]
+pub(super) struct DestinationFacts {
+    may_replay: bool,
+}
+
+pub(super) async fn of_source(
+    ctx: &UnitContext,
+    session: &Session,
+) -> Result<Option<SourceFacts>, tokio_postgres::Error> {
+    if !ctx.spec.is_incremental() {
+        return Ok(None);
+    }
+    let row = session
+        .query_one(
+            "select current_setting('wal_level'),
+                    current_setting('max_replication_slots')::bigint - (select count(*) from pg_replication_slots),
+                    current_setting('max_wal_senders')::bigint - (select count(*) from pg_stat_replication),
+                    r.rolsuper or r.rolreplication,
+                    has_database_privilege(current_database(), 'create'),
+                    current_setting('max_slot_wal_keep_size'), pg_database_size(current_database()),
+                    current_setting('synchronous_standby_names'),
+                    exists (select from pg_largeobject_metadata)
+             from pg_roles r where r.rolname = current_user",
+            &[],
+        )
+        .await?;
+    let tables = session
+        .query(
+            &format!(
+                "select n.nspname::text, c.relname::text, c.relpersistence = 'u',
+                        c.relreplident = 'f' or {key} is not null, pg_has_role(c.relowner, 'usage')
+                 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                 where c.relpersistence <> 't' and {taking_part} order by 1, 2",
+                key = apply_key::INDEX,
+                taking_part = survey::TAKING_PART,
+            ),
+            &[],
+        )
+        .await?;
+    let mut facts = SourceFacts {
+        wal_level: row.get(0),
+        slots_left: row.get(1),
+        senders_left: row.get(2),
+        may_replicate: row.get(3),
+        may_create: row.get(4),
+        slot_keeps: row.get(5),
+        size: row.get(6),
+        synchronous: row.get(7),
+        large_objects: row.get(8),
+        unidentified: Vec::new(),
+        unlogged: Vec::new(),
+        foreign: Vec::new(),
+    };
+    for row in &tables {
+        let name = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+        if !ctx.spec.objects.matches(&name) {
+            continue;
+        }
+        let (unlogged, identified, owned): (bool, bool, bool) =
+            (row.get(2), row.get(3), row.get(4));
+        if unlogged {
+            facts.unlogged.push(name);
+            continue;
+        }
+        if !identified {
+            facts.unidentified.push(name.clone());
+        }
+        if !owned {
+            facts.foreign.push(name);
+        }
+    }
+    Ok(Some(facts))
+}
+
+pub(super) async fn of_destination(
+    ctx: &UnitContext,
+    session: &Session,
+) -> Result<Option<DestinationFacts>, tokio_postgres::Error> {
+    if !ctx.spec.is_incremental() {
+        return Ok(None);
+    }
+    // From 15 on it can be granted.
+    let granted = match session.major() {
+        15.. => "has_parameter_privilege('session_replication_role', 'set')",
+        _ => "false",
+    };
+    let query = format!("select rolsuper or {granted} from pg_roles where rolname = current_user");
+    let may_replay = session.query_one(&query, &[]).await?.get(0);
+    Ok(Some(DestinationFacts { may_replay }))
+}
+
+pub(super) fn judge_source(facts: &SourceFacts, report: &mut Report) {
+    let side = Side::Source;
+    if facts.wal_level != "logical" {
+        report.add(
+            Finding::error("wal_level", side)
+                .observed(format!("wal_level = {}", facts.wal_level))
+                .required("wal_level = logical, without which the log does not tell rows")
+                .remedy("ALTER SYSTEM SET wal_level = logical, and restart the server"),
+        );
+    }
+    for (left, setting) in
+        [(facts.slots_left, "max_replication_slots"), (facts.senders_left, "max_wal_senders")]
+    {
+        if left < 1 {
+            report.add(
+                Finding::error("no_replication_slot_left", side)
+                    .object(setting)
+                    .observed("all are in use")
+                    .required("one for this task")
+                    .remedy(format!("raise {setting} and restart the server, or drop what nobody uses (pg_replication_slots)")),
+            );
+        }
+    }
+    if !facts.may_replicate {
+        report.add(
+            Finding::error("no_replication_right", side)
+                .observed("the role may not replicate")
+                .required("a role with REPLICATION")
+                .remedy("ALTER ROLE … REPLICATION"),
+        );
+    }
+    if !facts.may_create {
+        report.add(
+            Finding::error("no_publication_right", side)
+                .observed("the role may not make a publication in this database")
+                .required("CREATE on the database")
+                .remedy("GRANT CREATE ON DATABASE … TO …"),
+        );
+    }
+    let foreign = Finding::error("no_publication_right", side)
+        .observed("the role does not own it, and only owners may publish a table")
+        .required("the owner, a member of it, or a superuser")
+        .remedy("GRANT owner TO role, or leave the table out");
+    report.add_each(&foreign, &facts.foreign);
+    let unidentified = Finding::error("replica_identity_missing", side)
+        .observed("nothing tells which row an update or delete changes, and the source would refuse those of a published table")
+        .required("a primary key, or another replica identity")
+        .remedy("ALTER TABLE … REPLICA IDENTITY FULL, or add a primary key, or leave the table out");
+    report.add_each(&unidentified, &facts.unidentified);
+    let unlogged = Finding::warning("changes_not_followed", side)
+        .observed("it is unlogged: its rows are copied, and no change of it is in the log")
+        .remedy("ALTER TABLE … SET LOGGED, or let nobody write to it");
+    report.add_each(&unlogged, &facts.unlogged);
+    if facts.large_objects {
+        report.add(
+            Finding::warning("changes_not_followed", side)
+                .object("large objects")
+                .observed("no stream tells of them: they are left out")
+                .remedy("move them with a task of their own when nobody writes to them any more"),
+        );
+    }
+    if facts.slot_keeps != "-1" {
+        report.add(
+            Finding::warning("slot_may_be_given_up", side)
+                .observed(format!(
+                    "max_slot_wal_keep_size = {}: if more is written while {} bytes are copied, the source gives the slot up",
+                    facts.slot_keeps, facts.size
+                ))
+                .required("-1, or more than is written meanwhile")
+                .remedy("raise it while the migration runs: ALTER SYSTEM SET max_slot_wal_keep_size = -1, and reload"),
+        );
+    }
+    if facts.synchronous.contains('*') {
+        report.add(
+            Finding::warning("synchronous_standby_by_any_name", side)
+                .observed(format!("synchronous_standby_names = {}", facts.synchronous))
+                .required("names: commits may wait for this task's stream as for a standby, and last as long as applying does")
+                .remedy("name the standbys"),
+        );
+    }
+}
+
+pub(super) fn judge_destination(facts: &DestinationFacts, report: &mut Report) {
+    if !facts.may_replay {
+        report.add(
+            Finding::error("no_replay_right", Side::Destination)
+                .observed("the role may not set session_replication_role")
+                .required("that triggers and foreign keys do not fire for changes that they fired for at the source")
+                .remedy("a superuser; from PostgreSQL 15 on: GRANT SET ON PARAMETER session_replication_role TO …"),
+        );
+    }
+}

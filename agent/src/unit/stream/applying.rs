@@ -1,0 +1,420 @@
+//! Applying: batches become transactions at the destination.
+//!
+//! ```text
+//!  begin ─▶ fences (O1) ─▶ operations ─▶ what is parked, what was read again ─▶ position (O3) ─▶ commit
+//! ```
+//!
+//! A batch's operations are sent one behind the other without waiting. Where the destination refuses one, the changes of that
+//! table are applied in smaller sets, in the source's order: sets of rows may meet in a way that single changes do not. A
+//! change that is refused alone cannot be applied as things are: its table is parked, with the cause, and its changes are
+//! kept at the destination from that one on, while all other tables go on. Nothing is left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::join_all;
+use pgconvoy_flow::stream::entry::{Act, Batch, Entry, Notice, Parked, Place, Reread};
+use pgconvoy_flow::stream::fold::fold;
+use pgconvoy_flow::stream::operation::carried;
+use pgconvoy_flow::stream::snapshot::FullXid;
+use pgconvoy_flow::stream::statements::{Statement, statement};
+use pgconvoy_flow::stream::table::Target;
+use pgconvoy_flow::stream::tuple::Field;
+use pgconvoy_shared::epoch::Generation;
+use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::lsn::Lsn;
+use tokio::sync::{mpsc, watch};
+use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use tracing::warn;
+
+use super::reading::Cut;
+use super::takeover::TakenOver;
+use super::{Applied, Position, count};
+use crate::pg::{About, Access, PgError, Session};
+use crate::unit::{UnitContext, UnitEnd};
+
+/// Prepared statements that are kept: a few for each table, and for each set of columns that is updated.
+const STATEMENTS_MAX: usize = 1_000;
+
+/// Applies batches.
+pub(super) struct Applier<'a> {
+    ctx: &'a UnitContext,
+    access: Access,
+    session: Session,
+    targets: Arc<[Target]>,
+    generations: BTreeMap<TableNo, Generation>,
+    statements: BTreeMap<String, tokio_postgres::Statement>,
+    position: Position,
+    consistent_at: Lsn,
+    /// A transaction has begun that the next batch goes on with.
+    open: bool,
+    parked: BTreeSet<TableNo>,
+    /// Targets that refused what was folded: they have further unique values, which rows pass among them.
+    touchy: BTreeSet<usize>,
+    applied: watch::Sender<Applied>,
+    /// Tells the reader of tables that are parked.
+    park: mpsc::UnboundedSender<TableNo>,
+}
+
+/// Why a piece of a batch is not applied.
+enum Stop {
+    /// The destination refuses it as it is.
+    Refused {
+        /// What was written then; none = it is not known.
+        target: Option<usize>,
+        error: PgError,
+    },
+    /// The unit ends.
+    End(UnitEnd),
+}
+
+impl<'a> Applier<'a> {
+    pub(super) fn new(
+        ctx: &'a UnitContext,
+        taken: TakenOver,
+        targets: Arc<[Target]>,
+        parked: BTreeSet<TableNo>,
+        applied: watch::Sender<Applied>,
+        park: mpsc::UnboundedSender<TableNo>,
+    ) -> Self {
+        Self {
+            ctx,
+            access: taken.session.access().clone(),
+            targets,
+            generations: taken.generations(),
+            parked,
+            touchy: BTreeSet::new(),
+            statements: BTreeMap::new(),
+            position: taken.position,
+            consistent_at: taken.consistent_at,
+            session: taken.session,
+            open: false,
+            applied,
+            park,
+        }
+    }
+
+    /// Applies what comes until nothing comes any more.
+    pub(super) async fn run(mut self, mut cuts: mpsc::Receiver<Cut>) -> Result<(), UnitEnd> {
+        while let Some(cut) = cuts.recv().await {
+            self.ctx.still_mine()?;
+            self.apply(cut).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, cut: Cut) -> Result<(), UnitEnd> {
+        let Cut { mut batch, reached } = cut;
+        // Cut before it was known that these are parked.
+        let beginning = Place { commit_lsn: Lsn(0), ordinal: 0, xid: FullXid(0) };
+        for table in &self.parked {
+            batch.park(*table, beginning);
+        }
+        let begin = if self.open { "savepoint piece" } else { "begin; savepoint piece" };
+        self.run_sql(begin).await?;
+        self.open = true;
+        let rows = batch.entries.len() as u64;
+        self.write(&mut batch).await?;
+        self.keep(&batch).await?;
+        self.ctx.progress.add(rows, batch.bytes as u64);
+        for reread in &batch.rereads {
+            self.consistent_at = self.consistent_at.max(reread.noted);
+        }
+        if batch.at_boundary {
+            self.step_to(reached).await?;
+        }
+        Ok(())
+    }
+
+    /// The plans of all tables that are written are current, and stay so (law O1).
+    async fn fence(&mut self, batch: &Batch) -> Result<(), UnitEnd> {
+        let written = batch.entries.iter().map(|entry| entry.table);
+        let kept = batch.parked.iter().map(|parked| parked.table);
+        let tables: BTreeSet<TableNo> = written.chain(kept).collect();
+        let generation = |table: &TableNo| {
+            self.generations.get(table).map_or(0, |generation| i64::from(generation.0))
+        };
+        let generations: Vec<i64> = tables.iter().map(generation).collect();
+        let tables: Vec<i64> = tables.iter().map(|table| i64::from(table.0)).collect();
+        let fence = "select pgconvoy.fence($1, t.no, t.generation) from unnest($2::bigint[], $3::bigint[]) as t (no, generation)";
+        let task = self.ctx.task.as_str();
+        self.session.query(fence, &[&task, &tables, &generations]).await.about(&self.access)?;
+        Ok(())
+    }
+
+    /// Writes a batch. A target that refuses what is folded gets its rows carried from then on; where it refuses that too,
+    /// its changes are applied in smaller parts, each target by itself: within one transaction the order among tables shows
+    /// nowhere.
+    async fn write(&mut self, batch: &mut Batch) -> Result<(), UnitEnd> {
+        let mut apart = BTreeSet::new();
+        let mut parts = loop {
+            self.fence(batch).await?;
+            let (folded, parts) = divide(std::mem::take(&mut batch.entries), &apart);
+            match self.fold_and_run(&folded).await {
+                Ok(()) => break parts,
+                Err(Stop::End(end)) => return Err(end),
+                Err(Stop::Refused { target, error }) => {
+                    tracing::debug!("a batch is refused as it is folded: {error}");
+                    match target {
+                        Some(target) if self.touchy.insert(target) => {}
+                        Some(target) => drop(apart.insert(target)),
+                        None => apart.extend(folded.iter().map(|entry| entry.target)),
+                    }
+                    batch.entries = folded;
+                    batch.entries.extend(parts.into_iter().flat_map(|part| part.entries));
+                    batch.entries.sort_by_key(|entry| entry.place);
+                    self.run_sql("rollback to savepoint piece").await?;
+                }
+            }
+        };
+        for part in &mut parts {
+            self.write_in_parts(part).await?;
+            batch.parked.append(&mut part.parked);
+        }
+        Ok(())
+    }
+
+    async fn fold_and_run(&mut self, entries: &[Entry]) -> Result<(), Stop> {
+        let problem =
+            |problem: String| Stop::Refused { target: None, error: PgError::protocol(problem) };
+        let operations = fold(entries, &self.targets).map_err(|bad| problem(bad.to_string()))?;
+        let operations = carried(operations, &self.touchy);
+        let mut prepared = Vec::with_capacity(operations.len());
+        for operation in &operations {
+            let Statement { sql, parameters } =
+                statement(operation, &self.targets).map_err(|bad| problem(bad.to_string()))?;
+            let known = self.prepare(sql).await;
+            let known = known.map_err(|error| self.stop(operation.target(), error))?;
+            prepared.push((known, parameters));
+        }
+        // Polled in this order, they are sent in this order; where one fails, so do all that follow it.
+        let session = &self.session;
+        let sent = prepared.iter().map(|(known, parameters)| {
+            session.execute_raw(known, parameters.iter().map(|value| TextArray(value.clone())))
+        });
+        for (operation, answer) in operations.iter().zip(join_all(sent).await) {
+            answer.map_err(|error| self.stop(operation.target(), PgError::from(error)))?;
+        }
+        Ok(())
+    }
+
+    async fn prepare(&mut self, sql: String) -> Result<tokio_postgres::Statement, PgError> {
+        if let Some(known) = self.statements.get(&sql) {
+            return Ok(known.clone());
+        }
+        if self.statements.len() >= STATEMENTS_MAX {
+            self.statements.clear();
+        }
+        let prepared = self.session.prepare(&sql).await?;
+        self.statements.insert(sql, prepared.clone());
+        Ok(prepared)
+    }
+
+    fn stop(&self, target: Option<usize>, error: PgError) -> Stop {
+        if is_refusal(&error) {
+            Stop::Refused { target, error }
+        } else {
+            Stop::End(UnitEnd::Failed(self.access.failure(&error)))
+        }
+    }
+
+    /// Halves what is refused, until it is not, or is one change alone: that one cannot be applied.
+    async fn write_in_parts(&mut self, part: &mut Batch) -> Result<(), UnitEnd> {
+        let all = 0..part.entries.len();
+        let mut to_do = Vec::from([all]);
+        while let Some(range) = to_do.pop() {
+            if range.is_empty() {
+                continue;
+            }
+            self.run_sql("savepoint part").await?;
+            match self.fold_and_run(&part.entries[range.clone()]).await {
+                Ok(()) => self.run_sql("release savepoint part").await?,
+                Err(Stop::End(end)) => return Err(end),
+                Err(Stop::Refused { error, .. }) => {
+                    self.run_sql("rollback to savepoint part").await?;
+                    let Entry { place, table, .. } = part.entries[range.start];
+                    if let Some(middle) = middle(&part.entries, &range) {
+                        to_do.extend([middle..range.end, range.start..middle]);
+                        continue;
+                    }
+                    self.park_table(table, place, &error.to_string()).await?;
+                    part.park(table, place);
+                    let rest = range.start..part.entries.len();
+                    to_do = Vec::from([rest]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes of the table are kept from this one on.
+    async fn park_table(
+        &mut self,
+        table: TableNo,
+        place: Place,
+        cause: &str,
+    ) -> Result<(), UnitEnd> {
+        let Place { commit_lsn, xid, ordinal } = place;
+        let cause =
+            format!("{cause}; change {ordinal} of transaction {xid}, committed at {commit_lsn}");
+        warn!(%table, "parked: {cause}");
+        let note = "update pgconvoy.table_state set parked = $3 where task = $1 and table_no = $2 and parked is null";
+        let task = self.ctx.task.as_str();
+        let no = i64::from(table.0);
+        self.session.execute(note, &[&task, &no, &cause]).await.about(&self.access)?;
+        self.parked.insert(table);
+        // The reader is gone only when the unit ends.
+        let _gone = self.park.send(table);
+        Ok(())
+    }
+
+    /// What is not applied but written down.
+    async fn keep(&mut self, batch: &Batch) -> Result<(), UnitEnd> {
+        for notice in &batch.notices {
+            match notice {
+                Notice::Parked { table, place, mismatch } => {
+                    self.park_table(*table, *place, &mismatch.to_string()).await?;
+                }
+                Notice::NotFollowed(name) => {
+                    warn!(table = %name, "its changes are not followed: it was not there when the task began");
+                }
+            }
+        }
+        if !batch.parked.is_empty() {
+            self.keep_parked(&batch.parked).await?;
+        }
+        for reread in &batch.rereads {
+            self.remember(reread).await?;
+        }
+        Ok(())
+    }
+
+    async fn keep_parked(&self, parked: &[Parked]) -> Result<(), UnitEnd> {
+        let tables: Vec<i64> = parked.iter().map(|parked| i64::from(parked.table.0)).collect();
+        let positions: Vec<String> =
+            parked.iter().map(|parked| parked.place.commit_lsn.to_string()).collect();
+        let ordinals: Vec<i64> =
+            parked.iter().map(|parked| parked.place.ordinal.cast_signed()).collect();
+        let xids: Vec<String> = parked.iter().map(|parked| parked.place.xid.to_string()).collect();
+        let messages: Vec<&[u8]> = parked.iter().map(|parked| &*parked.message).collect();
+        let keep =
+            "insert into pgconvoy.parked_change (task, table_no, commit_lsn, ordinal, xid, message)
+                    select $1, t.no, t.lsn::pg_lsn, t.ordinal, t.xid::xid8, t.message
+                    from unnest($2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bytea[])
+                        with ordinality as t (no, lsn, ordinal, xid, message, nth) order by t.nth";
+        let task = self.ctx.task.as_str();
+        let values: [&(dyn ToSql + Sync); 6] =
+            [&task, &tables, &positions, &ordinals, &xids, &messages];
+        self.session.execute(keep, &values).await.about(&self.access)?;
+        Ok(())
+    }
+
+    /// N of its table is not before it (law S8).
+    async fn remember(&self, reread: &Reread) -> Result<(), UnitEnd> {
+        let task = self.ctx.task.as_str();
+        let (table, noted) = (i64::from(reread.table.0), reread.noted.to_string());
+        let snapshot = reread.snapshot.to_string();
+        for key in &reread.keys {
+            let fields: Vec<Option<String>> = key
+                .fields()
+                .map(|field| match field {
+                    Field::Text(value) => Some(String::from_utf8_lossy(value).into_owned()),
+                    Field::Null | Field::Unchanged | Field::Binary(_) => None,
+                })
+                .collect();
+            let remember = "insert into pgconvoy.reread (task, table_no, key, snapshot, noted_lsn) \
+                            values ($1, $2, $3, $4, $5::text::pg_lsn)";
+            let values: [&(dyn ToSql + Sync); 5] = [&task, &table, &fields, &snapshot, &noted];
+            self.session.execute(remember, &values).await.about(&self.access)?;
+        }
+        let raise = "update pgconvoy.table_state set read_again_at = greatest(read_again_at, $3::text::pg_lsn) \
+                     where task = $1 and table_no = $2";
+        self.session.execute(raise, &[&task, &table, &noted]).await.about(&self.access)?;
+        Ok(())
+    }
+
+    /// The destination is at this position, and says so in the transaction that brought it there.
+    async fn step_to(&mut self, reached: Lsn) -> Result<(), UnitEnd> {
+        let to = reached.max(self.position.lsn);
+        let advance = format!(
+            "select pgconvoy.advance_stream('{}', {}, '{}', {}, '{to}'); commit",
+            self.ctx.task, self.ctx.epoch, self.position.lsn, self.position.seq
+        );
+        self.ctx.still_mine()?;
+        self.run_sql(&advance).await?;
+        self.open = false;
+        self.position = Position { lsn: to, seq: self.position.seq + 1 };
+        let parked = count(&self.parked);
+        self.applied.send_replace(Applied { lsn: to, consistent_at: self.consistent_at, parked });
+        Ok(())
+    }
+
+    async fn run_sql(&self, sql: &str) -> Result<(), UnitEnd> {
+        Ok(self.session.batch_execute(sql).await.about(&self.access)?)
+    }
+}
+
+/// What is folded all together, and what is not, target by target, in order each. Tables that one statement emptied stay
+/// together.
+fn divide(entries: Vec<Entry>, apart: &BTreeSet<usize>) -> (Vec<Entry>, Vec<Batch>) {
+    if apart.is_empty() {
+        return (entries, Vec::new());
+    }
+    if entries.iter().any(|entry| matches!(entry.act, Act::Truncate { .. })) {
+        return (Vec::new(), vec![Batch { entries, ..Batch::default() }]);
+    }
+    let mut folded = Vec::with_capacity(entries.len());
+    let mut parts: BTreeMap<usize, Batch> = BTreeMap::new();
+    for entry in entries {
+        if apart.contains(&entry.target) {
+            parts.entry(entry.target).or_default().entries.push(entry);
+        } else {
+            folded.push(entry);
+        }
+    }
+    (folded, parts.into_values().collect())
+}
+
+/// Where to cut: between two changes, as near to the middle as can be; none = it is one change.
+fn middle(entries: &[Entry], range: &Range<usize>) -> Option<usize> {
+    let is_cut = |at: &usize| entries[at - 1].place != entries[*at].place;
+    let middle = range.start + range.len() / 2;
+    let after = (middle.max(range.start + 1)..range.end).find(is_cut);
+    after.or_else(|| (range.start + 1..middle).rev().find(is_cut))
+}
+
+/// Whether the destination refuses the values, or the table as it is. All else passes, or is none of the changes' fault.
+fn is_refusal(error: &PgError) -> bool {
+    let Some(state) = error.sqlstate() else { return false };
+    // Data exceptions, constraints, names and types, errors that functions raise, and rows that are missing.
+    ["21", "22", "23", "42", "44", "P0"].iter().any(|class| state.starts_with(class))
+        || state == "PC003"
+        || state == "0A000"
+}
+
+/// A parameter of type `text[]`, in the form in which it is sent.
+#[derive(Debug)]
+struct TextArray(Bytes);
+
+impl ToSql for TextArray {
+    fn to_sql(
+        &self,
+        _type: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.put_slice(&self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(of: &Type) -> bool {
+        *of == Type::TEXT_ARRAY
+    }
+
+    fn encode_format(&self, _type: &Type) -> Format {
+        Format::Binary
+    }
+
+    to_sql_checked!();
+}

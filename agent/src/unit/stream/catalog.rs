@@ -1,0 +1,161 @@
+//! Where changes go: the destination's tables as its catalogue has them, in the words of the pure part.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pgconvoy_flow::stream::message::RelationId;
+use pgconvoy_flow::stream::table::{KeyColumn, SourceColumn, Table, Target, TargetColumn};
+use pgconvoy_flow::stream::window::Window;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::name::{QualifiedName, quote_identifier};
+
+use super::takeover::{TakenOver, TakenTable};
+use crate::pg::{About, PgError, Session};
+
+/// Columns that can be written, with their types without length or precision.
+const COLUMNS: &str = "
+    select a.attname::text, tn.nspname::text, t.typname::text, a.attidentity = 'a', c.relkind = 'p'
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+    join pg_catalog.pg_type t on t.oid = a.atttypid join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
+    where c.oid = pg_catalog.to_regclass($1) order by a.attnum";
+
+/// Columns of the unique indexes that can find a row, each with the operator by which it does.
+const KEYS: &str = "
+    select i.indexrelid, a.attname::text, opn.nspname::text, op.oprname::text
+    from pg_catalog.pg_index i
+    cross join lateral unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality as k(attnum, opclass, ord)
+    join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    join pg_catalog.pg_opclass oc on oc.oid = k.opclass
+    join pg_catalog.pg_amop ao on ao.amopfamily = oc.opcfamily and ao.amoplefttype = oc.opcintype
+        and ao.amoprighttype = oc.opcintype and ao.amopstrategy = 3
+    join pg_catalog.pg_operator op on op.oid = ao.amopopr join pg_catalog.pg_namespace opn on opn.oid = op.oprnamespace
+    where i.indrelid = pg_catalog.to_regclass($1) and i.indisunique and i.indisvalid and i.indimmediate
+    and i.indpred is null and i.indexprs is null and k.ord <= i.indnkeyatts
+    order by i.indisprimary desc, i.indexrelid, k.ord";
+
+/// The tables that are followed, and where their rows go.
+#[derive(Debug)]
+pub(super) struct Course {
+    pub(super) tables: Vec<Table>,
+    pub(super) targets: Arc<[Target]>,
+}
+
+impl Course {
+    pub(super) async fn of(taken: &TakenOver) -> Result<Self, Failure> {
+        let mut places: BTreeMap<&QualifiedName, usize> = BTreeMap::new();
+        let (mut targets, mut tables) = (Vec::new(), Vec::new());
+        for table in &taken.tables {
+            let place = match places.get(&table.write_to) {
+                Some(place) => *place,
+                None => {
+                    targets.push(target(&taken.session, table).await?);
+                    places.insert(&table.write_to, targets.len() - 1);
+                    targets.len() - 1
+                }
+            };
+            tables.push(source_table(table, place, &targets[place])?);
+        }
+        Ok(Self { tables, targets: targets.into() })
+    }
+}
+
+async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure> {
+    let name = &table.write_to;
+    let rows = session.query(COLUMNS, &[&name.quoted()]).await.about(name)?;
+    let taking_part = |column: &str| table.followed.columns.iter().any(|of| of.name == column);
+    let columns: Vec<TargetColumn> = rows
+        .iter()
+        .filter(|row| taking_part(row.get(0)))
+        .map(|row| TargetColumn {
+            name: row.get::<_, String>(0).into(),
+            type_name: format!("{}.{}", quote_identifier(row.get(1)), quote_identifier(row.get(2)))
+                .into(),
+            identity_always: row.get(3),
+        })
+        .collect();
+    let only = !rows.first().is_some_and(|row| row.get(4));
+    let key = key(session, table, &columns).await?;
+    Ok(Target { name: name.clone(), only, columns: columns.into(), key: key.into() })
+}
+
+/// The index of the apply key, known by its columns: it may have any name here.
+async fn key(
+    session: &Session,
+    table: &TakenTable,
+    columns: &[TargetColumn],
+) -> Result<Vec<KeyColumn>, Failure> {
+    let wanted = &table.followed.key;
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let name = &table.write_to;
+    let rows = session.query(KEYS, &[&name.quoted()]).await.about(name)?;
+    for index in rows.chunk_by(|a, b| a.get::<_, u32>(0) == b.get::<_, u32>(0)) {
+        let same = index.len() == wanted.len()
+            && index.iter().all(|row| wanted.iter().any(|column| column == row.get::<_, &str>(1)));
+        if !same {
+            continue;
+        }
+        let key = index.iter().map(|row| {
+            let column =
+                columns.iter().position(|column| *column.name == *row.get::<_, &str>(1))?;
+            let (schema, operator): (&str, &str) = (row.get(2), row.get(3));
+            let equals = format!("operator({}.{operator})", quote_identifier(schema)).into();
+            Some(KeyColumn { column, equals })
+        });
+        if let Some(key) = key.collect() {
+            return Ok(key);
+        }
+    }
+    Err(Failure::definite(
+        "apply_key_missing",
+        format!(
+            "the destination's table has no unique index on ({}), by which changes find their rows",
+            wanted.join(", ")
+        ),
+    )
+    .about(name.to_string())
+    .remedy("make that index at the destination, then resume the task"))
+}
+
+/// A table of the source, its columns in the order of its target's.
+fn source_table(table: &TakenTable, place: usize, target: &Target) -> Result<Table, Failure> {
+    let column = |of: &TargetColumn| {
+        let found = table.followed.columns.iter().find(|column| *column.name == *of.name);
+        found.map(|column| SourceColumn {
+            name: column.name.as_str().into(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+        })
+    };
+    let columns: Vec<_> = target.columns.iter().filter_map(column).collect();
+    if columns.len() != table.followed.columns.len() || columns.len() != target.columns.len() {
+        let message = "the destination's table has not the columns that were planned";
+        return Err(Failure::definite("undefined_column", message)
+            .about(table.write_to.to_string())
+            .remedy("give it the columns that the source's table had when the copy began, then resume the task"));
+    }
+    let window = match (table.followed.key.is_empty(), &*table.shards) {
+        (false, _) => Window::Keyed {
+            plan: table.plan.clone(),
+            until: table.until,
+            shards: table.shards.clone().into(),
+        },
+        (true, [copied]) => Window::Keyless { copied: copied.clone() },
+        (true, shards) => {
+            let problem = format!("a table without a key was copied in {} shards", shards.len());
+            let error = PgError::protocol(problem);
+            return Err(error.failure(table.write_to.to_string()));
+        }
+    };
+    Ok(Table {
+        no: table.no,
+        relation: RelationId(table.followed.relation),
+        name: table.followed.name.clone(),
+        columns: columns.into(),
+        target: place,
+        window,
+        parked: table.parked,
+    })
+}

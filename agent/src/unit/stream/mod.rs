@@ -1,0 +1,114 @@
+//! Following the source: every change that it commits is applied at the destination, once and in order, for as long as the
+//! task runs.
+//!
+//! ```text
+//!  source ── pgoutput ──▶ reading ── batches ──▶ applying ──▶ destination
+//!    ▲                      │  ▲                     │
+//!    │      rows read again ┘  └──── parked ─────────┤ applied, durably
+//!    └──── confirmed ◀── recording ◀─────────────────┘
+//!                            └─▶ Raft
+//! ```
+//!
+//! 1. Take over (laws O3, O5): sessions of older owners are ended, the epoch at the destination is raised, and from the same
+//!    transaction comes all that is gone on from: position, number of the batch, plans with their snapshots, N of each table.
+//! 2. Look whether the source is the one that was left, and its slot still holds what comes next (law O7). A slot that is
+//!    lost is told, and never made again: that would be a gap.
+//! 3. [`reading`]: transactions are put together, decided on change by change, and cut into batches.
+//! 4. [`applying`]: a batch is one transaction at the destination, which steps it from one state of the source to a later one,
+//!    and its position with it.
+//! 5. [`recording`]: what is applied is recorded in Raft, and only then confirmed at the source (law O7).
+//!
+//! Each of the four goes at its own pace, and whoever is behind is waited for. A failure ends the unit; whoever gets it next
+//! begins with 1. So does a unit that is told to stop: what was open at the destination is rolled back.
+
+mod applying;
+mod catalog;
+mod reading;
+mod recording;
+mod reread;
+mod source;
+mod spool;
+mod takeover;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::unit::{StreamOrder, WorkResult};
+
+use super::{UnitContext, UnitEnd};
+use crate::pg::About;
+use catalog::Course;
+use source::Source;
+
+/// Buffers of the stream that wait to be read: each of some 256 KiB.
+const BUFFERS: usize = 4;
+
+/// How far the destination is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Position {
+    /// Every transaction that ends at or before it is applied.
+    lsn: Lsn,
+    /// Number of the last applying transaction.
+    seq: u64,
+}
+
+/// What is applied, durably.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Applied {
+    lsn: Lsn,
+    /// The largest N of all tables: beyond it, they show one state of the source after another.
+    consistent_at: Lsn,
+    /// How many tables are parked.
+    parked: u32,
+}
+
+impl Applied {
+    fn is_consistent(self) -> bool {
+        self.lsn >= self.consistent_at
+    }
+}
+
+fn count(tables: &BTreeSet<TableNo>) -> u32 {
+    u32::try_from(tables.len()).expect("tables are numbered by u32")
+}
+
+/// Follows the source until it is told to stop.
+pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkResult, UnitEnd> {
+    let mut taken = takeover::take_over(ctx, &order).await?;
+    let course = Course::of(&taken).await?;
+    let Source { access, stream, looker, rereader, newest } =
+        source::open(ctx, &order, &taken).await?;
+
+    let parked = taken.tables.iter().filter(|table| table.parked).map(|table| table.no).collect();
+    let position = Applied {
+        lsn: taken.position.lsn,
+        consistent_at: taken.consistent_at,
+        parked: count(&parked),
+    };
+    let (to_reader, events) = mpsc::channel(BUFFERS);
+    let (to_applier, cuts) = mpsc::channel(1);
+    let (park, to_park) = mpsc::unbounded_channel();
+    let (applied, watched) = watch::channel(position);
+    // Of what is applied, only what is recorded may be confirmed.
+    let (safe, confirmed) = watch::channel(order.checkpoint.applied.min(position.lsn));
+
+    let targets = Arc::clone(&course.targets);
+    let reader = reading::Reader::new(&mut taken, course, rereader, newest, to_applier);
+    let applier = applying::Applier::new(ctx, taken, targets, parked, applied, park);
+    let passing_on = async {
+        let passed_on = stream.pass_on(to_reader, confirmed).await;
+        Ok(passed_on.about(&access)?)
+    };
+    // None of them ends by itself but with a failure, and the first one ends all.
+    tokio::try_join!(
+        Box::pin(passing_on),
+        Box::pin(reader.run(events, to_park)),
+        Box::pin(applier.run(cuts)),
+        Box::pin(recording::run(ctx, looker, order.checkpoint, watched, safe)),
+    )?;
+    Err(UnitEnd::Released)
+}

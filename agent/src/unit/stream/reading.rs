@@ -1,0 +1,250 @@
+//! Reading: from the bytes of the stream to batches.
+//!
+//! A batch is cut whenever the applier has nothing to do, so that changes arrive soon; while it is busy the next one grows,
+//! and folds the better. It ends between two transactions, unless one is too large to be held: then it is applied in pieces,
+//! by one transaction at the destination.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use pgconvoy_flow::stream::assemble::{Assembler, Item, Spooled, Step};
+use pgconvoy_flow::stream::decode::Decoder;
+use pgconvoy_flow::stream::entry::Batch;
+use pgconvoy_flow::stream::follow::{Follower, RereadWanted};
+use pgconvoy_flow::stream::message::{Begin, Commit, Xid};
+use pgconvoy_flow::stream::snapshot::FullXid;
+use pgconvoy_flow::stream::table::Target;
+use pgconvoy_runtime::telemetry::chain;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::name::QualifiedName;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::catalog::Course;
+use super::reread;
+use super::spool::Spool;
+use super::takeover::TakenOver;
+use crate::pg::wire::Wire;
+use crate::pg::wire::replication::Event;
+use crate::unit::UnitEnd;
+
+/// What a batch may hold: enough to fold well, and a few of them beside each other cost an agent little.
+const BATCH_BYTES: usize = 16 << 20;
+
+/// What transactions in progress may hold in memory, all together.
+const HELD_BYTES: usize = 32 << 20;
+
+/// Where nothing changes but the position, it is moved on this often.
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the applier gets.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) batch: Batch,
+    /// Every transaction that ends at or before it is in this batch or in an earlier one. Counts at a boundary.
+    pub(super) reached: Lsn,
+}
+
+/// Reads the stream.
+pub(super) struct Reader {
+    decoder: Decoder,
+    assembler: Assembler,
+    follower: Follower,
+    spools: BTreeMap<Xid, Spool>,
+    targets: Arc<[Target]>,
+    /// Name and target of each table.
+    tables: BTreeMap<TableNo, (QualifiedName, usize)>,
+    rereader: Wire,
+    to_applier: mpsc::Sender<Cut>,
+    /// A transaction is being followed.
+    open: bool,
+    reached: Lsn,
+    /// What the applier was told of that.
+    told: Lsn,
+    /// It is told at this time, if nothing else is to be told before.
+    tell_at: Instant,
+}
+
+impl Reader {
+    pub(super) fn new(
+        taken: &mut TakenOver,
+        course: Course,
+        rereader: Wire,
+        newest: FullXid,
+        to_applier: mpsc::Sender<Cut>,
+    ) -> Self {
+        let applied = taken.position.lsn;
+        let tables = course.tables.iter();
+        let tables = tables.map(|table| (table.no, (table.name.clone(), table.target))).collect();
+        let rereads = std::mem::take(&mut taken.rereads);
+        let targets = Arc::clone(&course.targets);
+        Self {
+            decoder: Decoder::default(),
+            assembler: Assembler::default(),
+            follower: Follower::new(course.targets, course.tables, rereads, applied, newest),
+            spools: BTreeMap::new(),
+            targets,
+            tables,
+            rereader,
+            to_applier,
+            open: false,
+            reached: applied,
+            told: applied,
+            tell_at: Instant::now(),
+        }
+    }
+
+    /// Reads until nobody sends or takes any more.
+    pub(super) async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Vec<Event>>,
+        mut to_park: mpsc::UnboundedReceiver<TableNo>,
+    ) -> Result<(), UnitEnd> {
+        loop {
+            let changes = !self.open && !self.is_empty();
+            let moves = !self.open && self.reached > self.told;
+            let to_applier = self.to_applier.clone();
+            tokio::select! {
+                // 1. What waits for the applier goes first: nobody reads ahead of an applier that is idle.
+                biased;
+                room = to_applier.reserve(), if changes => {
+                    let Ok(room) = room else { return Ok(()) };
+                    room.send(self.cut());
+                }
+                Some(table) = to_park.recv() => self.follower.park(table),
+                // 2. More of the stream; the rest of a transaction above all.
+                buffer = events.recv() => {
+                    let Some(buffer) = buffer else { return Ok(()) };
+                    for event in buffer {
+                        self.take(event).await?;
+                    }
+                }
+                () = tokio::time::sleep_until(self.tell_at), if moves => {
+                    let Ok(room) = to_applier.reserve().await else { return Ok(()) };
+                    room.send(self.cut());
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        let Batch { entries, parked, notices, rereads, .. } = self.follower.uncut();
+        entries.is_empty() && parked.is_empty() && notices.is_empty() && rereads.is_empty()
+    }
+
+    fn cut(&mut self) -> Cut {
+        if !self.open {
+            self.told = self.reached;
+            self.tell_at = Instant::now() + IDLE_PAUSE;
+        }
+        Cut { batch: self.follower.cut(), reached: self.reached }
+    }
+
+    async fn take(&mut self, event: Event) -> Result<(), UnitEnd> {
+        match event {
+            Event::Change { message, .. } => self.message(message).await,
+            // All that was committed before has been read, whole.
+            Event::Reached { at } if !self.open && self.assembler.at_boundary() => {
+                self.reached = self.reached.max(at);
+                Ok(())
+            }
+            Event::Reached { .. } => Ok(()),
+        }
+    }
+
+    async fn message(&mut self, message: Bytes) -> Result<(), UnitEnd> {
+        let received = self.decoder.decode(message).map_err(|bad| not_understood(&bad))?;
+        match self.assembler.take(received).map_err(|bad| not_understood(&bad))? {
+            Step::Kept => self.make_room().await,
+            Step::Begin(begin) => self.begin(begin),
+            Step::Item(item) => self.item(item).await,
+            Step::Commit(commit) => self.commit(commit),
+            Step::Streamed(mut streamed) => {
+                let (begin, commit) = (streamed.begin, streamed.commit);
+                self.begin(begin)?;
+                if let Some(spooled) = streamed.spooled.take() {
+                    self.spooled(begin.xid, &spooled).await?;
+                }
+                for item in streamed.into_items() {
+                    self.item(item).await?;
+                }
+                self.commit(commit)
+            }
+            Step::RolledBack(xid) => {
+                self.spools.remove(&xid);
+                Ok(())
+            }
+            Step::Logical(_) => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, begin: Begin) -> Result<(), UnitEnd> {
+        self.open = true;
+        Ok(self.follower.begin(begin).map_err(|error| not_understood(&error))?)
+    }
+
+    async fn item(&mut self, item: Item) -> Result<(), UnitEnd> {
+        if let Some(wanted) = self.follower.item(item).map_err(|error| not_understood(&error))? {
+            self.read_again(&wanted).await?;
+        }
+        if self.follower.uncut().bytes >= BATCH_BYTES {
+            let cut = self.cut();
+            // Nobody takes it: the unit is about to end.
+            let _gone = self.to_applier.send(cut).await;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, commit: Commit) -> Result<(), UnitEnd> {
+        self.follower.commit(commit).map_err(|error| not_understood(&error))?;
+        self.open = false;
+        self.reached = self.reached.max(commit.end_lsn);
+        Ok(())
+    }
+
+    async fn read_again(&mut self, wanted: &RereadWanted) -> Result<(), UnitEnd> {
+        let (name, target) =
+            self.tables.get(&wanted.table).expect("the follower knows the tables it was given");
+        let target = &self.targets[*target];
+        let answer = reread::read_again(&mut self.rereader, name, target, wanted).await?;
+        self.follower.answer(answer).map_err(|error| not_understood(&error).into())
+    }
+
+    async fn make_room(&mut self) -> Result<(), UnitEnd> {
+        while self.assembler.held() > HELD_BYTES {
+            let Some(spill) = self.assembler.spill() else { return Ok(()) };
+            let xid = spill.xid;
+            let spool = match self.spools.remove(&xid) {
+                Some(spool) => spool,
+                None => Spool::new()?,
+            };
+            self.spools.entry(xid).insert_entry(spool).get_mut().append(spill).await?;
+        }
+        Ok(())
+    }
+
+    async fn spooled(&mut self, xid: Xid, spooled: &Spooled) -> Result<(), UnitEnd> {
+        let Some(mut spool) = self.spools.remove(&xid) else {
+            debug_assert!(false, "what was spilled was put by");
+            return Err(Failure::other("spool_failed", "a transaction's file is gone").into());
+        };
+        spool.rewind().await?;
+        let mut buffer = BytesMut::new();
+        while spool.read(&mut buffer).await? {
+            while let Some(item) = spooled.next(&mut buffer).map_err(|bad| not_understood(&bad))? {
+                self.item(item).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nothing is guessed: what is not understood is not applied.
+fn not_understood(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::other("stream_not_understood", chain(error))
+        .remedy("please report it, with the agent's log and the versions of both servers")
+}

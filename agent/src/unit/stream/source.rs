@@ -1,0 +1,154 @@
+//! The source of a stream: whether it is the one that was left, and its slot (law O7).
+
+use pgconvoy_flow::stream::snapshot::FullXid;
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::unit::StreamOrder;
+
+use super::takeover::TakenOver;
+use crate::pg::destination::takeover::end_old_sessions;
+use crate::pg::wire::replication::{CopyBoth, Replication, Switch};
+use crate::pg::wire::{Wire, field};
+use crate::pg::{About, Access, PgError, Session};
+use crate::unit::{UnitContext, UnitEnd, open_stream};
+
+/// The source, ready to be followed.
+pub(super) struct Source {
+    pub(super) access: Access,
+    pub(super) stream: CopyBoth,
+    /// For looking how far its log is.
+    pub(super) looker: Session,
+    /// For rows that are read again.
+    pub(super) rereader: Wire,
+    /// The newest transaction id that it has given out.
+    pub(super) newest: FullXid,
+}
+
+pub(super) async fn open(
+    ctx: &UnitContext,
+    order: &StreamOrder,
+    taken: &TakenOver,
+) -> Result<Source, UnitEnd> {
+    let access = ctx.access(Side::Source);
+    let mut looker = access.session().await.about(&access)?;
+    end_old_sessions(&mut looker).await?;
+    ctx.still_mine()?;
+    let mut replication = access.replication().await.about(&access)?;
+    check_history(&mut replication, order, taken).await?;
+    check_slot(ctx, &looker, taken.position.lsn).await?;
+
+    let mut rereader = access.reader().await.about(&access)?;
+    let newest =
+        "select pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint";
+    let rows = rereader.query(newest).await.about(&access)?;
+    let row = rows.first().ok_or_else(|| PgError::protocol("no snapshot")).about(&access)?;
+    let newest = FullXid(field(row, 0).about(&access)?);
+
+    ctx.still_mine()?;
+    let name = open_stream::name(&ctx.task);
+    let stream = replication.start(&name, &name, taken.position.lsn).await.about(&access)?;
+    Ok(Source { access, stream, looker, rereader, newest })
+}
+
+/// What was copied and applied must be part of what the source has become since: another cluster, one restored from a
+/// backup, or a standby that was promoted before it had all, has another history.
+async fn check_history(
+    replication: &mut Replication,
+    order: &StreamOrder,
+    taken: &TakenOver,
+) -> Result<(), UnitEnd> {
+    let access = replication.sql().access().clone();
+    let system = replication.identify().await.about(&access)?;
+    let opened = &order.opened;
+    if system.identifier != opened.system_identifier {
+        let message = format!(
+            "the source is another cluster than before: system identifier {}, was {}",
+            system.identifier, opened.system_identifier
+        );
+        return Err(Failure::definite("source_changed", message)
+            .about(access.to_string())
+            .remedy("let the task's source host lead to the cluster it began with, then resume; or cancel the task")
+            .into());
+    }
+    let noted = taken.position.lsn.max(taken.consistent_at);
+    let history = replication.history(system.timeline).await.about(&access)?;
+    let left = left_at(&history, opened.timeline, system.flushed);
+    if noted > left {
+        let message = format!(
+            "the source's history ends at {left} on timeline {}, and {noted} of it was copied or applied already: what it has \
+             become since never had that",
+            opened.timeline
+        );
+        return Err(Failure::definite("source_history_differs", message)
+            .about(access.to_string())
+            .remedy("cancel the task, empty the destination and create the task again")
+            .into());
+    }
+    Ok(())
+}
+
+/// Up to where the timeline that a task began on is part of the history.
+fn left_at(history: &[Switch], began_on: u32, flushed: Lsn) -> Lsn {
+    let ends = history.iter().filter(|switch| switch.timeline >= began_on).map(|switch| switch.at);
+    ends.min().unwrap_or(flushed)
+}
+
+const SLOT: &str = "
+    select plugin::text, confirmed_flush_lsn::text, coalesce(wal_status, '') from pg_catalog.pg_replication_slots
+    where slot_name = $1 and database = pg_catalog.current_database()";
+
+/// The slot still holds what comes after `applied`.
+async fn check_slot(ctx: &UnitContext, session: &Session, applied: Lsn) -> Result<(), UnitEnd> {
+    let access = session.access();
+    let name = open_stream::name(&ctx.task);
+    let lost = |what: String| {
+        Failure::definite("slot_lost", what)
+            .about(access.to_string())
+            .remedy(
+                "changes are missing that nothing can bring back: cancel the task, empty the destination and create the \
+                 task again, with max_slot_wal_keep_size = -1 or more disk for the source's log",
+            )
+            .into()
+    };
+    let Some(row) = session.query_opt(SLOT, &[&name]).await.about(access)? else {
+        return Err(lost(format!("the source has no slot {name} any more")));
+    };
+    let (plugin, confirmed, status): (Option<&str>, Option<&str>, &str) =
+        (row.get(0), row.get(1), row.get(2));
+    if status == "lost" {
+        return Err(lost(format!("the source has given slot {name} up: it kept too much log")));
+    }
+    if plugin != Some("pgoutput") {
+        return Err(lost(format!("slot {name} is another one than the task made")));
+    }
+    let confirmed = confirmed.map(str::parse::<Lsn>).transpose();
+    let confirmed = confirmed.map_err(|bad| PgError::protocol(bad.to_string())).about(access)?;
+    match confirmed {
+        Some(confirmed) if confirmed <= applied => Ok(()),
+        confirmed => {
+            let confirmed = confirmed.unwrap_or_default();
+            Err(lost(format!(
+                "slot {name} was confirmed up to {confirmed}, and the destination has changes up to {applied} only"
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_timeline_left_behind_is_no_history() {
+        let history = [
+            Switch { timeline: 1, at: Lsn(100) },
+            Switch { timeline: 2, at: Lsn(300) },
+            Switch { timeline: 3, at: Lsn(200) },
+        ];
+        assert_eq!(left_at(&[], 1, Lsn(900)), Lsn(900));
+        assert_eq!(left_at(&history, 1, Lsn(900)), Lsn(100));
+        assert_eq!(left_at(&history, 2, Lsn(900)), Lsn(200));
+        assert_eq!(left_at(&history, 4, Lsn(900)), Lsn(900));
+    }
+}

@@ -1,0 +1,155 @@
+//! Taking a stream over at the destination (law O3).
+
+use std::collections::BTreeMap;
+
+use pgconvoy_flow::stream::entry::Reread;
+use pgconvoy_flow::stream::snapshot::{BadSnapshot, Snapshot};
+use pgconvoy_flow::stream::tuple::{Field, Tuple};
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::epoch::Generation;
+use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::unit::StreamOrder;
+use tokio_postgres::{Row, Transaction};
+
+use super::Position;
+use crate::pg::destination::takeover::end_old_sessions;
+use crate::pg::{About, PgError, Session};
+use crate::unit::apply_key::Followed;
+use crate::unit::{UnitContext, UnitEnd};
+
+/// What a stream goes on from: all of one transaction at the destination, which raised the epoch.
+#[derive(Debug)]
+pub(super) struct TakenOver {
+    /// The session that will apply.
+    pub(super) session: Session,
+    pub(super) position: Position,
+    pub(super) tables: Vec<TakenTable>,
+    pub(super) rereads: Vec<Reread>,
+    /// See [`super::Applied::consistent_at`].
+    pub(super) consistent_at: Lsn,
+}
+
+/// A table whose changes are followed.
+#[derive(Debug)]
+pub(super) struct TakenTable {
+    pub(super) no: TableNo,
+    pub(super) generation: Generation,
+    pub(super) write_to: QualifiedName,
+    pub(super) followed: Followed,
+    pub(super) plan: Snapshot,
+    /// Of its shards.
+    pub(super) shards: Vec<Snapshot>,
+    /// N.
+    pub(super) until: Lsn,
+    pub(super) parked: bool,
+}
+
+const TABLES: &str = "
+    select s.table_no, s.generation, s.write_schema, s.write_table, s.followed::text, s.parked is not null,
+        greatest(max(p.noted_lsn), s.read_again_at)::text,
+        coalesce(array_agg(distinct p.snapshot) filter (where p.snapshot is not null), '{}')
+    from pgconvoy.table_state s
+    left join pgconvoy.shard_progress p on (p.task, p.table_no, p.generation) = (s.task, s.table_no, s.generation)
+    where s.task = $1 and s.followed is not null
+    group by s.task, s.table_no order by s.table_no";
+
+/// Ends what older owners left, and makes this epoch the one that applies.
+pub(super) async fn take_over(
+    ctx: &UnitContext,
+    order: &StreamOrder,
+) -> Result<TakenOver, UnitEnd> {
+    let access = ctx.access(Side::Destination);
+    let mut session = access.session().await.about(&access)?;
+    ctx.still_mine()?;
+    end_old_sessions(&mut session).await?;
+    ctx.still_mine()?;
+    // Triggers, rules and foreign keys did their work at the source.
+    session.batch_execute("set session_replication_role = replica").await.about(&access)?;
+
+    let transaction = session.transaction().await.about(&access)?;
+    let position = position(&transaction, ctx, order).await.about(&access)?;
+    let task = ctx.task.as_str();
+    let rows = transaction.query(TABLES, &[&task]).await.about(&access)?;
+    let tables: Result<Vec<_>, PgError> = rows.iter().map(table).collect();
+    let tables = tables.about(&access)?;
+    let rereads = rereads(&transaction, task).await.about(&access)?;
+    transaction.commit().await.about(&access)?;
+
+    let consistent_at = tables.iter().map(|table| table.until).max().unwrap_or_default();
+    Ok(TakenOver { session, position, tables, rereads, consistent_at })
+}
+
+async fn position(
+    transaction: &Transaction<'_>,
+    ctx: &UnitContext,
+    order: &StreamOrder,
+) -> Result<Position, PgError> {
+    let call = format!(
+        "select lsn::text, seq from pgconvoy.take_over_stream($1, {}, '{}')",
+        ctx.epoch, order.opened.start
+    );
+    let row = transaction.query_one(&call, &[&ctx.task.as_str()]).await?;
+    Ok(Position { lsn: lsn(row.get(0))?, seq: unsigned(row.get(1))? })
+}
+
+fn table(row: &Row) -> Result<TakenTable, PgError> {
+    let followed: Followed = serde_json::from_str(row.get(4))
+        .map_err(|error| PgError::protocol(format!("table_state.followed: {error}")))?;
+    let shards: Vec<&str> = row.get(7);
+    let until: Option<&str> = row.get(6);
+    Ok(TakenTable {
+        no: TableNo(number(row.get(0))?),
+        generation: Generation(number(row.get(1))?),
+        write_to: QualifiedName::new(row.get::<_, &str>(2), row.get::<_, &str>(3)),
+        plan: snapshot(&followed.snapshot)?,
+        followed,
+        shards: shards.into_iter().map(snapshot).collect::<Result<_, _>>()?,
+        until: until.map(lsn).transpose()?.unwrap_or_default(),
+        parked: row.get(5),
+    })
+}
+
+async fn rereads(transaction: &Transaction<'_>, task: &str) -> Result<Vec<Reread>, PgError> {
+    let query =
+        "select table_no, key, snapshot, noted_lsn::text from pgconvoy.reread where task = $1";
+    let rows = transaction.query(query, &[&task]).await?;
+    let reread = |row: &Row| {
+        let key: Vec<Option<&str>> = row.get(1);
+        let fields = key.iter().map(|value| match value {
+            Some(value) => Field::Text(value.as_bytes()),
+            None => Field::Null,
+        });
+        Ok(Reread {
+            table: TableNo(number(row.get(0))?),
+            keys: [Tuple::from_fields(fields)].into(),
+            snapshot: snapshot(row.get(2))?,
+            noted: lsn(row.get(3))?,
+        })
+    };
+    rows.iter().map(reread).collect()
+}
+
+impl TakenOver {
+    /// Under which plan each table's changes are applied.
+    pub(super) fn generations(&self) -> BTreeMap<TableNo, Generation> {
+        self.tables.iter().map(|table| (table.no, table.generation)).collect()
+    }
+}
+
+pub(super) fn snapshot(text: &str) -> Result<Snapshot, PgError> {
+    text.parse().map_err(|bad: BadSnapshot| PgError::protocol(bad.to_string()))
+}
+
+fn lsn(text: &str) -> Result<Lsn, PgError> {
+    text.parse().map_err(|_| PgError::protocol(format!("`{text}` where a position must be")))
+}
+
+fn number(number: i64) -> Result<u32, PgError> {
+    u32::try_from(number).map_err(|_| PgError::protocol(format!("number {number}")))
+}
+
+fn unsigned(number: i64) -> Result<u64, PgError> {
+    u64::try_from(number).map_err(|_| PgError::protocol(format!("number {number}")))
+}

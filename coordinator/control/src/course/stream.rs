@@ -1,0 +1,124 @@
+//! Following the source: the slot is opened before anything is copied, and the stream runs until its user ends the task.
+
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::UnitNo;
+use pgconvoy_shared::unit::{Checkpoint, StreamOpened};
+
+use super::{settle, stages, survey};
+use crate::state::EventKind;
+use crate::state::clerk::Clerk;
+
+/// Every change behind this position is kept at the source from here on.
+pub(super) fn opened(
+    clerk: &mut Clerk<'_>,
+    no: UnitNo,
+    opened: StreamOpened,
+) -> Result<(), Box<Failure>> {
+    let record = clerk.record();
+    survey::must_be_the_source(record, opened.system_identifier)?;
+    record.system_identifier = Some(opened.system_identifier);
+    record.following.opened = Some(opened);
+    record.following.checkpoint = Checkpoint { applied: opened.start, consistent: false };
+    settle(clerk, no);
+    let message = format!("changes are followed from {} on", opened.start);
+    clerk.tell(EventKind::StreamOpened, message);
+    Ok(())
+}
+
+/// The stream is so far. It never goes back: who reports less took over before the last report, and is not heard any more.
+pub(crate) fn checkpoint(clerk: &mut Clerk<'_>, reported: Checkpoint) {
+    let following = &mut clerk.record().following;
+    let known = following.checkpoint;
+    following.checkpoint = Checkpoint {
+        applied: known.applied.max(reported.applied),
+        consistent: known.consistent || reported.consistent,
+    };
+    if reported.consistent && !known.consistent {
+        let message =
+            format!("all tables show one moment of the source, as of {}", reported.applied);
+        clerk.tell(EventKind::Consistent, message);
+        stages::advance(clerk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgconvoy_shared::lsn::Lsn;
+    use pgconvoy_shared::unit::{Checkpoint, UnitKind, Work};
+
+    use crate::apply::story::Story;
+    use crate::outcome::Reception;
+    use crate::rejected::Rejected;
+    use crate::state::{EventKind, Phase, TaskStatus};
+
+    fn at(applied: u64, consistent: bool) -> Checkpoint {
+        Checkpoint { applied: Lsn(applied), consistent }
+    }
+
+    #[test]
+    fn a_stream_is_opened_before_the_copy_and_runs_beside_all_that_comes_after() {
+        let mut story = Story::following(&[("public.orders", 2)]);
+        let Work::Copy(shard) = ({
+            let held = story.lease("a", UnitKind::Copy);
+            let work = story.work(&held);
+            story.copied(&held, 5);
+            work
+        }) else {
+            panic!("a shard")
+        };
+        assert_eq!((shard.barrier, shard.snapshot), (Some(Story::BARRIER), None));
+        story.finish_all("a", UnitKind::Copy);
+        story.finish_all("a", UnitKind::Audit);
+        assert_eq!(story.counts(UnitKind::Stream).total, 0, "its indexes come first");
+        assert_eq!(story.finish_all("a", UnitKind::Index), 1);
+        assert_eq!(story.view().phase, Phase::CatchUp);
+
+        let stream = story.lease("a", UnitKind::Stream);
+        assert_eq!(story.checkpoint(&stream, at(2_000, false)), Reception::Taken);
+        assert_eq!(story.counts(UnitKind::Index).ready, 0, "late ones wait for consistency");
+        assert_eq!(story.checkpoint(&stream, at(3_000, true)), Reception::Taken);
+        assert!(story.event(EventKind::Consistent).contains("0/BB8"));
+        for kind in [UnitKind::Index, UnitKind::SchemaPost, UnitKind::Sequences, UnitKind::Analyze]
+        {
+            assert!(story.finish_all("a", kind) > 0, "{kind:?}");
+        }
+        let view = story.view();
+        assert_eq!((view.status, view.phase), (TaskStatus::Running, Phase::Stream));
+        assert_eq!(view.stream.expect("it follows").checkpoint, at(3_000, true));
+        assert_eq!(story.counts(UnitKind::Stream).running, 1);
+    }
+
+    #[test]
+    fn who_takes_a_stream_over_goes_on_from_the_checkpoint_and_the_old_owner_is_not_heard() {
+        let mut story = Story::streaming(&[("public.orders", 1)]).with_agents(&["b"]);
+        let old = story.lease("a", UnitKind::Stream);
+        story.checkpoint(&old, at(5_000, true));
+        story.lose("a");
+        let new = story.lease("b", UnitKind::Stream);
+        let Work::Stream(order) = story.work(&new) else { panic!("a stream") };
+        assert_eq!(order.checkpoint, at(5_000, true));
+        let stale = story.checkpoint(&old, at(6_000, true));
+        assert!(matches!(stale, Reception::Refused(Rejected::StaleEpoch { .. })));
+        story.checkpoint(&new, at(4_000, false));
+        assert_eq!(story.view().stream.expect("it follows").checkpoint, at(5_000, true));
+    }
+
+    #[test]
+    fn a_paused_stream_stops_and_goes_on_and_a_cancelled_one_is_cleaned_up() {
+        let mut story = Story::streaming(&[("public.orders", 1)]);
+        let held = story.lease("a", UnitKind::Stream);
+        assert_eq!(story.pause().len(), 1, "it is told to stop");
+        assert_eq!(
+            story.checkpoint(&held, at(5_000, true)),
+            Reception::Taken,
+            "what it had applied by then counts"
+        );
+        story.release(&held);
+        story.resume();
+        let held = story.lease("a", UnitKind::Stream);
+        story.cancel();
+        story.release(&held);
+        assert_eq!(story.finish_all("a", UnitKind::Finish), 1);
+        assert!(story.view().cleaned_up);
+    }
+}

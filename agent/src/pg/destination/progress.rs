@@ -1,11 +1,15 @@
 //! `shard_progress`: written last in the transaction that wrote a shard's rows, so a row there *is* the shard's completion.
+//!
+//! Rows in an unlogged table are gone after a crash of the server, and that row would still be there. So it has a mark beside it
+//! then, in an unlogged table of ours: they go together. The shard is done while both are there; the row alone is taken
+//! away by who copies the shard again.
 
 use std::collections::BTreeSet;
 
 use pgconvoy_shared::epoch::{Epoch, Generation};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{TableNo, TaskId};
-use pgconvoy_shared::name::quote_literal;
+use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::unit::{AuditTable, CopyDone};
 
 use crate::laws::Law;
@@ -47,8 +51,17 @@ impl ShardId {
     /// The statement that reads the shard's completion.
     fn completion(&self) -> String {
         format!(
-            "select rows, bytes, snapshot, noted_lsn from pgconvoy.shard_progress \
+            "select rows, bytes, snapshot, noted_lsn from pgconvoy.shard_done \
              where (task, table_no, generation, shard) = ({})",
+            self.values()
+        )
+    }
+
+    /// The statement that forgets a completion whose rows were lost in a crash.
+    fn forget_lost(&self) -> String {
+        format!(
+            "delete from pgconvoy.shard_progress where unlogged and (task, table_no, generation, shard) = ({0}) \
+             and not exists (select from pgconvoy.shard_done where (task, table_no, generation, shard) = ({0}))",
             self.values()
         )
     }
@@ -68,7 +81,7 @@ pub(crate) async fn find_fenced(
 ) -> Result<Option<CopyDone>, PgError> {
     let fence = id.fence();
     let fence = if Law::Generation.is_left_out() { "select" } else { &fence };
-    let rows = wire.query(&format!("{fence}; {}", id.completion())).await?;
+    let rows = wire.query(&format!("{fence}; {}; {}", id.forget_lost(), id.completion())).await?;
     // The first row is the fence's.
     rows.get(1).map(found).transpose()
 }
@@ -97,18 +110,24 @@ fn found(row: &TextRow) -> Result<CopyDone, PgError> {
 pub(crate) async fn record_and_commit(
     wire: &mut Wire,
     id: &ShardId,
+    written_to: &QualifiedName,
     epoch: Epoch,
     done: &CopyDone,
 ) -> Result<(), PgError> {
+    // Of leaves that are written through their root none is asked: those rows could not be told apart to be copied again.
     let row = format!(
-        "insert into pgconvoy.shard_progress \
-         (task, table_no, generation, shard, epoch, snapshot, noted_lsn, rows, bytes) \
-         values ({}, {epoch}, {}, '{}', {}, {})",
+        "with done as (insert into pgconvoy.shard_progress \
+         (task, table_no, generation, shard, epoch, snapshot, noted_lsn, rows, bytes, unlogged) \
+         select {}, {epoch}, {}, '{}', {}, {}, relkind = 'r' and relpersistence = 'u' \
+         from pg_catalog.pg_class where oid = {}::pg_catalog.regclass \
+         returning task, table_no, generation, shard, unlogged) \
+         insert into pgconvoy.unlogged_mark select task, table_no, generation, shard from done where unlogged",
         id.values(),
         quote_literal(&done.snapshot),
         done.noted_lsn,
         done.rows,
-        done.bytes
+        done.bytes,
+        quote_literal(&written_to.quoted())
     );
     let row = if Law::Progress.is_left_out() { "select" } else { &row };
     wire.query(&format!("{row}; commit")).await.map(drop)
@@ -151,7 +170,7 @@ async fn done(
     let rows = session
         .query(
             "select p.table_no, p.shard from unnest($2::bigint[], $3::bigint[]) as t (no, generation) \
-             join pgconvoy.shard_progress p on (p.task, p.table_no, p.generation) = ($1, t.no, t.generation)",
+             join pgconvoy.shard_done p on (p.task, p.table_no, p.generation) = ($1, t.no, t.generation)",
             &[&task.as_str(), &column(|table| table.no.0), &column(|table| table.generation.0)],
         )
         .await?;

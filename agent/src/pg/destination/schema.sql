@@ -86,9 +86,28 @@ create table pgconvoy.shard_progress (
     rows bigint not null,
     bytes bigint not null,
     done_at timestamptz not null default pg_catalog.now(),
+    -- The rows are in an unlogged table: there until this server crashes, as long as the shard's mark.
+    unlogged boolean not null default false,
     primary key (task, table_no, generation, shard),
     foreign key (task, table_no) references pgconvoy.table_state on delete cascade
 );
+
+-- Marks of shards whose rows are in unlogged tables. A crash that empties those empties this one, too.
+create unlogged table pgconvoy.unlogged_mark (
+    task text not null,
+    table_no bigint not null,
+    generation bigint not null,
+    shard bigint not null,
+    primary key (task, table_no, generation, shard),
+    foreign key (task, table_no, generation, shard) references pgconvoy.shard_progress on delete cascade
+);
+
+-- Which shards are done, and whose rows no crash has taken since.
+create view pgconvoy.shard_done as
+    select p.* from pgconvoy.shard_progress p
+    where not p.unlogged or exists (
+        select from pgconvoy.unlogged_mark m
+        where (m.task, m.table_no, m.generation, m.shard) = (p.task, p.table_no, p.generation, p.shard));
 
 -- The statements of the source's schema, in the archive's order.
 create table pgconvoy.schema_entry (

@@ -48,7 +48,7 @@ pub(super) async fn half(
 
     let done = write_rows(ctx, shard, &mut wire, &mut link).await?;
     ctx.still_mine()?;
-    match progress::record_and_commit(&mut wire, &id, ctx.epoch, &done).await {
+    match progress::record_and_commit(&mut wire, &id, subject, ctx.epoch, &done).await {
         Ok(()) => {}
         Err(error) if error.sqlstate() == Some(UNIQUE_VIOLATION) => {
             return done_by_another(&mut wire, &id, error).await.about(subject).map_err(Into::into);

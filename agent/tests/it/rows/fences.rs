@@ -7,7 +7,7 @@ use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::unit::{AuditTable, Ended, SnapshotMode, Work, WorkResult};
 
-use super::Rows;
+use super::{Rows, of};
 use crate::world::{DATABASE, task_id};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -171,4 +171,42 @@ async fn a_unit_that_is_revoked_leaves_nothing_behind() {
     wait::until(LIMIT, "its session to end", async || at("0").await).await.unwrap();
     lock.batch_execute("rollback").await.unwrap();
     assert!(!rows.copy(10, &shard).await.unwrap().found_done);
+}
+
+#[tokio::test]
+async fn rows_of_unlogged_tables_that_a_crash_of_the_destination_took_are_copied_again() {
+    let schema = "create table kept (id int primary key); create unlogged table lost (id int primary key, t text)";
+    let filled = "insert into kept values (1); insert into lost select n, repeat('x', 100) from generate_series(1, 2000) n";
+    let rows = Rows::new(SnapshotMode::Shard, 64 << 10, schema, filled).await;
+    let (done, tables) = rows.survey().await;
+    let planned = rows.plan(Rows::to_plan(&tables)).await;
+    let kept = Rows::to_copy(&done, of(&planned, "public.kept"));
+    let lost = Rows::to_copy(&done, of(&planned, "public.lost"));
+    assert!(lost.len() > 2, "{lost:#?}");
+    let (before, after) = lost.split_at(2);
+    for (unit, shard) in (10..).zip(kept.iter().chain(before)) {
+        rows.copy(unit, shard).await.unwrap();
+    }
+    rows.world.destination.stop_immediate().unwrap();
+    rows.world.destination.start_again().await.unwrap();
+    for (unit, shard) in (20..).zip(after) {
+        rows.copy(unit, shard).await.unwrap();
+    }
+    let all = planned.iter().map(|(plan, shards)| AuditTable {
+        no: plan.no,
+        generation: plan.generation,
+        shards: u32::try_from(shards.len()).unwrap(),
+    });
+    let all: Vec<_> = all.collect();
+    let (ended, _) = rows.end_of(3, Work::Audit(all.clone())).await;
+    let no = lost[0].table.no;
+    let expected = WorkResult::Audit { missing: vec![(no, 0), (no, 1)] };
+    assert_eq!(ended, Ended::Done(expected));
+    for (unit, shard) in (30..).zip(&lost) {
+        let copied = rows.copy(unit, shard).await.unwrap();
+        assert_eq!(copied.found_done, shard.shard > 1, "{shard:#?}");
+    }
+    let (ended, _) = rows.end_of(4, Work::Audit(all)).await;
+    assert_eq!(ended, Ended::Done(WorkResult::Audit { missing: Vec::new() }));
+    rows.compare().await;
 }

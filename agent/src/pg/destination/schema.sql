@@ -60,6 +60,8 @@ create table pgconvoy.reread (
     foreign key (task, table_no) references pgconvoy.table_state on delete cascade
 );
 create index on pgconvoy.reread (task, table_no);
+-- A publication for all tables that came with the schema covers this one, too, and what has no key could not be deleted then.
+alter table pgconvoy.reread replica identity full;
 
 -- Changes of tables that are parked, in order, as they came.
 create table pgconvoy.parked_change (

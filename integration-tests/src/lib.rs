@@ -5,7 +5,7 @@
 //! - [`net::Proxy`]: a network that misbehaves.
 //! - [`wait::until`]: waits for a state with a limit; nothing else sleeps.
 //! - [`oracle`]: are two databases the same? [`logs`]: did a process say what it should not?
-//! - [`bench`]: programs that are timed, between two servers that write durably.
+//! - [`mod@bench`]: programs that are timed, between two servers that write durably.
 //!
 //! Architecture Invariant: this crate starts the *binary* and speaks its public interface. It links the contracts, the
 //! vocabulary and the plumbing of TLS, and nothing else of the project, so that a test cannot cheat.

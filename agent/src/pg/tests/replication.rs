@@ -52,9 +52,13 @@ struct Stream {
 
 impl Stream {
     async fn start(session: Replication, from: Lsn) -> Self {
+        Self::start_with(session, from, from).await
+    }
+
+    async fn start_with(session: Replication, from: Lsn, safe: Lsn) -> Self {
         let stream = session.start("s", "p", from).await.unwrap();
         let (taker, events) = mpsc::channel(1);
-        let (safe, watched) = watch::channel(from);
+        let (safe, watched) = watch::channel(safe);
         #[expect(clippy::disallowed_methods, reason = "a test ends with its tasks")]
         let end = tokio::spawn(stream.pass_on(taker, watched));
         Self { events, safe, end, pending: Default::default() }
@@ -127,6 +131,26 @@ async fn changes_come_and_what_is_safe_moves_the_slot() {
         drop(stream.events);
         assert!(stream.end.await.unwrap().is_ok());
     }
+}
+
+/// What the destination has applied is gone on from, and confirmed only once it is recorded (law O7).
+#[tokio::test]
+async fn where_a_stream_begins_is_not_what_is_safe() {
+    let source = Source::start(Options::default().setting("wal_sender_timeout", "1s")).await;
+    source.server.sql("postgres", "insert into t values (1, 'one')").await.unwrap();
+    let applied = source.now().await;
+    let session = source.access.replication().await.unwrap();
+    let stream = Stream::start_with(session, applied, source.begin).await;
+    let heard = "select coalesce(max(reply_time) > min(backend_start), false)::text from pg_stat_replication";
+    wait::until(LIMIT, "what is told", async || match source.value(heard).await {
+        yes if yes == "true" => Ok(()),
+        other => Err(other),
+    })
+    .await
+    .unwrap();
+    let confirmed = "select confirmed_flush_lsn::text from pg_replication_slots";
+    assert_eq!(source.value(confirmed).await, source.begin.to_string());
+    assert!(!stream.end.is_finished());
 }
 
 #[tokio::test]

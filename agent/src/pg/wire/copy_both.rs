@@ -72,7 +72,6 @@ impl CopyBoth {
         mut wire: Wire,
         start: &str,
         timeout_ms: u64,
-        safe: Lsn,
     ) -> Result<Self, PgError> {
         wire.begin(start).await?;
         loop {
@@ -90,7 +89,8 @@ impl CopyBoth {
         }
         let patience = Duration::from_millis(timeout_ms) / 4;
         let silence = if patience.is_zero() { SILENCE_MAX } else { patience.min(SILENCE_MAX) };
-        Ok(Self { wire, silence, safe, told: Instant::now() })
+        // Where it begins is not what is safe; zero says nothing to the server.
+        Ok(Self { wire, silence, safe: Lsn(0), told: Instant::now() })
     }
 
     /// Passes on what comes, and tells the server what is safe, until nobody takes it any more.
@@ -99,6 +99,7 @@ impl CopyBoth {
         taker: mpsc::Sender<Vec<Event>>,
         mut safe: watch::Receiver<Lsn>,
     ) -> Result<(), PgError> {
+        self.safe = *safe.borrow_and_update();
         let mut events = Vec::new();
         // What came together with the server's consent.
         self.take(&mut events).await?;

@@ -105,7 +105,7 @@ impl Replication {
         let start = format!(
             "START_REPLICATION SLOT \"{slot}\" LOGICAL {from} ({options}, publication_names '\"{publication}\"')"
         );
-        CopyBoth::begin(wire, &start, timeout_ms, from).await
+        CopyBoth::begin(wire, &start, timeout_ms).await
     }
 
     /// Ends the session in good order.

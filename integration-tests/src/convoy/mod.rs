@@ -37,12 +37,12 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::logs::Expected;
-use crate::net::Proxy;
+use crate::net::{Link, Proxy};
 use crate::process::{Process, Program};
 use crate::wait;
 
-use builder::AgentPlan;
 pub use builder::Builder;
+use builder::{AgentPlan, Ports};
 use identity::Authority;
 
 /// For an election, a start, a registration on a loaded machine.
@@ -76,6 +76,8 @@ struct Agent {
     links: Vec<Proxy>,
     /// The way of other sites' agents to it.
     relay: Option<Proxy>,
+    /// The same, where it is a long one.
+    _far: Option<Link>,
 }
 
 impl Coordinator {
@@ -165,9 +167,15 @@ impl Convoy {
             links.push(Proxy::between(network, None, node.link.address()).await?);
         }
         let coordinators = listed(links.iter().map(|link| link.address().to_string()));
-        let listen = match &plan.network {
-            Some(network) => network.free_address()?,
-            None => ([127, 0, 0, 1], 0).into(),
+        let listen = match (&plan.network, plan.far) {
+            (Some(network), _) => network.free_address()?,
+            // A link has to know it.
+            (None, Some(_)) => Ports::take(2)?.free().as_flattened()[0],
+            (None, None) => ([127, 0, 0, 1], 0).into(),
+        };
+        let far = match plan.far {
+            Some((latency, rate)) => Some(Link::to(listen, latency, rate).await?),
+            None => None,
         };
         let relay = match &plan.dialled_from {
             Some(network) => {
@@ -186,11 +194,12 @@ impl Convoy {
         if let Some(network) = &plan.network {
             program = program.inside(network);
         }
-        if let Some(relay) = &relay {
-            program = program.args(["--advertise", &relay.address().to_string()]);
+        let dialled = relay.as_ref().map(Proxy::address).or(far.as_ref().map(Link::address));
+        if let Some(dialled) = dialled {
+            program = program.args(["--advertise", &dialled.to_string()]);
         }
         let process = Process::start(&plan.name, program, self.folder.path())?;
-        self.agents.insert(plan.name.clone(), Agent { process, links, relay });
+        self.agents.insert(plan.name.clone(), Agent { process, links, relay, _far: far });
         Ok(())
     }
 

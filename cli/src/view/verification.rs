@@ -24,6 +24,7 @@ pub(crate) struct VerificationView {
     tables_same: u32,
     tables_different: u32,
     tables_skipped: u32,
+    tables_moving: u32,
     rows: RowsView,
     schema: Option<ObjectsCompared>,
     sequences: Option<ObjectsCompared>,
@@ -39,6 +40,8 @@ pub(crate) struct RowsView {
     missing: u64,
     extra: u64,
     different: u64,
+    /// Changed again and again meanwhile: not known whether they are the same.
+    moving: u64,
     /// The figures are lower bounds.
     at_least: bool,
     listed: Vec<RowDifference>,
@@ -70,6 +73,7 @@ impl VerificationView {
             tables_same: found.tables_same,
             tables_different: found.tables_different,
             tables_skipped: found.tables_skipped,
+            tables_moving: found.tables_moving,
             rows: found.rows.map(RowsView::of).unwrap_or_default(),
             schema: objects(found.schema),
             sequences: objects(found.sequences),
@@ -83,12 +87,13 @@ impl VerificationView {
     ) -> String {
         let mut parts = vec![self.coverage()];
         let tells = |view: &TableVerificationView| {
-            matches!(view.status.as_deref(), Some("different" | "skipped"))
+            matches!(view.status.as_deref(), Some("different" | "skipped" | "moving"))
         };
         let telling: Vec<_> = tables.into_iter().filter(|(_, view)| tells(view)).collect();
         if !telling.is_empty() {
             let rows = telling.iter().map(|(name, view)| view.row(name));
-            let head = ["table", "result", ">same", ">missing", ">extra", ">different", ""];
+            let head =
+                ["table", "result", ">same", ">missing", ">extra", ">different", ">moving", ""];
             parts.push(table(&head, rows));
         }
         let keys: Vec<String> = telling.iter().flat_map(|(name, view)| view.keys(name)).collect();
@@ -112,6 +117,9 @@ impl VerificationView {
 
     fn coverage(&self) -> String {
         let verdict = match (self.differences, self.complete) {
+            (0, true) if self.rows.moving > 0 => {
+                "verification: no differences but in rows that move".to_owned()
+            }
             (0, true) => "verification: no differences".to_owned(),
             (0, false) => "verification: no differences so far".to_owned(),
             (found, _) => {
@@ -120,7 +128,7 @@ impl VerificationView {
             }
         };
         let mut lines = vec![verdict];
-        let tables = u64::from(self.tables_same + self.tables_different);
+        let tables = u64::from(self.tables_same + self.tables_different + self.tables_moving);
         if tables > 0 {
             let sample = match self.sample_percent.as_str() {
                 "100" => String::new(),
@@ -130,6 +138,12 @@ impl VerificationView {
                 "  rows       {} compared in {}{sample}",
                 human::count(self.rows.compared),
                 human::counted(tables, "table")
+            ));
+        }
+        if self.rows.moving > 0 {
+            lines.push(format!(
+                "  moving     {} did not rest long enough to be compared",
+                human::counted(self.rows.moving, "row")
             ));
         }
         if self.tables_skipped > 0 {
@@ -186,6 +200,7 @@ impl RowsView {
             missing: found.missing,
             extra: found.extra,
             different: found.different,
+            moving: found.moving,
             at_least: found.at_least,
             listed: found.listed,
             lists: found.lists,
@@ -200,7 +215,7 @@ impl TableVerificationView {
         Self { status: non_empty(&table.verification), rows }
     }
 
-    fn row(&self, name: &str) -> [String; 7] {
+    fn row(&self, name: &str) -> [String; 8] {
         let rows = &self.rows;
         let least = if rows.at_least { "at least " } else { "" };
         let figure = |figure| format!("{least}{}", human::count(figure));
@@ -211,6 +226,7 @@ impl TableVerificationView {
             figure(rows.missing),
             figure(rows.extra),
             figure(rows.different),
+            figure(rows.moving),
             rows.not_compared.as_ref().map(|why| why.reason.clone()).unwrap_or_default(),
         ]
     }

@@ -68,6 +68,8 @@ pub enum Verdict {
     Different,
     /// It was not compared, for a reason that is no difference.
     Skipped,
+    /// Nothing was found to differ, but some rows did not rest long enough to be judged.
+    Moving,
 }
 
 impl Verdict {
@@ -78,6 +80,7 @@ impl Verdict {
             Self::Same => "same",
             Self::Different => "different",
             Self::Skipped => "skipped",
+            Self::Moving => "moving",
         }
     }
 }
@@ -98,6 +101,8 @@ impl Check {
                 Verdict::Different
             } else if found.not_compared.is_some() {
                 Verdict::Skipped
+            } else if found.moving > 0 {
+                Verdict::Moving
             } else {
                 Verdict::Same
             }

@@ -78,7 +78,7 @@ impl Load {
 }
 
 /// Until all is at the destination that was committed before.
-fn in_sync(pair: &Pair) -> Program {
+pub(super) fn in_sync(pair: &Pair) -> Program {
     pair.migrate().args(["--types", "schema,full,incremental", "--until", "in-sync"])
 }
 

@@ -1,4 +1,5 @@
 //! A source that stays in use: every change arrives, once and in order.
 
+mod compared;
 mod faults;
 mod live;

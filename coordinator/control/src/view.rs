@@ -109,6 +109,8 @@ pub struct VerificationView {
     pub tables_skipped: u32,
     /// Tables of which some rows did not rest long enough to be judged, and nothing else differs.
     pub tables_moving: u32,
+    /// Of those that differ: not compared, because one end lacks the table or a column.
+    pub tables_unlike: u32,
     /// The figures of all tables; lists are in the tables.
     pub rows: RowsCompared,
     /// Everything that differs.
@@ -315,6 +317,7 @@ fn verification(task: &Task) -> Option<VerificationView> {
         tables_different: checked.tables_different,
         tables_skipped: checked.tables_skipped,
         tables_moving: checked.tables_moving,
+        tables_unlike: checked.tables_unlike,
         rows,
         differences: crate::course::differences(record, checked),
         complete: record.stage > Stage::Verify,

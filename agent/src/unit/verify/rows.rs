@@ -293,7 +293,7 @@ async fn send(
         let rest = rows.split_off(rows.len().min(ROWS_PER_MESSAGE));
         link.send(FromDestination::Rows(std::mem::replace(&mut rows, rest))).await?;
     }
-    Ok(link.send(FromDestination::AllRows).await?)
+    link.send(FromDestination::AllRows).await
 }
 
 async fn destination_half(

@@ -3,3 +3,4 @@
 mod compared;
 mod faults;
 mod live;
+mod parked;

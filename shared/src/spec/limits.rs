@@ -27,7 +27,7 @@ pub fn jobs_for(cores: u32) -> u32 {
 
 /// What a shard aims at where nothing is said: work for many, and little that is lost with an agent. One job alone has
 /// nobody to share a table with, and a server reads a range of blocks through all its buffers, but a whole table through a
-/// few, for half the work: so most tables are one shard then.
+/// few, for much less work: so most tables are one shard then.
 #[must_use]
 pub fn shard_size_bytes_for(jobs: u32) -> u64 {
     if jobs == 1 { 2 << 30 } else { 256 << 20 }

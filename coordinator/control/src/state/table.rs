@@ -68,6 +68,8 @@ pub enum Verdict {
     Different,
     /// It was not compared, for a reason that is no difference.
     Skipped,
+    /// Its rows are compared with those of another partition, under which the figures of all stand.
+    WithRoot,
 }
 
 impl Verdict {
@@ -78,6 +80,7 @@ impl Verdict {
             Self::Same => "same",
             Self::Different => "different",
             Self::Skipped => "skipped",
+            Self::WithRoot => "with_root",
         }
     }
 }
@@ -90,6 +93,9 @@ impl Check {
         match &found.not_compared {
             Some(why) if why.differs => return Some(Verdict::Different),
             Some(_) if self.plan.is_none() => return Some(Verdict::Skipped),
+            None if self.plan.is_none() && found.through.is_some() => {
+                return Some(Verdict::WithRoot);
+            }
             Some(_) | None => {}
         }
         let done = self.plan.is_some() && self.shards_done as usize == self.shards.len();

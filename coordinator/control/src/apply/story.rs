@@ -22,7 +22,7 @@ use pgconvoy_shared::unit::{
     Work, WorkResult,
 };
 
-use pgconvoy_shared::verify::{Purpose, RowsCompared, VerifySettings};
+use pgconvoy_shared::verify::{Purpose, RowsCompared};
 
 use super::apply;
 use crate::command::{

@@ -42,7 +42,7 @@ async fn rows_that_a_crash_takes_after_everything_was_built_come_again_and_set_n
         let set = pair.count("select count(*) from pgconvoy.sequence_set").await;
         match (pair.count(waits).await, set) {
             (1, 3) => Ok(()),
-            counts => Err(counts),
+            counts => Err(format!("{counts:?}")),
         }
     })
     .await

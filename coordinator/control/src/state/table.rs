@@ -82,6 +82,8 @@ pub enum Verdict {
     Skipped,
     /// Its rows are compared with those of another partition, under which the figures of all stand.
     WithRoot,
+    /// Nothing was found to differ, but some rows did not rest long enough to be judged.
+    Moving,
 }
 
 impl Verdict {
@@ -93,6 +95,7 @@ impl Verdict {
             Self::Different => "different",
             Self::Skipped => "skipped",
             Self::WithRoot => "with_root",
+            Self::Moving => "moving",
         }
     }
 }
@@ -116,6 +119,8 @@ impl Check {
                 Verdict::Different
             } else if found.not_compared.is_some() {
                 Verdict::Skipped
+            } else if found.moving > 0 {
+                Verdict::Moving
             } else {
                 Verdict::Same
             }

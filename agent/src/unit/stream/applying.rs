@@ -4,20 +4,26 @@
 //!  begin ─▶ fences (O1) ─▶ operations ─▶ what is parked, what was read again ─▶ position (O3) ─▶ commit
 //! ```
 //!
-//! A batch's operations are sent one behind the other without waiting. Where the destination refuses one, the changes of that
+//! A batch's operations are sent one behind the other without waiting, and so is the commit: a way of any length to the
+//! destination is gone twice for each batch. Where the destination refuses one, the changes of that
 //! table are applied in smaller sets, in the source's order: sets of rows may meet in a way that single changes do not. A
 //! change that is refused alone cannot be applied as things are: its table is parked, with the cause, and its changes are
 //! kept at the destination from that one on, while all other tables go on. Nothing is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::future::poll_fn;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::future::join_all;
+use futures::FutureExt;
+use futures::future::{BoxFuture, maybe_done};
 use pgconvoy_flow::stream::entry::{Act, Batch, Entry, Notice, Parked, Place, Reread};
 use pgconvoy_flow::stream::fold::fold;
-use pgconvoy_flow::stream::operation::carried;
+use pgconvoy_flow::stream::operation::{Operation, carried};
 use pgconvoy_flow::stream::snapshot::FullXid;
 use pgconvoy_flow::stream::statements::{Statement, statement};
 use pgconvoy_flow::stream::table::Target;
@@ -56,6 +62,15 @@ pub(super) struct Applier<'a> {
     applied: watch::Sender<Applied>,
     /// Tells the reader of tables that are parked.
     park: mpsc::UnboundedSender<TableNo>,
+}
+
+/// What was written of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// Its changes: the transaction goes on.
+    Changes,
+    /// All, and the transaction has ended.
+    All,
 }
 
 /// Why a piece of a batch is not applied.
@@ -112,47 +127,64 @@ impl<'a> Applier<'a> {
         for table in &self.parked {
             batch.park(*table, beginning);
         }
-        let begin = if self.open { "savepoint piece" } else { "begin; savepoint piece" };
-        self.run_sql(begin).await?;
-        self.open = true;
+        self.begin(&batch).await?;
         let rows = batch.entries.len() as u64;
-        self.write(&mut batch).await?;
-        self.keep(&batch).await?;
+        let end = batch.at_boundary.then(|| self.step_to(reached));
+        let is_all =
+            batch.parked.is_empty() && batch.notices.is_empty() && batch.rereads.is_empty();
+        let at_once = end.as_ref().filter(|_| is_all);
+        let written = self.write(&mut batch, at_once.map(|(_, sql)| &**sql)).await?;
         self.ctx.progress.add(rows, batch.bytes as u64);
+        if written == Written::Changes {
+            self.keep(&batch).await?;
+            if let Some((_, sql)) = &end {
+                self.ctx.still_mine()?;
+                self.run_sql(sql).await?;
+            }
+        }
         for reread in &batch.rereads {
             self.consistent_at = self.consistent_at.max(reread.noted);
         }
-        if batch.at_boundary {
-            self.step_to(reached).await?;
+        if let Some((position, _)) = end {
+            self.stepped_to(position);
         }
         Ok(())
     }
 
-    /// The plans of all tables that are written are current, and stay so (law O1).
-    async fn fence(&mut self, batch: &Batch) -> Result<(), UnitEnd> {
+    /// The plans of all tables that are written are current, and stay so (law O1). What is refused later is rolled back to
+    /// here.
+    async fn begin(&mut self, batch: &Batch) -> Result<(), UnitEnd> {
         let written = batch.entries.iter().map(|entry| entry.table);
         let kept = batch.parked.iter().map(|parked| parked.table);
         let tables: BTreeSet<TableNo> = written.chain(kept).collect();
         let generation = |table: &TableNo| {
             self.generations.get(table).map_or(0, |generation| i64::from(generation.0))
         };
-        let generations: Vec<i64> = tables.iter().map(generation).collect();
-        let tables: Vec<i64> = tables.iter().map(|table| i64::from(table.0)).collect();
-        let fence = "select pgconvoy.fence($1, t.no, t.generation) from unnest($2::bigint[], $3::bigint[]) as t (no, generation)";
-        let task = self.ctx.task.as_str();
-        self.session.query(fence, &[&task, &tables, &generations]).await.about(&self.access)?;
+        let (task, generations) = (&self.ctx.task, array(tables.iter().map(generation)));
+        let tables = array(&tables);
+        let begin = if self.open { "" } else { "begin; " };
+        let fence = format!(
+            "{begin}select pgconvoy.fence('{task}', t.no, t.generation) \
+             from unnest('{tables}'::bigint[], '{generations}'::bigint[]) as t (no, generation); \
+             savepoint piece"
+        );
+        self.run_sql(&fence).await?;
+        self.open = true;
         Ok(())
     }
 
     /// Writes a batch. A target that refuses what is folded gets its rows carried from then on; where it refuses that too,
     /// its changes are applied in smaller parts, each target by itself: within one transaction the order among tables shows
     /// nowhere.
-    async fn write(&mut self, batch: &mut Batch) -> Result<(), UnitEnd> {
+    ///
+    /// `end`: what ends the transaction, if nothing else comes before that.
+    async fn write(&mut self, batch: &mut Batch, end: Option<&str>) -> Result<Written, UnitEnd> {
         let mut apart = BTreeSet::new();
         let mut parts = loop {
-            self.fence(batch).await?;
             let (folded, parts) = divide(std::mem::take(&mut batch.entries), &apart);
-            match self.fold_and_run(&folded).await {
+            let end = end.filter(|_| parts.is_empty());
+            match self.fold_and_run(&folded, end).await {
+                Ok(()) if end.is_some() => return Ok(Written::All),
                 Ok(()) => break parts,
                 Err(Stop::End(end)) => return Err(end),
                 Err(Stop::Refused { target, error }) => {
@@ -173,43 +205,65 @@ impl<'a> Applier<'a> {
             self.write_in_parts(part).await?;
             batch.parked.append(&mut part.parked);
         }
-        Ok(())
+        Ok(Written::Changes)
     }
 
-    async fn fold_and_run(&mut self, entries: &[Entry]) -> Result<(), Stop> {
+    /// Statement is sent behind statement, and the `end` behind them: where one fails, so do all that follow it.
+    async fn fold_and_run(&mut self, entries: &[Entry], end: Option<&str>) -> Result<(), Stop> {
         let problem =
             |problem: String| Stop::Refused { target: None, error: PgError::protocol(problem) };
         let operations = fold(entries, &self.targets).map_err(|bad| problem(bad.to_string()))?;
         let operations = carried(operations, &self.touchy);
-        let mut prepared = Vec::with_capacity(operations.len());
-        for operation in &operations {
-            let Statement { sql, parameters } =
-                statement(operation, &self.targets).map_err(|bad| problem(bad.to_string()))?;
-            let known = self.prepare(sql).await;
-            let known = known.map_err(|error| self.stop(operation.target(), error))?;
-            prepared.push((known, parameters));
+        let statements = operations.iter().map(|operation| statement(operation, &self.targets));
+        let statements: Vec<Statement> =
+            statements.collect::<Result<_, _>>().map_err(|bad| problem(bad.to_string()))?;
+        self.prepare(&operations, &statements).await?;
+        if end.is_some() {
+            self.ctx.still_mine().map_err(Stop::End)?;
         }
-        // Polled in this order, they are sent in this order; where one fails, so do all that follow it.
         let session = &self.session;
-        let sent = prepared.iter().map(|(known, parameters)| {
-            session.execute_raw(known, parameters.iter().map(|value| TextArray(value.clone())))
-        });
-        for (operation, answer) in operations.iter().zip(join_all(sent).await) {
+        let mut sent: Vec<BoxFuture<'_, Result<(), tokio_postgres::Error>>> = Vec::new();
+        for Statement { sql, parameters } in statements {
+            let known = self.statements[&sql].clone();
+            sent.push(Box::pin(async move {
+                let parameters = parameters.into_iter().map(TextArray);
+                session.execute_raw(&known, parameters).await.map(drop)
+            }));
+        }
+        sent.extend(end.map(|end| session.batch_execute(end).boxed()));
+        let mut answers = answers_in_order(sent).await.into_iter();
+        for (operation, answer) in operations.iter().zip(&mut answers) {
             answer.map_err(|error| self.stop(operation.target(), PgError::from(error)))?;
         }
-        Ok(())
+        answers
+            .collect::<Result<(), _>>()
+            .map_err(|error| Stop::End(UnitEnd::Failed(self.access.failure(&PgError::from(error)))))
     }
 
-    async fn prepare(&mut self, sql: String) -> Result<tokio_postgres::Statement, PgError> {
-        if let Some(known) = self.statements.get(&sql) {
-            return Ok(known.clone());
-        }
+    /// Makes the statements known to the server that it does not know yet.
+    async fn prepare(
+        &mut self,
+        operations: &[Operation],
+        statements: &[Statement],
+    ) -> Result<(), Stop> {
         if self.statements.len() >= STATEMENTS_MAX {
             self.statements.clear();
         }
-        let prepared = self.session.prepare(&sql).await?;
-        self.statements.insert(sql, prepared.clone());
-        Ok(prepared)
+        let new = |(_, statement): &(&Operation, &Statement)| {
+            !self.statements.contains_key(&statement.sql)
+        };
+        let new: Vec<_> = operations.iter().zip(statements).filter(new).collect();
+        let mut sent = Vec::with_capacity(new.len());
+        for (_, statement) in &new {
+            sent.push(self.session.prepare(&statement.sql).boxed());
+        }
+        let answers = answers_in_order(sent).await;
+        for ((operation, statement), answer) in new.into_iter().zip(answers) {
+            let known =
+                answer.map_err(|error| self.stop(operation.target(), PgError::from(error)))?;
+            self.statements.insert(statement.sql.clone(), known);
+        }
+        Ok(())
     }
 
     fn stop(&self, target: Option<usize>, error: PgError) -> Stop {
@@ -229,7 +283,7 @@ impl<'a> Applier<'a> {
                 continue;
             }
             self.run_sql("savepoint part").await?;
-            match self.fold_and_run(&part.entries[range.clone()]).await {
+            match self.fold_and_run(&part.entries[range.clone()], None).await {
                 Ok(()) => self.run_sql("release savepoint part").await?,
                 Err(Stop::End(end)) => return Err(end),
                 Err(Stop::Refused { error, .. }) => {
@@ -335,25 +389,54 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// The destination is at this position, and says so in the transaction that brought it there.
-    async fn step_to(&mut self, reached: Lsn) -> Result<(), UnitEnd> {
-        let to = reached.max(self.position.lsn);
+    /// The destination is at this position, and says so in the transaction that brought it there, which ends.
+    fn step_to(&self, reached: Lsn) -> (Position, String) {
+        let Position { lsn, seq } = self.position;
+        let to = Position { lsn: reached.max(lsn), seq: seq + 1 };
+        let (task, epoch) = (&self.ctx.task, self.ctx.epoch);
         let advance = format!(
-            "select pgconvoy.advance_stream('{}', {}, '{}', {}, '{to}'); commit",
-            self.ctx.task, self.ctx.epoch, self.position.lsn, self.position.seq
+            "select pgconvoy.advance_stream('{task}', {epoch}, '{lsn}', {seq}, '{}'); commit",
+            to.lsn
         );
-        self.ctx.still_mine()?;
-        self.run_sql(&advance).await?;
+        (to, advance)
+    }
+
+    fn stepped_to(&mut self, position: Position) {
         self.open = false;
-        self.position = Position { lsn: to, seq: self.position.seq + 1 };
+        self.position = position;
+        let (lsn, consistent_at) = (position.lsn, self.consistent_at);
         let parked = count(&self.parked);
-        self.applied.send_replace(Applied { lsn: to, consistent_at: self.consistent_at, parked });
-        Ok(())
+        self.applied.send_replace(Applied { lsn, consistent_at, parked });
     }
 
     async fn run_sql(&self, sql: &str) -> Result<(), UnitEnd> {
         Ok(self.session.batch_execute(sql).await.about(&self.access)?)
     }
+}
+
+/// Numbers as SQL has an array of them.
+fn array(numbers: impl IntoIterator<Item = impl Display>) -> String {
+    let numbers: Vec<String> = numbers.into_iter().map(|number| number.to_string()).collect();
+    format!("{{{}}}", numbers.join(","))
+}
+
+/// Polls each once, in order, which sends it; then waits for all answers, which come in that order.
+async fn answers_in_order<T>(sent: Vec<BoxFuture<'_, T>>) -> Vec<T> {
+    let mut sent: Vec<_> = sent.into_iter().map(maybe_done).collect();
+    poll_fn(|cx| {
+        for each in &mut sent {
+            // Whether it has its answer is looked at below.
+            let _answered = each.poll_unpin(cx);
+        }
+        Poll::Ready(())
+    })
+    .await;
+    let mut answers = Vec::with_capacity(sent.len());
+    for mut each in sent {
+        (&mut each).await;
+        answers.extend(Pin::new(&mut each).take_output());
+    }
+    answers
 }
 
 /// What is folded all together, and what is not, target by target, in order each. Tables that one statement emptied stay

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::try_join;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use pgconvoy_flow::stream::message::RelationId;
 use pgconvoy_flow::stream::table::{KeyColumn, SourceColumn, Table, Target, TargetColumn};
 use pgconvoy_flow::stream::window::Window;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::{QualifiedName, quote_identifier};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::takeover::{TakenOver, TakenTable};
 use crate::pg::{About, PgError, Session};
@@ -34,6 +38,9 @@ const KEYS: &str = "
     and i.indpred is null and i.indexprs is null and k.ord <= i.indnkeyatts
     order by i.indisprimary desc, i.indexrelid, k.ord";
 
+/// Tables that are looked at beside each other.
+const LOOKS_MAX: usize = 64;
+
 /// The tables that are followed, and where their rows go.
 #[derive(Debug)]
 pub(super) struct Course {
@@ -44,25 +51,34 @@ pub(super) struct Course {
 impl Course {
     pub(super) async fn of(taken: &TakenOver) -> Result<Self, Failure> {
         let mut places: BTreeMap<&QualifiedName, usize> = BTreeMap::new();
-        let (mut targets, mut tables) = (Vec::new(), Vec::new());
+        let mut written = Vec::new();
         for table in &taken.tables {
-            let place = match places.get(&table.write_to) {
-                Some(place) => *place,
-                None => {
-                    targets.push(target(&taken.session, table).await?);
-                    places.insert(&table.write_to, targets.len() - 1);
-                    targets.len() - 1
-                }
-            };
-            tables.push(source_table(table, place, &targets[place])?);
+            places.entry(&table.write_to).or_insert_with(|| {
+                written.push(table);
+                written.len() - 1
+            });
         }
+        // Asked about many at once: the destination may be far away.
+        let mut looks = Vec::with_capacity(written.len());
+        for table in written {
+            looks.push(target(&taken.session, table).boxed());
+        }
+        let targets: Vec<Target> = stream::iter(looks).buffered(LOOKS_MAX).try_collect().await?;
+        let source_table = |table: &TakenTable| {
+            let place = places[&table.write_to];
+            source_table(table, place, &targets[place])
+        };
+        let tables = taken.tables.iter().map(source_table).collect::<Result<_, _>>()?;
         Ok(Self { tables, targets: targets.into() })
     }
 }
 
 async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure> {
     let name = &table.write_to;
-    let rows = session.query(COLUMNS, &[&name.quoted()]).await.about(name)?;
+    let quoted = name.quoted();
+    let values: [&(dyn ToSql + Sync); 1] = [&quoted];
+    let looks = try_join(session.query(COLUMNS, &values), session.query(KEYS, &values));
+    let (rows, indexes) = looks.await.about(name)?;
     let taking_part = |column: &str| table.followed.columns.iter().any(|of| of.name == column);
     let columns: Vec<TargetColumn> = rows
         .iter()
@@ -75,13 +91,13 @@ async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure
         })
         .collect();
     let only = !rows.first().is_some_and(|row| row.get(4));
-    let key = key(session, table, &columns).await?;
+    let key = key(&indexes, table, &columns)?;
     Ok(Target { name: name.clone(), only, columns: columns.into(), key: key.into() })
 }
 
 /// The index of the apply key, known by its columns: it may have any name here.
-async fn key(
-    session: &Session,
+fn key(
+    indexes: &[Row],
     table: &TakenTable,
     columns: &[TargetColumn],
 ) -> Result<Vec<KeyColumn>, Failure> {
@@ -89,9 +105,7 @@ async fn key(
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let name = &table.write_to;
-    let rows = session.query(KEYS, &[&name.quoted()]).await.about(name)?;
-    for index in rows.chunk_by(|a, b| a.get::<_, u32>(0) == b.get::<_, u32>(0)) {
+    for index in indexes.chunk_by(|a, b| a.get::<_, u32>(0) == b.get::<_, u32>(0)) {
         let same = index.len() == wanted.len()
             && index.iter().all(|row| wanted.iter().any(|column| column == row.get::<_, &str>(1)));
         if !same {
@@ -115,7 +129,7 @@ async fn key(
             wanted.join(", ")
         ),
     )
-    .about(name.to_string())
+    .about(table.write_to.to_string())
     .remedy("make that index at the destination, then resume the task"))
 }
 

@@ -1,4 +1,6 @@
 //! A source that stays in use: every change arrives, once and in order.
 
 mod faults;
+mod feedback;
 mod live;
+mod meaning;

@@ -12,16 +12,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::future::poll_fn;
 use std::ops::Range;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use futures::FutureExt;
-use futures::future::{BoxFuture, maybe_done};
-use pgconvoy_flow::stream::entry::{Act, Batch, Entry, Notice, Parked, Place, Reread};
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
+use pgconvoy_flow::stream::entry::{Act, Batch, Entry, Notice, Place, Reread};
 use pgconvoy_flow::stream::fold::fold;
 use pgconvoy_flow::stream::operation::{Operation, carried};
 use pgconvoy_flow::stream::snapshot::FullXid;
@@ -31,12 +27,16 @@ use pgconvoy_flow::stream::tuple::Field;
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::parking::{Cause, Parking};
 use tokio::sync::{mpsc, watch};
-use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::types::ToSql;
 use tracing::warn;
 
+use super::catalog::Course;
+use super::parking::{Why, is_refusal, not_as_planned};
 use super::reading::Cut;
-use super::takeover::TakenOver;
+use super::sending::{TextArray, answers_in_order};
 use super::{Applied, Position, count};
 use crate::pg::{About, Access, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd};
@@ -46,31 +46,47 @@ const STATEMENTS_MAX: usize = 1_000;
 
 /// Applies batches.
 pub(super) struct Applier<'a> {
-    ctx: &'a UnitContext,
-    access: Access,
-    session: Session,
-    targets: Arc<[Target]>,
-    generations: BTreeMap<TableNo, Generation>,
+    pub(super) ctx: &'a UnitContext,
+    pub(super) access: Access,
+    pub(super) session: Session,
+    pub(super) targets: Arc<[Target]>,
+    tables: BTreeMap<TableNo, Known>,
     statements: BTreeMap<String, tokio_postgres::Statement>,
-    position: Position,
+    pub(super) position: Position,
     consistent_at: Lsn,
     /// A transaction has begun that the next batch goes on with.
     open: bool,
-    parked: BTreeSet<TableNo>,
+    pub(super) parked: BTreeSet<TableNo>,
+    /// Which tables are parked, or not any more: to be told once it is durable.
+    pub(super) untold: Vec<Parking>,
     /// Targets that refused what was folded: they have further unique values, which rows pass among them.
     touchy: BTreeSet<usize>,
     applied: watch::Sender<Applied>,
     /// Tells the reader of tables that are parked.
-    park: mpsc::UnboundedSender<TableNo>,
+    pub(super) park: mpsc::UnboundedSender<TableNo>,
+}
+
+/// What is known of a table since it was taken over.
+struct Known {
+    generation: Generation,
+    name: QualifiedName,
+    /// Why it was parked then.
+    cause: Option<Cause>,
+}
+
+/// How the destination comes to a position, and the transaction to its end.
+pub(super) struct Step {
+    to: Position,
+    sql: String,
 }
 
 /// What was written of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
+pub(super) enum Written {
     /// Its changes: the transaction goes on.
     Changes,
-    /// All, and the transaction has ended.
-    All,
+    /// All, and the transaction has ended with the step.
+    AndStepped,
 }
 
 /// Why a piece of a batch is not applied.
@@ -79,6 +95,8 @@ enum Stop {
     Refused {
         /// What was written then; none = it is not known.
         target: Option<usize>,
+        /// What was run; empty where it did not come to that.
+        statement: String,
         error: PgError,
     },
     /// The unit ends.
@@ -88,27 +106,59 @@ enum Stop {
 impl<'a> Applier<'a> {
     pub(super) fn new(
         ctx: &'a UnitContext,
-        taken: TakenOver,
-        targets: Arc<[Target]>,
-        parked: BTreeSet<TableNo>,
+        session: Session,
+        position: Position,
+        consistent_at: Lsn,
+        course: &Course,
         applied: watch::Sender<Applied>,
         park: mpsc::UnboundedSender<TableNo>,
     ) -> Self {
-        Self {
+        let known = course.taken.iter().map(|table| {
+            let name = table.followed.name.clone();
+            let known = Known { generation: table.generation, name, cause: table.cause.clone() };
+            (table.no, known)
+        });
+        let mut applier = Self {
             ctx,
-            access: taken.session.access().clone(),
-            targets,
-            generations: taken.generations(),
-            parked,
+            access: session.access().clone(),
+            targets: Arc::clone(&course.targets),
+            tables: known.collect(),
+            parked: BTreeSet::new(),
+            untold: Vec::new(),
             touchy: BTreeSet::new(),
             statements: BTreeMap::new(),
-            position: taken.position,
-            consistent_at: taken.consistent_at,
-            session: taken.session,
+            position,
+            consistent_at,
+            session,
             open: false,
             applied,
             park,
+        };
+        // Whoever parked them may not have been heard.
+        for table in course.taken.iter().filter(|table| table.cause.is_some()) {
+            applier.parked.insert(table.no);
+            applier.shall_tell(table.no, table.cause.clone());
         }
+        applier
+    }
+
+    pub(super) fn name_of(&self, table: TableNo) -> String {
+        self.tables.get(&table).map(|known| known.name.to_string()).unwrap_or_default()
+    }
+
+    pub(super) fn generation_of(&self, table: TableNo) -> Generation {
+        self.tables.get(&table).map(|known| known.generation).unwrap_or_default()
+    }
+
+    pub(super) fn cause_of(&self, table: TableNo) -> Option<Cause> {
+        self.tables.get(&table)?.cause.clone()
+    }
+
+    /// Says how the tables are when the stream begins.
+    pub(super) fn begin(&mut self) {
+        self.tell();
+        let parked = count(&self.parked);
+        self.applied.send_modify(|applied| applied.parked = parked);
     }
 
     /// Applies what comes until nothing comes any more.
@@ -127,48 +177,38 @@ impl<'a> Applier<'a> {
         for table in &self.parked {
             batch.park(*table, beginning);
         }
-        self.begin(&batch).await?;
+        let written = batch.entries.iter().map(|entry| entry.table);
+        let kept = batch.parked.iter().map(|parked| parked.table);
+        self.begin_piece(written.chain(kept).collect()).await?;
         let rows = batch.entries.len() as u64;
-        let end = batch.at_boundary.then(|| self.step_to(reached));
         let is_all =
             batch.parked.is_empty() && batch.notices.is_empty() && batch.rereads.is_empty();
-        let at_once = end.as_ref().filter(|_| is_all);
-        let written = self.write(&mut batch, at_once.map(|(_, sql)| &**sql)).await?;
-        self.ctx.progress.add(rows, batch.bytes as u64);
+        let step = (batch.at_boundary && is_all).then(|| self.step(reached));
+        let written = self.write(&mut batch, step.as_ref()).await?;
         if written == Written::Changes {
             self.keep(&batch).await?;
-            if let Some((_, sql)) = &end {
-                self.ctx.still_mine()?;
-                self.run_sql(sql).await?;
-            }
         }
-        for reread in &batch.rereads {
-            self.consistent_at = self.consistent_at.max(reread.noted);
-        }
-        if let Some((position, _)) = end {
-            self.stepped_to(position);
+        self.ctx.progress.add(rows, batch.bytes as u64);
+        match step {
+            Some(step) if written == Written::AndStepped => self.stepped(step.to),
+            _ if batch.at_boundary => self.step_to(reached).await?,
+            _ => {}
         }
         Ok(())
     }
 
-    /// The plans of all tables that are written are current, and stay so (law O1). What is refused later is rolled back to
-    /// here.
-    async fn begin(&mut self, batch: &Batch) -> Result<(), UnitEnd> {
-        let written = batch.entries.iter().map(|entry| entry.table);
-        let kept = batch.parked.iter().map(|parked| parked.table);
-        let tables: BTreeSet<TableNo> = written.chain(kept).collect();
-        let generation = |table: &TableNo| {
-            self.generations.get(table).map_or(0, |generation| i64::from(generation.0))
-        };
-        let (task, generations) = (&self.ctx.task, array(tables.iter().map(generation)));
-        let tables = array(&tables);
+    /// Begins a transaction, or goes on with the one that is open. The plans of all tables that are written are current, and
+    /// stay so (law O1). What is refused later is rolled back to here.
+    pub(super) async fn begin_piece(&mut self, tables: BTreeSet<TableNo>) -> Result<(), UnitEnd> {
+        let generations = array(tables.iter().map(|table| self.generation_of(*table).0));
+        let (task, tables) = (&self.ctx.task, array(&tables));
         let begin = if self.open { "" } else { "begin; " };
-        let fence = format!(
+        let fenced = format!(
             "{begin}select pgconvoy.fence('{task}', t.no, t.generation) \
              from unnest('{tables}'::bigint[], '{generations}'::bigint[]) as t (no, generation); \
              savepoint piece"
         );
-        self.run_sql(&fence).await?;
+        self.run_sql(&fenced).await?;
         self.open = true;
         Ok(())
     }
@@ -177,17 +217,21 @@ impl<'a> Applier<'a> {
     /// its changes are applied in smaller parts, each target by itself: within one transaction the order among tables shows
     /// nowhere.
     ///
-    /// `end`: what ends the transaction, if nothing else comes before that.
-    async fn write(&mut self, batch: &mut Batch, end: Option<&str>) -> Result<Written, UnitEnd> {
+    /// `step`: what ends the transaction, if nothing else comes before that.
+    pub(super) async fn write(
+        &mut self,
+        batch: &mut Batch,
+        step: Option<&Step>,
+    ) -> Result<Written, UnitEnd> {
         let mut apart = BTreeSet::new();
         let mut parts = loop {
             let (folded, parts) = divide(std::mem::take(&mut batch.entries), &apart);
-            let end = end.filter(|_| parts.is_empty());
-            match self.fold_and_run(&folded, end).await {
-                Ok(()) if end.is_some() => return Ok(Written::All),
+            let step = step.filter(|_| parts.is_empty());
+            match self.fold_and_run(&folded, step).await {
+                Ok(()) if step.is_some() => return Ok(Written::AndStepped),
                 Ok(()) => break parts,
                 Err(Stop::End(end)) => return Err(end),
-                Err(Stop::Refused { target, error }) => {
+                Err(Stop::Refused { target, error, statement: _ }) => {
                     tracing::debug!("a batch is refused as it is folded: {error}");
                     match target {
                         Some(target) if self.touchy.insert(target) => {}
@@ -205,35 +249,39 @@ impl<'a> Applier<'a> {
             self.write_in_parts(part).await?;
             batch.parked.append(&mut part.parked);
         }
+        batch.parked.sort_by_key(|parked| parked.place);
         Ok(Written::Changes)
     }
 
-    /// Statement is sent behind statement, and the `end` behind them: where one fails, so do all that follow it.
-    async fn fold_and_run(&mut self, entries: &[Entry], end: Option<&str>) -> Result<(), Stop> {
-        let problem =
-            |problem: String| Stop::Refused { target: None, error: PgError::protocol(problem) };
+    /// Statement is sent behind statement, and the step behind them: where one fails, so do all that follow it.
+    async fn fold_and_run(&mut self, entries: &[Entry], step: Option<&Step>) -> Result<(), Stop> {
+        let problem = |problem: String| Stop::Refused {
+            target: None,
+            statement: String::new(),
+            error: PgError::protocol(problem),
+        };
         let operations = fold(entries, &self.targets).map_err(|bad| problem(bad.to_string()))?;
         let operations = carried(operations, &self.touchy);
         let statements = operations.iter().map(|operation| statement(operation, &self.targets));
         let statements: Vec<Statement> =
             statements.collect::<Result<_, _>>().map_err(|bad| problem(bad.to_string()))?;
         self.prepare(&operations, &statements).await?;
-        if end.is_some() {
+        if step.is_some() {
             self.ctx.still_mine().map_err(Stop::End)?;
         }
         let session = &self.session;
         let mut sent: Vec<BoxFuture<'_, Result<(), tokio_postgres::Error>>> = Vec::new();
-        for Statement { sql, parameters } in statements {
-            let known = self.statements[&sql].clone();
-            sent.push(Box::pin(async move {
-                let parameters = parameters.into_iter().map(TextArray);
-                session.execute_raw(&known, parameters).await.map(drop)
-            }));
+        for Statement { sql, parameters } in &statements {
+            let known = &self.statements[sql];
+            let parameters = parameters.iter().map(|value| TextArray(value.clone()));
+            sent.push(session.execute_raw(known, parameters).map_ok(drop).boxed());
         }
-        sent.extend(end.map(|end| session.batch_execute(end).boxed()));
+        sent.extend(step.map(|step| session.batch_execute(&step.sql).boxed()));
         let mut answers = answers_in_order(sent).await.into_iter();
-        for (operation, answer) in operations.iter().zip(&mut answers) {
-            answer.map_err(|error| self.stop(operation.target(), PgError::from(error)))?;
+        for ((operation, Statement { sql, .. }), answer) in
+            operations.iter().zip(&statements).zip(&mut answers)
+        {
+            answer.map_err(|error| self.stop(operation.target(), sql, PgError::from(error)))?;
         }
         answers
             .collect::<Result<(), _>>()
@@ -249,26 +297,26 @@ impl<'a> Applier<'a> {
         if self.statements.len() >= STATEMENTS_MAX {
             self.statements.clear();
         }
-        let new = |(_, statement): &(&Operation, &Statement)| {
-            !self.statements.contains_key(&statement.sql)
-        };
-        let new: Vec<_> = operations.iter().zip(statements).filter(new).collect();
-        let mut sent = Vec::with_capacity(new.len());
-        for (_, statement) in &new {
-            sent.push(self.session.prepare(&statement.sql).boxed());
+        let mut new = Vec::new();
+        let mut sent = Vec::new();
+        for (operation, Statement { sql, .. }) in operations.iter().zip(statements) {
+            if !self.statements.contains_key(sql) {
+                new.push((operation, sql));
+                sent.push(self.session.prepare(sql).boxed());
+            }
         }
         let answers = answers_in_order(sent).await;
-        for ((operation, statement), answer) in new.into_iter().zip(answers) {
+        for ((operation, sql), answer) in new.into_iter().zip(answers) {
             let known =
-                answer.map_err(|error| self.stop(operation.target(), PgError::from(error)))?;
-            self.statements.insert(statement.sql.clone(), known);
+                answer.map_err(|error| self.stop(operation.target(), sql, PgError::from(error)))?;
+            self.statements.insert(sql.clone(), known);
         }
         Ok(())
     }
 
-    fn stop(&self, target: Option<usize>, error: PgError) -> Stop {
+    fn stop(&self, target: Option<usize>, statement: &str, error: PgError) -> Stop {
         if is_refusal(&error) {
-            Stop::Refused { target, error }
+            Stop::Refused { target, statement: statement.to_owned(), error }
         } else {
             Stop::End(UnitEnd::Failed(self.access.failure(&error)))
         }
@@ -286,14 +334,16 @@ impl<'a> Applier<'a> {
             match self.fold_and_run(&part.entries[range.clone()], None).await {
                 Ok(()) => self.run_sql("release savepoint part").await?,
                 Err(Stop::End(end)) => return Err(end),
-                Err(Stop::Refused { error, .. }) => {
+                Err(Stop::Refused { error, statement, .. }) => {
                     self.run_sql("rollback to savepoint part").await?;
-                    let Entry { place, table, .. } = part.entries[range.start];
+                    let refused = &part.entries[range.start];
+                    let (place, table, change) = (refused.place, refused.table, refused.told());
                     if let Some(middle) = middle(&part.entries, &range) {
                         to_do.extend([middle..range.end, range.start..middle]);
                         continue;
                     }
-                    self.park_table(table, place, &error.to_string()).await?;
+                    let failure = error.failure(self.name_of(table));
+                    self.park_table(table, place, Why { failure, change, statement }).await?;
                     part.park(table, place);
                     let rest = range.start..part.entries.len();
                     to_do = Vec::from([rest]);
@@ -303,33 +353,14 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// Changes of the table are kept from this one on.
-    async fn park_table(
-        &mut self,
-        table: TableNo,
-        place: Place,
-        cause: &str,
-    ) -> Result<(), UnitEnd> {
-        let Place { commit_lsn, xid, ordinal } = place;
-        let cause =
-            format!("{cause}; change {ordinal} of transaction {xid}, committed at {commit_lsn}");
-        warn!(%table, "parked: {cause}");
-        let note = "update pgconvoy.table_state set parked = $3 where task = $1 and table_no = $2 and parked is null";
-        let task = self.ctx.task.as_str();
-        let no = i64::from(table.0);
-        self.session.execute(note, &[&task, &no, &cause]).await.about(&self.access)?;
-        self.parked.insert(table);
-        // The reader is gone only when the unit ends.
-        let _gone = self.park.send(table);
-        Ok(())
-    }
-
     /// What is not applied but written down.
-    async fn keep(&mut self, batch: &Batch) -> Result<(), UnitEnd> {
+    pub(super) async fn keep(&mut self, batch: &Batch) -> Result<(), UnitEnd> {
         for notice in &batch.notices {
             match notice {
-                Notice::Parked { table, place, mismatch } => {
-                    self.park_table(*table, *place, &mismatch.to_string()).await?;
+                Notice::Parked { table, place, change, mismatch } => {
+                    let (failure, change) = (not_as_planned(mismatch), change.clone());
+                    let why = Why { failure, change, statement: String::new() };
+                    self.park_table(*table, *place, why).await?;
                 }
                 Notice::NotFollowed(name) => {
                     warn!(table = %name, "its changes are not followed: it was not there when the task began");
@@ -341,27 +372,8 @@ impl<'a> Applier<'a> {
         }
         for reread in &batch.rereads {
             self.remember(reread).await?;
+            self.consistent_at = self.consistent_at.max(reread.noted);
         }
-        Ok(())
-    }
-
-    async fn keep_parked(&self, parked: &[Parked]) -> Result<(), UnitEnd> {
-        let tables: Vec<i64> = parked.iter().map(|parked| i64::from(parked.table.0)).collect();
-        let positions: Vec<String> =
-            parked.iter().map(|parked| parked.place.commit_lsn.to_string()).collect();
-        let ordinals: Vec<i64> =
-            parked.iter().map(|parked| parked.place.ordinal.cast_signed()).collect();
-        let xids: Vec<String> = parked.iter().map(|parked| parked.place.xid.to_string()).collect();
-        let messages: Vec<&[u8]> = parked.iter().map(|parked| &*parked.message).collect();
-        let keep =
-            "insert into pgconvoy.parked_change (task, table_no, commit_lsn, ordinal, xid, message)
-                    select $1, t.no, t.lsn::pg_lsn, t.ordinal, t.xid::xid8, t.message
-                    from unnest($2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bytea[])
-                        with ordinality as t (no, lsn, ordinal, xid, message, nth) order by t.nth";
-        let task = self.ctx.task.as_str();
-        let values: [&(dyn ToSql + Sync); 6] =
-            [&task, &tables, &positions, &ordinals, &xids, &messages];
-        self.session.execute(keep, &values).await.about(&self.access)?;
         Ok(())
     }
 
@@ -389,24 +401,35 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// The destination is at this position, and says so in the transaction that brought it there, which ends.
-    fn step_to(&self, reached: Lsn) -> (Position, String) {
+    /// How the destination comes to this position: it says so in the transaction that brings it there (law O3).
+    fn step(&self, reached: Lsn) -> Step {
         let Position { lsn, seq } = self.position;
         let to = Position { lsn: reached.max(lsn), seq: seq + 1 };
         let (task, epoch) = (&self.ctx.task, self.ctx.epoch);
-        let advance = format!(
+        let sql = format!(
             "select pgconvoy.advance_stream('{task}', {epoch}, '{lsn}', {seq}, '{}'); commit",
             to.lsn
         );
-        (to, advance)
+        Step { to, sql }
     }
 
-    fn stepped_to(&mut self, position: Position) {
+    /// Brings it there.
+    pub(super) async fn step_to(&mut self, reached: Lsn) -> Result<(), UnitEnd> {
+        let step = self.step(reached);
+        self.ctx.still_mine()?;
+        self.run_sql(&step.sql).await?;
+        self.stepped(step.to);
+        Ok(())
+    }
+
+    /// It is there.
+    fn stepped(&mut self, to: Position) {
         self.open = false;
-        self.position = position;
-        let (lsn, consistent_at) = (position.lsn, self.consistent_at);
+        self.position = to;
+        let (lsn, consistent_at) = (to.lsn, self.consistent_at);
         let parked = count(&self.parked);
         self.applied.send_replace(Applied { lsn, consistent_at, parked });
+        self.tell();
     }
 
     async fn run_sql(&self, sql: &str) -> Result<(), UnitEnd> {
@@ -418,25 +441,6 @@ impl<'a> Applier<'a> {
 fn array(numbers: impl IntoIterator<Item = impl Display>) -> String {
     let numbers: Vec<String> = numbers.into_iter().map(|number| number.to_string()).collect();
     format!("{{{}}}", numbers.join(","))
-}
-
-/// Polls each once, in order, which sends it; then waits for all answers, which come in that order.
-async fn answers_in_order<T>(sent: Vec<BoxFuture<'_, T>>) -> Vec<T> {
-    let mut sent: Vec<_> = sent.into_iter().map(maybe_done).collect();
-    poll_fn(|cx| {
-        for each in &mut sent {
-            // Whether it has its answer is looked at below.
-            let _answered = each.poll_unpin(cx);
-        }
-        Poll::Ready(())
-    })
-    .await;
-    let mut answers = Vec::with_capacity(sent.len());
-    for mut each in sent {
-        (&mut each).await;
-        answers.extend(Pin::new(&mut each).take_output());
-    }
-    answers
 }
 
 /// What is folded all together, and what is not, target by target, in order each. Tables that one statement emptied stay
@@ -466,38 +470,4 @@ fn middle(entries: &[Entry], range: &Range<usize>) -> Option<usize> {
     let middle = range.start + range.len() / 2;
     let after = (middle.max(range.start + 1)..range.end).find(is_cut);
     after.or_else(|| (range.start + 1..middle).rev().find(is_cut))
-}
-
-/// Whether the destination refuses the values, or the table as it is. All else passes, or is none of the changes' fault.
-fn is_refusal(error: &PgError) -> bool {
-    let Some(state) = error.sqlstate() else { return false };
-    // Data exceptions, constraints, names and types, errors that functions raise, and rows that are missing.
-    ["21", "22", "23", "42", "44", "P0"].iter().any(|class| state.starts_with(class))
-        || state == "PC003"
-        || state == "0A000"
-}
-
-/// A parameter of type `text[]`, in the form in which it is sent.
-#[derive(Debug)]
-struct TextArray(Bytes);
-
-impl ToSql for TextArray {
-    fn to_sql(
-        &self,
-        _type: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.put_slice(&self.0);
-        Ok(IsNull::No)
-    }
-
-    fn accepts(of: &Type) -> bool {
-        *of == Type::TEXT_ARRAY
-    }
-
-    fn encode_format(&self, _type: &Type) -> Format {
-        Format::Binary
-    }
-
-    to_sql_checked!();
 }

@@ -4,3 +4,4 @@ mod faults;
 mod feedback;
 mod live;
 mod meaning;
+mod parked;

@@ -214,6 +214,10 @@ impl Postgres {
             if signal == Signal::SIGQUIT && tries == STUBBORN {
                 kill_children(pid);
             }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a drop waits for it, too, and cannot await"
+            )]
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())

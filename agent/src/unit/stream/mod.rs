@@ -29,6 +29,7 @@ mod reading;
 mod recording;
 mod reread;
 mod resume;
+mod sending;
 mod source;
 mod spool;
 mod takeover;

@@ -2,5 +2,7 @@
 
 mod compared;
 mod faults;
+mod feedback;
 mod live;
+mod meaning;
 mod parked;

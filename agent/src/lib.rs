@@ -83,7 +83,7 @@ impl Agent {
         };
         let sessions = Sessions::new(introduction, runner.clone(), &config.coordinators)?;
         let probe =
-            Probe::new(config.id.clone(), config.slots, runner.clone(), sessions.connected());
+            Probe::new(config.id.clone(), config.slots, runner.clone(), relay.clone(), sessions.connected());
         let closing = CancellationToken::new();
         let task = tasks::owned(format!("agent {}", config.id), {
             let (runner, closing) = (runner.clone(), closing.clone());

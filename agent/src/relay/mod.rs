@@ -49,6 +49,7 @@ use crate::pg::{Attempt, Patience, PgError, Transport, Way};
 pub(crate) use lines::Direction;
 use lines::Line;
 pub(crate) use service::Service;
+pub(crate) use tunnel::Tally;
 use tunnel::{Ends, Tunnel};
 
 /// A partner that failed is asked after the others for so long.
@@ -73,6 +74,7 @@ struct Shared {
     lines: Mutex<BTreeMap<AgentId, Arc<Line>>>,
     /// Cancelled when the agent leaves.
     leaving: CancellationToken,
+    tally: Arc<Tally>,
 }
 
 impl Relay {
@@ -89,6 +91,7 @@ impl Relay {
             neighbours: watch::channel(Neighbours::default()).0,
             lines: Mutex::default(),
             leaving: CancellationToken::new(),
+            tally: Arc::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -124,6 +127,11 @@ impl Relay {
     /// Returns once the agent leaves.
     pub(crate) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
         self.shared.leaving.clone().cancelled_owned()
+    }
+
+    /// What it passed on for agents of other sites.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.shared.tally
     }
 
     /// How this agent reaches a database.
@@ -268,7 +276,7 @@ async fn ask(
     };
     match answer.await.map_err(NotOpened::NotReached)? {
         Some(Frame::Opened(v1::RelayOpened { encrypted, channel_binding })) => {
-            let tunnel = Tunnel::over(ends, Some(line.ticket()));
+            let tunnel = Tunnel::of_owner(ends, line.ticket());
             let binding = (!channel_binding.is_empty()).then(|| channel_binding.to_vec());
             Ok(Transport::relayed(tunnel, encrypted, binding))
         }

@@ -10,6 +10,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -60,6 +61,17 @@ impl Ends {
     }
 }
 
+/// What a partner did for owners since it began.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Bytes that came from servers.
+    pub(crate) from_server: AtomicU64,
+    /// What of them went over the way: less where it was compressed.
+    pub(crate) sent: AtomicU64,
+    /// Bytes that went to servers.
+    pub(crate) to_server: AtomicU64,
+}
+
 /// A stream of bytes to the other agent's end.
 #[derive(Debug)]
 pub(super) struct Tunnel {
@@ -75,6 +87,8 @@ pub(super) struct Tunnel {
     waits: Option<Instant>,
     /// Counts the sessions of a line, for as long as they live.
     _ticket: Option<Arc<()>>,
+    /// Counts what a partner passes on.
+    tally: Option<Arc<Tally>>,
 }
 
 #[derive(Debug)]
@@ -84,8 +98,17 @@ struct Call {
 }
 
 impl Tunnel {
-    /// From here on, all frames are the session's.
-    pub(super) fn over(ends: Ends, ticket: Option<Arc<()>>) -> Self {
+    /// The owner's end: from here on, all frames are the session's.
+    pub(super) fn of_owner(ends: Ends, ticket: Arc<()>) -> Self {
+        Self { _ticket: Some(ticket), ..Self::over(ends) }
+    }
+
+    /// The partner's end.
+    pub(super) fn of_partner(ends: Ends, tally: Arc<Tally>) -> Self {
+        Self { tally: Some(tally), ..Self::over(ends) }
+    }
+
+    fn over(ends: Ends) -> Self {
         let Ends { incoming, outgoing } = ends;
         Self {
             call: Some(Call { incoming, outgoing: PollSender::new(outgoing) }),
@@ -96,7 +119,14 @@ impl Tunnel {
             unpacker: Unpacker::default(),
             gauge: Gauge::default(),
             waits: None,
-            _ticket: ticket,
+            _ticket: None,
+            tally: None,
+        }
+    }
+
+    fn count(&self, which: impl Fn(&Tally) -> &AtomicU64, bytes: usize) {
+        if let Some(tally) = &self.tally {
+            which(tally).fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 
@@ -172,6 +202,7 @@ impl AsyncRead for Tunnel {
         let length = self.unread.len().min(buf.remaining());
         buf.put_slice(&self.unread[..length]);
         self.unread.advance(length);
+        self.count(|tally| &tally.to_server, length);
         Poll::Ready(Ok(()))
     }
 }
@@ -185,6 +216,8 @@ impl AsyncWrite for Tunnel {
         let waited = ready!(self.poll_room(cx))?;
         let length = buf.len().min(FRAME_BYTES);
         let data = self.data(&buf[..length], waited)?;
+        self.count(|tally| &tally.from_server, length);
+        self.count(|tally| &tally.sent, data.bytes.len());
         self.say(Frame::Data(data))?;
         Poll::Ready(Ok(length))
     }

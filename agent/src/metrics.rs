@@ -122,7 +122,11 @@ impl Probe {
             counter
         };
         for (name, help, value) in [
-            ("relayed_from_server", "Taken from databases for agents of other sites", &tally.from_server),
+            (
+                "relayed_from_server",
+                "Taken from databases for agents of other sites",
+                &tally.from_server,
+            ),
             ("relayed_sent", "Sent to agents of other sites for what databases said", &tally.sent),
             ("relayed_to_server", "Given to databases for agents of other sites", &tally.to_server),
         ] {

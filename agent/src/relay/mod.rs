@@ -10,6 +10,8 @@
 //! - Units know nothing of it: the whole unit runs at one agent, under one lease and epoch, and what differs is how
 //!   [`crate::pg`] opens a stream. Names of sessions are the owner's, so that law O5 finds them whoever passes them on.
 //! - The password stays with the owner: it logs in through the [`tunnel`]. Files of certificates are the partner's.
+//! - Rows are not sent where only hashes of them are wanted: the owner says so before a COPY, and the partner reads its rows in
+//!   the owner's place ([`errand`]).
 //! - Either agent may be the one that dials: the owner calls `Open`; where it cannot, the partner calls `Offer` beforehand,
 //!   several times, and the owner takes one of those calls ([`lines`]). Which way works is found by trying.
 //! - Both ends prove by certificate to be agents, of the names that the leader told ([`Neighbours`]). A partner opens
@@ -17,6 +19,7 @@
 //! - If owner, partner or the way between them dies, whoever is left closes its end at once: for the unit the connection
 //!   is lost, as if the server had dropped it.
 
+mod errand;
 mod lines;
 mod pack;
 mod partner;
@@ -46,6 +49,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use crate::pg::{Attempt, Patience, PgError, Transport, Way};
+pub(crate) use errand::Errands;
 pub(crate) use lines::Direction;
 use lines::Line;
 pub(crate) use service::Service;
@@ -276,9 +280,9 @@ async fn ask(
     };
     match answer.await.map_err(NotOpened::NotReached)? {
         Some(Frame::Opened(v1::RelayOpened { encrypted, channel_binding })) => {
-            let tunnel = Tunnel::of_owner(ends, line.ticket());
+            let (tunnel, errands) = Tunnel::of_owner(ends, line.ticket());
             let binding = (!channel_binding.is_empty()).then(|| channel_binding.to_vec());
-            Ok(Transport::relayed(tunnel, encrypted, binding))
+            Ok(Transport::relayed(tunnel, encrypted, binding, errands))
         }
         Some(Frame::Refused(refused)) => {
             Err(NotOpened::Refused(refusal(endpoint, &line.partner.agent, refused)))

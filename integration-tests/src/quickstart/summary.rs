@@ -77,8 +77,8 @@ pub(super) async fn relayed(screen: &Screen, convoy: &Convoy) -> anyhow::Result<
     let mut name = "relayed";
     for agent in AT_SOURCE {
         let told = async |what: &str| {
-            let told = convoy.metric(agent, &format!("pgconvoy_agent_relayed_{what}_bytes_total"));
-            anyhow::Ok(HumanBytes(told.await?))
+            let metric = format!("pgconvoy_agent_relayed_{what}_bytes_total");
+            anyhow::Ok(HumanBytes(convoy.metric(agent, &metric).await?))
         };
         screen.line(
             name,

@@ -23,7 +23,8 @@ async fn cluster_a_quickstart_survives_its_kills_and_ends_identical() {
     assert!(told.contains("two networks without a route between them"), "{told}");
     for agent in ["dc1-1", "dc1-2"] {
         let relayed = lines.iter().any(|line| {
-            line.contains(&format!("{agent}: ")) && line.contains("MiB from the source, sent to cloud")
+            line.contains(&format!("{agent}: "))
+                && line.contains("MiB from the source, sent to cloud")
         });
         assert!(relayed, "{agent} passed sessions on: {told}");
     }

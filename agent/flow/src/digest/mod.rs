@@ -18,11 +18,13 @@
 
 mod buckets;
 mod difference;
+mod question;
 
 pub use buckets::{
     BUCKETS, Bucket, Digest, Focus, PASSES_MAX, Passes, ROWS_PER_PASS, narrowing, passes,
 };
 pub use difference::{Kept, classify};
+pub use question::{Answer, Asked, Distilled, Distiller, Found, OutOfPlace, Question, Wanted};
 
 use xxhash_rust::xxh3::{Xxh3Builder, xxh3_128_with_secret};
 

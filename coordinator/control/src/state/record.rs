@@ -291,7 +291,9 @@ impl TaskRecord {
             Stage::Stream => Phase::Stream,
             Stage::Verify => Phase::Verify,
             Stage::Finish if self.verify.is_some() => Phase::Verify,
-            Stage::Settle | Stage::Finish if !self.moves_schema() => Phase::Copy,
+            Stage::SchemaPost | Stage::Settle | Stage::Finish if !self.moves_schema() => {
+                Phase::Copy
+            }
             Stage::Index | Stage::SchemaPost | Stage::Settle | Stage::Finish => Phase::Index,
             Stage::Ended => Phase::Done,
         }

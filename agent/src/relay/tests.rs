@@ -311,14 +311,13 @@ async fn ask(wire: &mut Wire, sql: &str, asked: Question) -> Result<Answer, PgEr
 #[tokio::test]
 async fn rows_that_are_asked_about_stay_where_they_are() {
     let (server, endpoint) = server().await;
-    let fill =
-        "create table t as select i, repeat(md5(i::text), 8) v from generate_series(1, 60000) i";
+    let fill = "create table public.t as select i, repeat(md5(i::text), 8) v from generate_series(1, 60000) i";
     server.sql("postgres", fill).await.unwrap();
     let sites = TwoSites::start(Dialled::Partner);
     let link = sites.through_a_link(Duration::ZERO, 1 << 30).await;
     let mut there = sites.access(&endpoint, "asks").reader().await.unwrap();
     let mut here = access(Side::Source, &endpoint, "asks").reader().await.unwrap();
-    let all = "copy t to stdout";
+    let all = "copy public.t to stdout";
 
     let before = link.carried();
     let (mut rows, mut bytes) = (0, 0);
@@ -348,7 +347,7 @@ async fn rows_that_are_asked_about_stay_where_they_are() {
     assert_eq!(far, ask(&mut here, all, fewer()).await.unwrap());
 
     // An error in the middle leaves the session as it was.
-    let fails = "copy (select i / (50000 - i) from t) to stdout";
+    let fails = "copy (select i / (50000 - i) from public.t) to stdout";
     let error = ask(&mut there, fails, whole()).await.unwrap_err();
     assert_eq!(error.sqlstate(), Some("22012"), "{error}");
     assert_eq!(there.value("select 'still here'").await.unwrap(), "still here");

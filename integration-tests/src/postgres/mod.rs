@@ -37,7 +37,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub use disk::Disk;
-pub use major::Major;
+pub use major::{Major, fetched};
 pub use options::{Options, Tls};
 pub(crate) use query::quoted;
 pub use regression::Regression;

@@ -49,7 +49,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use crate::pg::{Attempt, Patience, PgError, Transport, Way};
-pub(crate) use errand::Errands;
+pub(crate) use errand::{Errands, Replies};
 pub(crate) use lines::Direction;
 use lines::Line;
 pub(crate) use service::Service;

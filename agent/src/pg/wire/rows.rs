@@ -5,6 +5,7 @@ use std::pin::pin;
 use pgconvoy_flow::digest::{Answer, Asked, Question};
 
 use super::*;
+use crate::relay::Replies;
 
 impl Wire {
     /// Asks about all rows that a statement copies out. `read` is told how many more rows and bytes were read, now and then.
@@ -19,8 +20,8 @@ impl Wire {
             read(rows.saturating_sub(told.0), bytes.saturating_sub(told.1));
             told = (rows, bytes);
         };
-        match self.transport.errands() {
-            Some(_) => self.ask_there(sql, &question, so_far).await,
+        match self.transport.errands().map(|errands| errands.ask(&question)) {
+            Some(replies) => self.ask_there(sql, replies, so_far).await,
             None => self.ask_here(sql, question, so_far).await,
         }
     }
@@ -44,11 +45,9 @@ impl Wire {
     async fn ask_there(
         &mut self,
         sql: &str,
-        question: &Question,
+        mut replies: Replies,
         mut so_far: impl FnMut((u64, u64)),
     ) -> Result<Answer, PgError> {
-        let errands = self.transport.errands();
-        let mut replies = errands.map(|errands| errands.ask(question)).ok_or(PgError::Closed)?;
         let counted = {
             let mut copying = pin!(self.copy_out_unseen(sql));
             loop {

@@ -1,6 +1,7 @@
 //! An agent's answer on a unit.
 
 use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::parking::Parking;
 use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart};
 
 use super::{WireError, agent_id, required};
@@ -18,6 +19,8 @@ pub enum ReportBody {
     },
     /// A stream is so far, and goes on.
     Checkpoint(Checkpoint),
+    /// A stream has a table in another way from now on.
+    Parking(Box<Parking>),
     /// The end of the lease.
     Ended {
         /// How many pieces went before; told by a done unit only, 0 otherwise.
@@ -31,6 +34,7 @@ impl From<ReportBody> for Body {
         match body {
             ReportBody::Part { no, part } => Self::Part(v1::ResultPart::numbered(no, part)),
             ReportBody::Checkpoint(checkpoint) => Self::Checkpoint(checkpoint.into()),
+            ReportBody::Parking(parking) => Self::Parking((*parking).into()),
             ReportBody::Ended { parts, ended } => Self::from_ended(ended, parts),
         }
     }
@@ -67,6 +71,9 @@ impl TryFrom<Body> for ReportBody {
                 return Ok(Self::Part { no: part.no, part: required(Some(part), "part")? });
             }
             Body::Checkpoint(checkpoint) => return Ok(Self::Checkpoint(checkpoint.into())),
+            Body::Parking(parking) => {
+                return Ok(Self::Parking(Box::new(required(Some(parking), "parking")?)));
+            }
             Body::Done(done) => (done.parts, Ended::Done(required(done.result, "done")?)),
             Body::Failed(failure) => (0, Ended::Failed(required(Some(failure), "failed")?)),
             Body::Released(v1::Released {}) => (0, Ended::Released),

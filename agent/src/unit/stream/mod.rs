@@ -13,25 +13,27 @@
 //!    transaction comes all that is gone on from: position, number of the batch, plans with their snapshots, N of each table.
 //! 2. Look whether the source is the one that was left, and its slot still holds what comes next (law O7). A slot that is
 //!    lost is told, and never made again: that would be a gap.
-//! 3. [`reading`]: transactions are put together, decided on change by change, and cut into batches.
-//! 4. [`applying`]: a batch is one transaction at the destination, which steps it from one state of the source to a later one,
-//!    and its position with it.
-//! 5. [`recording`]: what is applied is recorded in Raft, and only then confirmed at the source (law O7).
+//! 3. Tables that were parked and are mended go on: what was kept of them is applied ([`resume`]).
+//! 4. [`reading`]: transactions are put together, decided on change by change, and cut into batches.
+//! 5. [`applying`]: a batch is one transaction at the destination, which steps it from one state of the source to a later one,
+//!    and its position with it. A table whose changes cannot be applied is parked ([`parking`]), the others go on.
+//! 6. [`recording`]: what is applied is recorded in Raft, and only then confirmed at the source (law O7).
 //!
-//! Each of the four goes at its own pace, and whoever is behind is waited for. A failure ends the unit; whoever gets it next
+//! Each of the last three, and the stream itself, goes at its own pace, and whoever is behind is waited for. A failure ends the unit; whoever gets it next
 //! begins with 1. So does a unit that is told to stop: what was open at the destination is rolled back.
 
 mod applying;
 mod catalog;
+mod parking;
 mod reading;
 mod recording;
 mod reread;
+mod resume;
 mod source;
 mod spool;
 mod takeover;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
@@ -42,7 +44,8 @@ use pgconvoy_shared::unit::{StreamOrder, WorkResult};
 use super::{UnitContext, UnitEnd};
 use crate::pg::About;
 use catalog::Course;
-use source::Source;
+use source::Streaming;
+use takeover::TakenOver;
 
 /// Buffers of the stream that wait to be read: each of some 256 KiB.
 const BUFFERS: usize = 4;
@@ -78,27 +81,30 @@ fn count(tables: &BTreeSet<TableNo>) -> u32 {
 
 /// Follows the source until it is told to stop.
 pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkResult, UnitEnd> {
-    let mut taken = takeover::take_over(ctx, &order).await?;
-    let course = Course::of(&taken).await?;
-    let Source { access, stream, looker, rereader, newest } =
-        source::open(ctx, &order, &taken).await?;
+    let taken = takeover::take_over(ctx, &order).await?;
+    let mut source = source::reach(ctx, &order, &taken).await?;
+    let TakenOver { session, position, tables, mut rereads, consistent_at } = taken;
+    let mut course = Course::of(&session, tables).await?;
 
-    let parked = taken.tables.iter().filter(|table| table.parked).map(|table| table.no).collect();
-    let position = Applied {
-        lsn: taken.position.lsn,
-        consistent_at: taken.consistent_at,
-        parked: count(&parked),
-    };
+    let (applied, watched) =
+        watch::channel(Applied { lsn: position.lsn, consistent_at, parked: 0 });
+    let (park, to_park) = mpsc::unbounded_channel();
+    let mut applier =
+        applying::Applier::new(ctx, session, position, consistent_at, &course, applied, park);
+    let to_resume = &order.resume;
+    resume::resume(&mut applier, &mut course, &mut rereads, &mut source.rereader, to_resume)
+        .await?;
+    applier.begin();
+
+    let Streaming { access, stream, looker, rereader, newest } =
+        source.start(ctx, position.lsn).await?;
     let (to_reader, events) = mpsc::channel(BUFFERS);
     let (to_applier, cuts) = mpsc::channel(1);
-    let (park, to_park) = mpsc::unbounded_channel();
-    let (applied, watched) = watch::channel(position);
     // Of what is applied, only what is recorded may be confirmed.
     let (safe, confirmed) = watch::channel(order.checkpoint.applied.min(position.lsn));
 
-    let targets = Arc::clone(&course.targets);
-    let reader = reading::Reader::new(&mut taken, course, rereader, newest, to_applier);
-    let applier = applying::Applier::new(ctx, taken, targets, parked, applied, park);
+    let reader =
+        reading::Reader::new(position.lsn, course, rereads, (rereader, newest), to_applier);
     let passing_on = async {
         let passed_on = stream.pass_on(to_reader, confirmed).await;
         Ok(passed_on.about(&access)?)

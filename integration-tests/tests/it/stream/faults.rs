@@ -12,7 +12,7 @@ use crate::world::{DATABASE, Fleet, Job, Pair};
 const TAKEOVER: Duration = Duration::from_secs(25);
 
 /// Who follows the source now.
-fn follower(task: &Task) -> Option<&RunningUnit> {
+pub(super) fn follower(task: &Task) -> Option<&RunningUnit> {
     task.running.iter().find(|unit| unit.kind == "stream")
 }
 
@@ -26,7 +26,7 @@ async fn log_of_source(pair: &Pair) -> u64 {
     flushed.parse::<Lsn>().unwrap().0
 }
 
-async fn caught_up(job: &Job<'_>, pair: &Pair) {
+pub(super) async fn caught_up(job: &Job<'_>, pair: &Pair) {
     let target = log_of_source(pair).await;
     job.until("the destination to have caught up", |task| {
         task.phase() == Phase::Stream && applied(task) >= target

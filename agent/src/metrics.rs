@@ -3,7 +3,7 @@
 //! All of it is read off the runner at each scrape, so nothing is kept up to date twice. Rows and bytes count work done,
 //! that of units which failed or went elsewhere too: what is *done* only a coordinator knows.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgconvoy_runtime::http::Probed;
 use pgconvoy_shared::ids::AgentId;
@@ -13,6 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::relay::Relay;
 use crate::runner::Runner;
 use crate::session::Connected;
 
@@ -33,12 +34,19 @@ pub struct Probe {
     agent: AgentId,
     slots: u32,
     runner: Runner,
+    relay: Relay,
     connected: Connected,
 }
 
 impl Probe {
-    pub(crate) fn new(agent: AgentId, slots: u32, runner: Runner, connected: Connected) -> Self {
-        Self { agent, slots, runner, connected }
+    pub(crate) fn new(
+        agent: AgentId,
+        slots: u32,
+        runner: Runner,
+        relay: Relay,
+        connected: Connected,
+    ) -> Self {
+        Self { agent, slots, runner, relay, connected }
     }
 }
 
@@ -94,6 +102,7 @@ impl Probe {
         registry.register_with_unit("moved", "Moved or compared", Unit::Bytes, bytes);
         registry.register("units_running", "Units that run or wait for a slot", running);
         registry.register("units_ended", "Units by how they ended", ended);
+        self.register_relayed(&mut registry);
         registry.register("slots", "Units that may run at once", level(self.slots.into()));
         let connected = level(self.connected.now().into());
         registry.register("connected", "1 while there is a session with a leader", connected);
@@ -102,6 +111,27 @@ impl Probe {
         let help = "Until units have to be gone, unless a heartbeat is answered";
         registry.register_with_unit("lease_remaining", help, Unit::Seconds, lease);
         registry
+    }
+
+    /// What it did for agents of other sites.
+    fn register_relayed(&self, registry: &mut Registry) {
+        let tally = self.relay.tally();
+        let counter = |value: &AtomicU64| {
+            let counter = Counter::<u64>::default();
+            counter.inc_by(value.load(Ordering::Relaxed));
+            counter
+        };
+        for (name, help, value) in [
+            (
+                "relayed_from_server",
+                "Taken from databases for agents of other sites",
+                &tally.from_server,
+            ),
+            ("relayed_sent", "Sent to agents of other sites for what databases said", &tally.sent),
+            ("relayed_to_server", "Given to databases for agents of other sites", &tally.to_server),
+        ] {
+            registry.register_with_unit(name, help, Unit::Bytes, counter(value));
+        }
     }
 }
 

@@ -169,7 +169,8 @@ async fn what_is_at_the_destination_already() -> anyhow::Result<()> {
         .sql(
             DATABASE,
             "create table a (id int primary key, w text not null); create table b (id int primary key);
-             insert into b values (1); create type mood as enum ('y');
+             insert into b values (1); alter table b add constraint late check (id > 0) not valid;
+             create type mood as enum ('y');
              create function f(int) returns int language sql as 'select 2';
              create function watch() returns trigger language plpgsql as 'begin return new; end';
              create trigger watcher before insert on b for each row execute function watch();
@@ -205,6 +206,7 @@ async fn what_is_at_the_destination_already() -> anyhow::Result<()> {
         &items,
         Severity::Warning,
         &[
+            "destination_constraint destination public.b",
             "destination_event_trigger destination seer",
             "destination_trigger destination public.b",
             "sequence_missing destination public.counter",

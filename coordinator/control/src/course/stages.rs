@@ -66,7 +66,8 @@ pub(super) fn next(stage: Stage, record: &TaskRecord) -> Stage {
         (Stage::Index, moves && rows && schema),
         (Stage::CatchUp, follows),
         (Stage::LateIndex, follows && schema),
-        (Stage::SchemaPost, moves && schema),
+        // Without the schema, what is there already shows the rows.
+        (Stage::SchemaPost, moves),
         (Stage::Settle, moves && rows),
         (Stage::Verify, record.verify.is_some()),
         (Stage::LastAudit, moves && rows && !follows),

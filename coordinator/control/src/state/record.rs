@@ -297,7 +297,11 @@ impl TaskRecord {
             Stage::Stream => Phase::Stream,
             Stage::Verify => Phase::Verify,
             Stage::LastAudit | Stage::Finish if self.verify.is_some() => Phase::Verify,
-            Stage::Settle | Stage::LastAudit | Stage::Finish if !self.moves_schema() => Phase::Copy,
+            Stage::SchemaPost | Stage::Settle | Stage::LastAudit | Stage::Finish
+                if !self.moves_schema() =>
+            {
+                Phase::Copy
+            }
             Stage::Index | Stage::SchemaPost | Stage::Settle | Stage::LastAudit | Stage::Finish => {
                 Phase::Index
             }

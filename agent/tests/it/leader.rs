@@ -191,7 +191,9 @@ impl Leader {
             book.reports.iter().filter(|report| said(report)).find_map(|report| {
                 match body(report) {
                     ReportBody::Ended { ended, .. } => Some(ended),
-                    ReportBody::Part { .. } | ReportBody::Checkpoint(_) => None,
+                    ReportBody::Part { .. } | ReportBody::Checkpoint(_) | ReportBody::Note(_) => {
+                        None
+                    }
                 }
             })
         })
@@ -209,7 +211,7 @@ impl Leader {
         reports
             .filter_map(|report| match body(report) {
                 ReportBody::Part { part, .. } => Some(part),
-                ReportBody::Ended { .. } | ReportBody::Checkpoint(_) => None,
+                ReportBody::Ended { .. } | ReportBody::Checkpoint(_) | ReportBody::Note(_) => None,
             })
             .collect()
     }

@@ -163,7 +163,8 @@ async fn drive(
 /// What is told of a task that has reached its goal, and goes on when the command is run again.
 fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Problem> {
     let (id, name) = (task.id.clone(), task.name.clone());
-    let progress = task.stream.as_ref().and_then(|stream| stream.progress).unwrap_or_default();
+    let progress = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
+    let parked = progress.map_or(0, |progress| progress.parked);
     let view = TaskView::from(task);
     match format {
         Format::Json => output::json(&view)?,
@@ -174,11 +175,10 @@ fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Prob
          again to go on, or remove them with `pgconvoy task cancel {name} --data-dir {}`",
         data_dir.display()
     ));
-    if progress.parked > 0 {
+    if parked > 0 {
         note(&format!(
-            "error: {} tables are parked: their changes are kept at the destination, in pgconvoy.parked_change, and not applied; \
-             pgconvoy.table_state.parked says why",
-            progress.parked
+            "error: {parked} tables are parked: their changes are kept at the destination, in pgconvoy.parked_change, and not applied; \
+             pgconvoy.table_state.parked says why"
         ));
         return Ok(Exit::Failed);
     }

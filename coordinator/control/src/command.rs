@@ -10,6 +10,7 @@ use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::{AgentId, Incarnation, RequestId, TaskId, UnitId};
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::stream::StreamNote;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart};
 use pgconvoy_shared::verify::{Purpose, VerifySettings};
@@ -201,6 +202,8 @@ pub enum ReportBody {
     },
     /// A stream is so far, and goes on.
     Checkpoint(Checkpoint),
+    /// A stream has something to tell, and goes on.
+    Note(StreamNote),
 }
 
 /// See [`Command::NoteExport`].

@@ -1,6 +1,7 @@
 //! An agent's answer on a unit.
 
 use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::stream::StreamNote;
 use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart};
 
 use super::{WireError, agent_id, required};
@@ -18,6 +19,8 @@ pub enum ReportBody {
     },
     /// A stream is so far, and goes on.
     Checkpoint(Checkpoint),
+    /// A stream has something to tell, and goes on.
+    Note(StreamNote),
     /// The end of the lease.
     Ended {
         /// How many pieces went before; told by a done unit only, 0 otherwise.
@@ -31,6 +34,7 @@ impl From<ReportBody> for Body {
         match body {
             ReportBody::Part { no, part } => Self::Part(v1::ResultPart::numbered(no, part)),
             ReportBody::Checkpoint(checkpoint) => Self::Checkpoint(checkpoint.into()),
+            ReportBody::Note(note) => Self::Note(note.into()),
             ReportBody::Ended { parts, ended } => Self::from_ended(ended, parts),
         }
     }
@@ -67,6 +71,7 @@ impl TryFrom<Body> for ReportBody {
                 return Ok(Self::Part { no: part.no, part: required(Some(part), "part")? });
             }
             Body::Checkpoint(checkpoint) => return Ok(Self::Checkpoint(checkpoint.into())),
+            Body::Note(note) => return Ok(Self::Note(required(Some(note), "note")?)),
             Body::Done(done) => (done.parts, Ended::Done(required(done.result, "done")?)),
             Body::Failed(failure) => (0, Ended::Failed(required(Some(failure), "failed")?)),
             Body::Released(v1::Released {}) => (0, Ended::Released),

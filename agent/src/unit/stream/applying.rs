@@ -25,10 +25,12 @@ use pgconvoy_flow::stream::tuple::Field;
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::stream::{ChangeCounts, StreamNote};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tracing::warn;
 
+use super::figures::{self, Figures};
 use super::reading::Cut;
 use super::takeover::TakenOver;
 use super::{Applied, Position, count};
@@ -53,9 +55,19 @@ pub(super) struct Applier<'a> {
     parked: BTreeSet<TableNo>,
     /// Targets that refused what was folded: they have further unique values, which rows pass among them.
     touchy: BTreeSet<usize>,
-    applied: watch::Sender<Applied>,
+    /// What is written and not committed yet.
+    counts: BTreeMap<TableNo, ChangeCounts>,
+    reports: Reports,
+}
+
+/// Where an applier says what it does.
+pub(super) struct Reports {
+    pub(super) applied: watch::Sender<Applied>,
     /// Tells the reader of tables that are parked.
-    park: mpsc::UnboundedSender<TableNo>,
+    pub(super) park: mpsc::UnboundedSender<TableNo>,
+    /// Takes what users are to hear of.
+    pub(super) notes: mpsc::UnboundedSender<StreamNote>,
+    pub(super) figures: Arc<Figures>,
 }
 
 /// Why a piece of a batch is not applied.
@@ -76,8 +88,7 @@ impl<'a> Applier<'a> {
         taken: TakenOver,
         targets: Arc<[Target]>,
         parked: BTreeSet<TableNo>,
-        applied: watch::Sender<Applied>,
-        park: mpsc::UnboundedSender<TableNo>,
+        reports: Reports,
     ) -> Self {
         Self {
             ctx,
@@ -91,8 +102,8 @@ impl<'a> Applier<'a> {
             consistent_at: taken.consistent_at,
             session: taken.session,
             open: false,
-            applied,
-            park,
+            counts: BTreeMap::new(),
+            reports,
         }
     }
 
@@ -116,6 +127,7 @@ impl<'a> Applier<'a> {
         self.run_sql(begin).await?;
         self.open = true;
         let rows = batch.entries.len() as u64;
+        figures::count(&batch.entries, &mut self.counts);
         self.write(&mut batch).await?;
         self.keep(&batch).await?;
         self.ctx.progress.add(rows, batch.bytes as u64);
@@ -266,7 +278,7 @@ impl<'a> Applier<'a> {
         self.session.execute(note, &[&task, &no, &cause]).await.about(&self.access)?;
         self.parked.insert(table);
         // The reader is gone only when the unit ends.
-        let _gone = self.park.send(table);
+        let _gone = self.reports.park.send(table);
         Ok(())
     }
 
@@ -278,7 +290,9 @@ impl<'a> Applier<'a> {
                     self.park_table(*table, *place, &mismatch.to_string()).await?;
                 }
                 Notice::NotFollowed(name) => {
-                    warn!(table = %name, "its changes are not followed: it was not there when the task began");
+                    // Whoever takes it is gone only when the unit ends.
+                    let note = StreamNote::NotFollowed(vec![name.clone()]);
+                    let _gone = self.reports.notes.send(note);
                 }
             }
         }
@@ -347,7 +361,9 @@ impl<'a> Applier<'a> {
         self.open = false;
         self.position = Position { lsn: to, seq: self.position.seq + 1 };
         let parked = count(&self.parked);
-        self.applied.send_replace(Applied { lsn: to, consistent_at: self.consistent_at, parked });
+        self.reports.figures.applied(std::mem::take(&mut self.counts));
+        let applied = Applied { lsn: to, consistent_at: self.consistent_at, parked };
+        self.reports.applied.send_replace(applied);
         Ok(())
     }
 

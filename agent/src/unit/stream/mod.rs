@@ -17,15 +17,19 @@
 //! 4. [`applying`]: a batch is one transaction at the destination, which steps it from one state of the source to a later one,
 //!    and its position with it.
 //! 5. [`recording`]: what is applied is recorded in Raft, and only then confirmed at the source (law O7).
+//! 6. [`looking`]: how far the source is meanwhile, and what it keeps for the slot.
 //!
-//! Each of the four goes at its own pace, and whoever is behind is waited for. A failure ends the unit; whoever gets it next
+//! Each of them goes at its own pace, and whoever is behind is waited for. A failure ends the unit; whoever gets it next
 //! begins with 1. So does a unit that is told to stop: what was open at the destination is rolled back.
 
 mod applying;
 mod catalog;
+mod figures;
+mod looking;
 mod reading;
 mod recording;
 mod reread;
+mod slot;
 mod source;
 mod spool;
 mod takeover;
@@ -41,7 +45,11 @@ use pgconvoy_shared::unit::{StreamOrder, WorkResult};
 
 use super::{UnitContext, UnitEnd};
 use crate::pg::About;
+use applying::{Applier, Reports};
 use catalog::Course;
+use figures::Figures;
+use looking::Looker;
+use reading::Reader;
 use source::Source;
 
 /// Buffers of the stream that wait to be read: each of some 256 KiB.
@@ -97,18 +105,26 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let (safe, confirmed) = watch::channel(order.checkpoint.applied.min(position.lsn));
 
     let targets = Arc::clone(&course.targets);
-    let reader = reading::Reader::new(&mut taken, course, rereader, newest, to_applier);
-    let applier = applying::Applier::new(ctx, taken, targets, parked, applied, park);
+    let names = course.tables.iter().map(|table| (table.no, table.name.clone())).collect();
     let passing_on = async {
         let passed_on = stream.pass_on(to_reader, confirmed).await;
         Ok(passed_on.about(&access)?)
     };
+    let figures = Arc::new(Figures::default());
+    let (notes, to_tell) = mpsc::unbounded_channel();
+    let looker = Looker::new(ctx, looker, names, Arc::clone(&figures), notes.clone());
+    let reader =
+        Reader::new(&mut taken, course, rereader, newest, to_applier, Arc::clone(&figures));
+    let applier =
+        Applier::new(ctx, taken, targets, parked, Reports { applied, park, notes, figures });
     // None of them ends by itself but with a failure, and the first one ends all.
     tokio::try_join!(
         Box::pin(passing_on),
         Box::pin(reader.run(events, to_park)),
         Box::pin(applier.run(cuts)),
-        Box::pin(recording::run(ctx, looker, order.checkpoint, watched, safe)),
+        Box::pin(looker.run(watched.clone(), safe.subscribe())),
+        Box::pin(recording::run(ctx, order.checkpoint, watched, safe)),
+        Box::pin(recording::tell(ctx, to_tell)),
     )?;
     Err(UnitEnd::Released)
 }

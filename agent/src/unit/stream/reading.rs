@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::catalog::Course;
+use super::figures::Figures;
 use super::reread;
 use super::spool::Spool;
 use super::takeover::TakenOver;
@@ -60,6 +61,7 @@ pub(super) struct Reader {
     tables: BTreeMap<TableNo, (QualifiedName, usize)>,
     rereader: Wire,
     to_applier: mpsc::Sender<Cut>,
+    figures: Arc<Figures>,
     /// A transaction is being followed.
     open: bool,
     reached: Lsn,
@@ -76,6 +78,7 @@ impl Reader {
         rereader: Wire,
         newest: FullXid,
         to_applier: mpsc::Sender<Cut>,
+        figures: Arc<Figures>,
     ) -> Self {
         let applied = taken.position.lsn;
         let tables = course.tables.iter();
@@ -91,6 +94,7 @@ impl Reader {
             tables,
             rereader,
             to_applier,
+            figures,
             open: false,
             reached: applied,
             told: applied,
@@ -145,6 +149,8 @@ impl Reader {
     }
 
     async fn take(&mut self, event: Event) -> Result<(), UnitEnd> {
+        let (Event::Change { at, .. } | Event::Reached { at }) = event;
+        self.figures.received(at);
         match event {
             Event::Change { message, .. } => self.message(message).await,
             // All that was committed before has been read, whole.
@@ -176,6 +182,7 @@ impl Reader {
             }
             Step::RolledBack(xid) => {
                 self.spools.remove(&xid);
+                self.tell_spilled();
                 Ok(())
             }
             Step::Logical(_) => Ok(()),
@@ -223,8 +230,13 @@ impl Reader {
                 None => Spool::new()?,
             };
             self.spools.entry(xid).insert_entry(spool).get_mut().append(spill).await?;
+            self.tell_spilled();
         }
         Ok(())
+    }
+
+    fn tell_spilled(&self) {
+        self.figures.spilled(self.spools.values().map(Spool::bytes).sum());
     }
 
     async fn spooled(&mut self, xid: Xid, spooled: &Spooled) -> Result<(), UnitEnd> {
@@ -239,6 +251,7 @@ impl Reader {
                 self.item(item).await?;
             }
         }
+        self.tell_spilled();
         Ok(())
     }
 }

@@ -102,6 +102,12 @@ event_kinds! {
     StreamOpened = "stream_opened",
     /// The changes that were made during the copy are applied: all tables show one moment of the source.
     Consistent = "consistent",
+    /// Tables that were made after the stream was opened: nobody follows them.
+    TablesNotFollowed = "tables_not_followed",
+    /// The source may soon give the slot up.
+    SlotAtRisk = "slot_at_risk",
+    /// It will not any more, as things are.
+    SlotSafe = "slot_safe",
 }
 
 /// The latest events of a task.

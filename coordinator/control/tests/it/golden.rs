@@ -16,6 +16,7 @@ use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{Incarnation, TableNo, UnitId, UnitNo};
 use pgconvoy_shared::secret::Sealed;
+use pgconvoy_shared::stream::{SlotState, StreamNote, WalStatus};
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{Ended, SnapshotMode, UnitKind, Work, WorkResult};
 
@@ -52,6 +53,13 @@ fn batch() -> Vec<Stamped> {
     let ended = |ended| ReportBody::Ended { parts: 0, ended };
     let done = |work| ended(Ended::Done(fixtures::answer(work, &agent, 2).1));
     let table = TableNo(3);
+    let slot = SlotState {
+        status: WalStatus::Extended,
+        kept: 1 << 30,
+        left: Some(1 << 20),
+        growth: Some(-5),
+        source_spilled: 7,
+    };
     let commands = vec![
         Command::CreateTask(Box::new(fixtures::create(0, SnapshotMode::Task))),
         Command::StartTask { task: task.clone(), acknowledge: acknowledge.clone() },
@@ -80,6 +88,7 @@ fn batch() -> Vec<Stamped> {
             report(7, ended(Ended::Done(WorkResult::VerifyRows(fixtures::compared())))),
             report(8, done(&Work::VerifySchema)),
             report(9, done(&Work::VerifySequences)),
+            report(10, ReportBody::Note(StreamNote::SlotAtRisk(slot))),
         ]),
         Command::NoteExport(NoteExport {
             task,

@@ -78,11 +78,11 @@ impl Load {
 }
 
 /// Until all is at the destination that was committed before.
-fn in_sync(pair: &Pair) -> Program {
+pub(super) fn in_sync(pair: &Pair) -> Program {
     pair.migrate().args(["--types", "schema,full,incremental", "--until", "in-sync"])
 }
 
-async fn cancel(pair: &Pair) {
+pub(super) async fn cancel(pair: &Pair) {
     let data = pair.path("data");
     let cancel = Program::pgconvoy().unwrap().args(["task", "cancel", DATABASE, "--data-dir"]);
     let finished = cancel.arg(data).run(LIMIT).await.unwrap();

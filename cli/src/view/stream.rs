@@ -303,7 +303,7 @@ mod tests {
         }
         let stopped = v1::TaskStream { progress: None, ..stream() };
         let text = StreamView::from(&stopped).to_text();
-        assert!(text.starts_with("applied       0/800\n"), "{text}");
+        assert!(text.starts_with("applied:       0/800\n"), "{text}");
     }
 
     #[test]

@@ -13,6 +13,9 @@ const COPY_MIB_A_MINUTE: i64 = 3_000;
 /// So many times what is expected is ample: an average knows no rush hour.
 const AMPLE: i64 = 10;
 
+/// Less than that is never ample.
+const AMPLE_MIB: i64 = 1_024;
+
 /// At the source.
 #[derive(Debug)]
 pub(super) struct SourceFacts {
@@ -250,7 +253,8 @@ fn judge_keeping(facts: &SourceFacts, report: &mut Report) {
                 facts.slot_keeps, facts.size
             ),
         };
-        let ample = written.is_some_and(|written| written.saturating_mul(AMPLE) < facts.slot_keeps);
+        let ample = |written: i64| written.saturating_mul(AMPLE).max(AMPLE_MIB) < facts.slot_keeps;
+        let ample = written.is_some_and(ample);
         let finding = if ample { Finding::info } else { Finding::warning };
         report.add(
             finding("slot_may_be_given_up", side)

@@ -1,5 +1,7 @@
 //! Changes that meet the copy, the slot's beginning, or a commit that nobody waits for any more.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pgconvoy_integration_tests::postgres::Postgres;
 use pgconvoy_integration_tests::process::Process;
 use pgconvoy_integration_tests::wait;
@@ -8,6 +10,9 @@ use tokio_postgres::Client;
 use super::live::{cancel, in_sync};
 use super::{FOLLOWED, caught_up, followed};
 use crate::world::{DATABASE, Fleet, Gate, LIMIT, Pair, Roads, told};
+
+/// In a task file: shards are copied in turn, those of the largest table first.
+const ONE_AFTER_THE_OTHER: &str = "copy: { jobs: 1, shard_size: 1MiB }";
 
 /// Waits until a query at a server answers with that many.
 async fn until_count(server: &Postgres, what: &str, wanted: i64, query: &str) {
@@ -106,15 +111,8 @@ async fn rows_that_change_while_their_table_is_copied_arrive_as_they_are_at_last
     );
     let pair = Pair::new(&schema).await;
     let source = &pair.source;
-    // Nobody writes to the log but who is told to.
-    settings(
-        source,
-        &["alter system set autovacuum = off", "alter system set checkpoint_timeout = '1d'"],
-    )
-    .await;
     let gate = Gate::shut(&pair.destination).await;
-    let file =
-        pair.task_file("shop", &format!("{FOLLOWED}\ncopy: {{ jobs: 1, shard_size: 1MiB }}"));
+    let file = pair.task_file("shop", &format!("{FOLLOWED}\n{ONE_AFTER_THE_OTHER}"));
     let migrate = || pair.command("migrate").args(["--yes", "--until", "in-sync", "-f"]).arg(&file);
     let process = Process::start("migrate", migrate(), &pair.path("")).unwrap();
     gate.waiting(1, LIMIT).await;
@@ -132,7 +130,8 @@ async fn rows_that_change_while_their_table_is_copied_arrive_as_they_are_at_last
     ] {
         source.sql(DATABASE, change).await.unwrap();
     }
-    let end = source.value(DATABASE, "select pg_current_wal_insert_lsn()").await.unwrap().unwrap();
+    let end =
+        source.value(DATABASE, "select pg_current_wal_insert_lsn()::text").await.unwrap().unwrap();
     gate.open().await;
     let status = process.wait(LIMIT).await.unwrap();
     assert_eq!(status.code(), Some(0), "{}", process.log());
@@ -146,6 +145,45 @@ async fn rows_that_change_while_their_table_is_copied_arrive_as_they_are_at_last
         .unwrap();
     let finished = migrate().run(LIMIT).await.unwrap();
     assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    cancel(&pair).await;
+    pair.same().await;
+}
+
+/// The usual case on a quiet source: the last transaction ends just where N is noted, and the copy shows it already.
+#[tokio::test]
+async fn a_transaction_that_ends_at_n_changes_nothing_that_the_copy_shows() {
+    let pair = Pair::new(Gate::SCHEMA).await;
+    let source = &pair.source;
+    settings(
+        source,
+        &["alter system set autovacuum = off", "alter system set checkpoint_timeout = '1d'"],
+    )
+    .await;
+    let gate = Gate::shut(&pair.destination).await;
+    let file = pair.task_file("shop", &format!("{FOLLOWED}\n{ONE_AFTER_THE_OTHER}"));
+    let migrate = pair.command("migrate").args(["--yes", "--until", "in-sync", "-f"]).arg(&file);
+    let process = Process::start("migrate", migrate, &pair.path("")).unwrap();
+    // The small table is planned, and copied after the large one.
+    gate.waiting(1, LIMIT).await;
+    let writer = "select pid::text from pg_stat_activity where backend_type = 'background writer'";
+    let writer = source.value(DATABASE, writer).await.unwrap().unwrap();
+    let writer = Pid::from_raw(writer.parse().unwrap());
+    // It writes to the log by itself now and then.
+    kill(writer, Signal::SIGSTOP).unwrap();
+    let change = "begin; delete from free where no = 2; update free set no = 2001 where no = 3;
+        insert into free values (3, 'new'); update free set words = 'last' where no = 1; commit";
+    source.sql(DATABASE, change).await.unwrap();
+    let end =
+        source.value(DATABASE, "select pg_current_wal_insert_lsn()::text").await.unwrap().unwrap();
+    gate.open().await;
+    let status = process.wait(LIMIT).await.unwrap();
+    kill(writer, Signal::SIGCONT).unwrap();
+    assert_eq!(status.code(), Some(0), "{}", process.log());
+    let noted = format!(
+        "select count(*) from pgconvoy.shard_progress join pgconvoy.table_state using (task, table_no, generation)
+         where write_table = 'free' and noted_lsn = '{end}'"
+    );
+    assert_eq!(pair.count(&noted).await, 1, "N of the small table is {end}");
     cancel(&pair).await;
     pair.same().await;
 }

@@ -192,6 +192,10 @@ async fn import(access: &Access, export: &str) -> Result<Option<TakenSnapshot>, 
     }
 }
 
+/// A standby, which is compared and never copied from, inserts nothing and is where it has replayed to.
+const NOTE_POSITION: &str = "select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
+    else pg_current_wal_insert_lsn() end)::text";
+
 async fn hold(session: Session, import: Option<&str>) -> Result<TakenSnapshot, PgError> {
     session.batch_execute("begin isolation level repeatable read read only").await?;
     if let Some(export) = import {
@@ -200,7 +204,7 @@ async fn hold(session: Session, import: Option<&str>) -> Result<TakenSnapshot, P
     let taken =
         session.query_one("select pg_export_snapshot(), pg_current_snapshot()::text", &[]).await?;
     // A statement of its own, later than the snapshot.
-    let lsn = session.query_one("select pg_current_wal_insert_lsn()::text", &[]).await?;
+    let lsn = session.query_one(NOTE_POSITION, &[]).await?;
     let lsn: &str = lsn.get(0);
     let noted_lsn = lsn.parse().map_err(|bad| PgError::protocol(format!("{bad}")))?;
     Ok(TakenSnapshot { session, export: taken.get(0), snapshot: taken.get(1), noted_lsn })

@@ -149,19 +149,22 @@ fn major_in(version: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn tools(majors: &[u32]) -> Tools {
-        let toolset = |major| Toolset {
-            major,
-            pg_dump: format!("/opt/{major}/pg_dump").into(),
-            pg_restore: format!("/opt/{major}/pg_restore").into(),
-        };
-        let by_major = majors.iter().map(|major| (*major, toolset(*major))).collect();
-        Tools { by_major, setpriv: None }
+    impl Tools {
+        /// As if just these were there.
+        pub(crate) fn of(majors: &[u32]) -> Self {
+            let toolset = |major| Toolset {
+                major,
+                pg_dump: format!("/opt/{major}/pg_dump").into(),
+                pg_restore: format!("/opt/{major}/pg_restore").into(),
+            };
+            let by_major = majors.iter().map(|major| (*major, toolset(*major))).collect();
+            Self { by_major, setpriv: None }
+        }
     }
 
     #[test]
     fn the_destinations_major_is_taken_or_else_any_from_the_sources_up() {
-        let found = tools(&[13, 15, 17]);
+        let found = Tools::of(&[13, 15, 17]);
         let chosen = |source, destination| found.choose(source, destination).map(|t| t.major);
         assert_eq!(chosen(13, 17), Ok(17));
         assert_eq!(chosen(14, 16), Ok(15));

@@ -22,7 +22,7 @@ const LOGIN_REFUSED: &str = "28000";
 
 /// What fixes how values look and what rows are seen, in every session, over whatever role and database say. All of it
 /// exists since PostgreSQL 13.
-const SETTINGS: [(&str, &str); 17] = [
+const SETTINGS: [(&str, &str); 19] = [
     ("DateStyle", "ISO,MDY"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
@@ -30,7 +30,11 @@ const SETTINGS: [(&str, &str); 17] = [
     ("bytea_output", "hex"),
     ("lc_monetary", "C"),
     ("xmloption", "content"),
+    // Without it NULL in an array that is read as text would be a word.
+    ("array_nulls", "on"),
     ("standard_conforming_strings", "on"),
+    // With it `= null` in a statement of the schema would come out as `is null`.
+    ("transform_null_equals", "off"),
     ("search_path", ""),
     // A policy that hides rows makes reading fail instead.
     ("row_security", "off"),

@@ -13,6 +13,7 @@ use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::spec::{MigrationType, ObjectRules};
 use pgconvoy_shared::unit::WorkResult;
+use tokio_postgres::error::SqlState;
 use tracing::warn;
 
 use super::link::{Link, link};
@@ -111,8 +112,33 @@ pub(super) async fn taking_part(
     Ok(wanted.collect())
 }
 
-/// Where these sequences stand, which are there.
+/// Where these sequences stand. One that is dropped meanwhile is left out: whoever asks had heard of it a moment before.
 pub(super) async fn positions(
+    session: &tokio_postgres::Client,
+    batch: &[QualifiedName],
+) -> Result<Vec<Position>, tokio_postgres::Error> {
+    let mut batch = batch.to_vec();
+    loop {
+        match positions_of(session, &batch).await {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+                let there = present(session, &batch).await?;
+                let (there, gone): (Vec<_>, Vec<_>) =
+                    batch.into_iter().zip(there).partition(|(_, there)| *there);
+                // Dropped, and made again by now: whoever runs the unit next looks anew.
+                if gone.is_empty() {
+                    return Err(error);
+                }
+                for (sequence, _) in gone {
+                    warn!("sequence {sequence} was dropped before it was read");
+                }
+                batch = there.into_iter().map(|(sequence, _)| sequence).collect();
+            }
+            read => return read,
+        }
+    }
+}
+
+async fn positions_of(
     session: &tokio_postgres::Client,
     batch: &[QualifiedName],
 ) -> Result<Vec<Position>, tokio_postgres::Error> {
@@ -228,6 +254,8 @@ fn set(position: &Position) -> String {
 
 #[cfg(test)]
 mod tests {
+    use pgconvoy_integration_tests::postgres::{Options, Postgres};
+
     use super::*;
 
     #[test]
@@ -241,6 +269,20 @@ mod tests {
             set(&position),
             "select setval('\"sa''les\".\"Odd \"\"seq\"'::regclass, -7, false);\n"
         );
+    }
+
+    #[tokio::test]
+    async fn a_sequence_that_is_dropped_before_it_is_read_is_left_out() {
+        let server = Postgres::start(Options::default()).await.unwrap();
+        server.sql("postgres", "create sequence stays; create sequence goes").await.unwrap();
+        let client = server.client("postgres").await.unwrap();
+        let listed = taking_part(&client, &ObjectRules::default()).await.unwrap();
+        assert_eq!(listed.len(), 2);
+        server.sql("postgres", "drop sequence goes; create sequence later").await.unwrap();
+        let read = names(&positions(&client, &listed).await.unwrap());
+        assert_eq!(read, [QualifiedName::new("public", "stays")]);
+        server.sql("postgres", "drop sequence stays").await.unwrap();
+        assert_eq!(positions(&client, &listed).await.unwrap(), []);
     }
 
     #[test]

@@ -336,10 +336,7 @@ async fn servers_with_too_little_room_or_another_encoding() -> anyhow::Result<()
 #[tokio::test]
 async fn an_extension_that_the_destination_lacks() -> anyhow::Result<()> {
     use pgconvoy_integration_tests::postgres::Major;
-    let (Ok(old), Ok(new)) = (Major::numbered(15), Major::numbered(17)) else {
-        eprintln!("PostgreSQL 15 and 17 are not on this machine");
-        return Ok(());
-    };
+    let (Some(old), Some(new)) = (Major::fetched(15), Major::fetched(17)) else { return Ok(()) };
     let world = World::with(Options::default().major(new), Options::default().major(old)).await?;
     world.source.sql(DATABASE, "create extension hstore").await?;
     let items = precheck(&world).await;

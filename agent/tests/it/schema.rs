@@ -298,10 +298,7 @@ async fn rules_decide_what_comes_and_what_needs_something_else_stays() -> anyhow
 #[tokio::test]
 async fn an_older_source_comes_to_a_newer_destination() -> anyhow::Result<()> {
     use pgconvoy_integration_tests::postgres::Major;
-    let (Ok(old), Ok(new)) = (Major::numbered(13), Major::numbered(17)) else {
-        eprintln!("PostgreSQL 13 and 17 are not on this machine");
-        return Ok(());
-    };
+    let (Some(old), Some(new)) = (Major::fetched(13), Major::fetched(17)) else { return Ok(()) };
     let mut world =
         World::with(Options::default().major(old), Options::default().major(new)).await?;
     world.source.sql("postgres", "create role app").await?;

@@ -24,6 +24,8 @@ pub(crate) struct VerificationView {
     tables_same: u32,
     tables_different: u32,
     tables_skipped: u32,
+    /// Of those that are different: not compared, because one end lacks the table or a column.
+    tables_unlike: u32,
     rows: RowsView,
     schema: Option<ObjectsCompared>,
     sequences: Option<ObjectsCompared>,
@@ -70,6 +72,7 @@ impl VerificationView {
             tables_same: found.tables_same,
             tables_different: found.tables_different,
             tables_skipped: found.tables_skipped,
+            tables_unlike: found.tables_unlike,
             rows: found.rows.map(RowsView::of).unwrap_or_default(),
             schema: objects(found.schema),
             sequences: objects(found.sequences),
@@ -111,17 +114,9 @@ impl VerificationView {
     }
 
     fn coverage(&self) -> String {
-        let verdict = match (self.differences, self.complete) {
-            (0, true) => "verification: no differences".to_owned(),
-            (0, false) => "verification: no differences so far".to_owned(),
-            (found, _) => {
-                let least = if self.rows.at_least { "at least " } else { "" };
-                format!("verification: {least}{}", human::counted(found, "difference"))
-            }
-        };
-        let mut lines = vec![verdict];
-        let tables = u64::from(self.tables_same + self.tables_different);
-        if tables > 0 {
+        let mut lines = vec![self.verdict()];
+        let compared = self.tables_same + self.tables_different.saturating_sub(self.tables_unlike);
+        if compared > 0 {
             let sample = match self.sample_percent.as_str() {
                 "100" => String::new(),
                 percent => format!(" ({percent} % of the rows; all were counted)"),
@@ -129,7 +124,7 @@ impl VerificationView {
             lines.push(format!(
                 "  rows       {} compared in {}{sample}",
                 human::count(self.rows.compared),
-                human::counted(tables, "table")
+                human::counted(compared.into(), "table")
             ));
         }
         if self.tables_skipped > 0 {
@@ -155,6 +150,29 @@ impl VerificationView {
             }
         }
         lines.join("\n")
+    }
+
+    /// In one line, which stands for itself: nobody may take it for more than it is.
+    fn verdict(&self) -> String {
+        let found = match (self.differences, self.complete) {
+            (0, true) => "no differences".to_owned(),
+            (0, false) => "no differences so far".to_owned(),
+            (found, _) => {
+                let least = if self.rows.at_least { "at least " } else { "" };
+                format!("{least}{}", human::counted(found, "difference"))
+            }
+        };
+        let tables = u64::from(self.tables_skipped + self.tables_unlike);
+        let objects: usize = objects_of(self).map(|objects| objects.skipped.len()).sum();
+        let left_out: Vec<String> = [(tables, "table"), (objects as u64, "object")]
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| human::counted(count, what))
+            .collect();
+        match left_out.as_slice() {
+            [] => format!("verification: {found}"),
+            some => format!("verification: {found}; not compared: {}", some.join(", ")),
+        }
     }
 }
 
@@ -319,5 +337,34 @@ mod tests {
         assert!(text.starts_with("verification: 1 difference\n"), "{text}");
         assert!(text.contains("10 compared in 2 tables (2.5 % of the rows"), "{text}");
         assert!(text.contains("missing: public.orders 7"), "{text}");
+    }
+
+    #[test]
+    fn who_reads_the_first_line_alone_knows_what_was_not_compared() {
+        let mut task = task(0);
+        let skipped = v1::ObjectSkipped { object: "SCHEMA".into(), reason: "no pg_dump".into() };
+        let schema = v1::ObjectsCompared { skipped: vec![skipped], ..Default::default() };
+        let found = task.verification.as_mut().expect("it was compared");
+        *found = v1::Verification { differences: 0, tables_different: 0, ..found.clone() };
+        let first = |task: &v1::Task| {
+            let text = VerificationView::of(task).expect("it was compared").to_text([]);
+            text.lines().next().unwrap_or_default().to_owned()
+        };
+        assert_eq!(first(&task), "verification: no differences");
+        let found = task.verification.as_mut().expect("it was compared");
+        *found = v1::Verification { tables_skipped: 2, schema: Some(schema), ..found.clone() };
+        let told = "verification: no differences; not compared: 2 tables, 1 object";
+        assert_eq!(first(&task), told);
+        // One end has no such table: that differs, and no row of it was compared.
+        let found = task.verification.as_mut().expect("it was compared");
+        *found = v1::Verification {
+            differences: 1,
+            tables_different: 1,
+            tables_unlike: 1,
+            ..found.clone()
+        };
+        let text = VerificationView::of(&task).expect("it was compared").to_text([]);
+        assert!(text.starts_with("verification: 1 difference; not compared: 3 tables"), "{text}");
+        assert!(text.contains("10 compared in 1 table\n"), "{text}");
     }
 }

@@ -112,6 +112,8 @@ pub struct VerificationView {
     pub tables_different: u32,
     /// Tables that were not compared.
     pub tables_skipped: u32,
+    /// Of those that differ: not compared, because one end lacks the table or a column.
+    pub tables_unlike: u32,
     /// The figures of all tables; lists are in the tables.
     pub rows: RowsCompared,
     /// Everything that differs.
@@ -317,6 +319,7 @@ fn verification(task: &Task) -> Option<VerificationView> {
         tables_same: checked.tables_same,
         tables_different: checked.tables_different,
         tables_skipped: checked.tables_skipped,
+        tables_unlike: checked.tables_unlike,
         rows,
         differences: crate::course::differences(record, checked),
         complete: record.stage > Stage::Verify,

@@ -47,6 +47,11 @@ impl Major {
         })
     }
 
+    /// A given major, for a test that can do without; see [`fetched`].
+    pub fn fetched(number: u32) -> Option<Major> {
+        fetched(Major::numbered(number))
+    }
+
     /// The version: 15, 18.
     pub fn number(&self) -> u32 {
         self.number
@@ -76,6 +81,18 @@ impl Major {
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |age| age.as_secs());
         Ok(format!("{}-{built:x}", self.number))
+    }
+}
+
+/// What a test needs beside the usual server; `None` where it was not fetched, unless `PGCONVOY_ALL_MAJORS` says that all was.
+pub fn fetched<T>(found: anyhow::Result<T>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(error) if std::env::var_os("PGCONVOY_ALL_MAJORS").is_some() => panic!("{error:#}"),
+        Err(error) => {
+            eprintln!("not tested: {error:#}");
+            None
+        }
     }
 }
 

@@ -39,7 +39,7 @@ use nix::unistd::Pid;
 
 pub use backup::Backup;
 pub use disk::Disk;
-pub use major::Major;
+pub use major::{Major, fetched};
 pub use options::{Options, Tls};
 pub(crate) use query::quoted;
 pub use regression::Regression;

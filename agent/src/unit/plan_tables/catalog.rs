@@ -6,13 +6,15 @@ use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::unit::{KeyColumn, Part, TablePlan};
 
 use crate::pg::PgError;
-use crate::pg::wire::{Wire, field};
+use crate::pg::wire::{TextRow, Wire, field};
 
-/// A column that travels.
+/// A column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Column {
     pub(super) name: String,
     pub(super) type_oid: u32,
+    /// Each server works its values out by itself: it does not travel.
+    pub(super) generated: bool,
 }
 
 /// A table's place under hash partitions.
@@ -35,18 +37,22 @@ pub(in crate::unit) fn regclass(table: &QualifiedName) -> String {
     format!("{}::pg_catalog.regclass", quote_literal(&table.quoted()))
 }
 
-/// All columns but generated ones, in their order.
+/// All columns, in their order.
 pub(super) async fn columns(
     wire: &mut Wire,
     table: &QualifiedName,
 ) -> Result<Vec<Column>, PgError> {
     let sql = format!(
-        "select attname, atttypid from pg_catalog.pg_attribute where attrelid = {} and attnum > 0 \
-         and not attisdropped and attgenerated = '' order by attnum",
+        "select attname, atttypid, (attgenerated <> '')::int from pg_catalog.pg_attribute where attrelid = {} \
+         and attnum > 0 and not attisdropped order by attnum",
         regclass(table)
     );
     let rows = wire.query(&sql).await?;
-    rows.iter().map(|row| Ok(Column { name: field(row, 0)?, type_oid: field(row, 1)? })).collect()
+    let column = |row: &TextRow| {
+        let generated = field::<i32>(row, 2)? == 1;
+        Ok(Column { name: field(row, 0)?, type_oid: field(row, 1)?, generated })
+    };
+    rows.iter().map(column).collect()
 }
 
 /// The unique index whose order can cut the table (law S5): complete, immediate, over plain columns that are never null,

@@ -8,6 +8,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::CopyFormat;
 
+use super::catalog::Column;
 use super::{AtDestination, FromSource};
 use crate::pg::destination::generation;
 use crate::pg::destination::takeover::end_old_sessions;
@@ -72,9 +73,13 @@ fn format(
     write_to: &QualifiedName,
     types: &ColumnTypes,
 ) -> Result<CopyFormat, Failure> {
-    let types: Vec<(u32, u32)> = from
-        .columns
-        .iter()
+    let (generated, travelling): (Vec<&Column>, Vec<&Column>) =
+        from.columns.iter().partition(|column| column.generated);
+    if let Some(plain) = generated.iter().find(|column| types.contains_key(&column.name)) {
+        return Err(not_generated(&plain.name, write_to));
+    }
+    let types: Vec<(u32, u32)> = travelling
+        .into_iter()
         .map(|column| match types.get(&column.name) {
             Some(there) => Ok((column.type_oid, *there)),
             None => Err(undefined_column(&column.name, write_to)),
@@ -93,6 +98,16 @@ fn undefined_column(column: &str, table: &QualifiedName) -> Failure {
         "add the column to the destination's table, then resume the task; a schema that the task moves is as the source \
          had it when the schema was read",
     )
+}
+
+/// It would be left without values.
+fn not_generated(column: &str, table: &QualifiedName) -> Failure {
+    Failure::definite(
+        "structure_differs",
+        format!("column `{column}` is generated at the source and a plain one at the destination"),
+    )
+    .about(table.to_string())
+    .remedy("make it generated there too, then resume the task")
 }
 
 fn undefined_table(ctx: &UnitContext, table: &QualifiedName) -> Failure {

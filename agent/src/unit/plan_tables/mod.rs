@@ -117,7 +117,7 @@ async fn tell_decided(
             generation: table.generation,
             name: table.name,
             write_to,
-            columns: looked_at.columns.into_iter().map(|column| column.name).collect(),
+            columns: travelling(&looked_at.columns),
             fingerprint: looked_at.fingerprint,
             filenode: table.filenode,
             format,
@@ -187,14 +187,17 @@ async fn look_at(
         true => catalog::hash_leaf(wire, name).await.about(name)?,
         false => None,
     };
-    let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
-    let (key, shards) = cut(ctx, wire, name, &names, size).await.about(name)?;
+    let (key, shards) = cut(ctx, wire, name, &travelling(&columns), size).await.about(name)?;
     match &followed {
         Some((_, noted)) => source_table::wait_until_flushed(wire, *noted).await?,
         None => drop(wire.query("commit").await.about(name)?),
     }
     let (table, followed) = (table.clone(), followed.map(|(followed, _)| followed));
     Ok(LookedAt { table, columns, fingerprint, hash_leaf, key, shards, followed })
+}
+
+fn travelling(columns: &[Column]) -> Vec<String> {
+    columns.iter().filter(|column| !column.generated).map(|column| column.name.clone()).collect()
 }
 
 async fn cut(

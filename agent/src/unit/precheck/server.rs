@@ -6,6 +6,7 @@ use pgconvoy_shared::verify::Purpose;
 
 use super::report::{Finding, Report};
 use crate::pg::Session;
+use crate::tools::Tools;
 use crate::unit::UnitContext;
 
 /// Versions that this release was tested with.
@@ -119,11 +120,11 @@ pub(super) fn judge_source(
 ) {
     let side = Side::Source;
     judge_each(ctx, facts, side, report);
-    if facts.in_recovery {
+    if facts.in_recovery && ctx.purpose != Purpose::Verify {
         report.add(
             Finding::error("source_in_recovery", side)
                 .observed("the server is a standby")
-                .required("a primary: only there a snapshot can be exported and shared")
+                .required("a primary: only there it is known that what was read will last")
                 .remedy("give the primary's address as the source"),
         );
     }
@@ -297,20 +298,22 @@ pub(super) fn judge_comparison(
     destination: &ServerFacts,
     report: &mut Report,
 ) {
-    let tools = &ctx.means.tools;
-    if ctx.purpose != Purpose::Verify
-        && ctx.with_schema()
-        && tools.choose(source.major, destination.major).is_ok()
-        && let Err(missing) = tools.choose(source.major.max(destination.major), destination.major)
-    {
-        report.add(
-            Finding::warning("schema_not_compared", None)
-                .object(missing.subject)
-                .observed(missing.message)
-                .required("one pg_dump that reads both ends, to compare the schema")
-                .remedy(missing.remedy),
-        );
+    if ctx.purpose != Purpose::Verify && ctx.with_schema() {
+        let found = schema_not_compared(&ctx.means.tools, source.major, destination.major);
+        found.into_iter().for_each(|finding| report.add(finding));
     }
+}
+
+fn schema_not_compared(tools: &Tools, source: u32, destination: u32) -> Option<Finding> {
+    // Without any that moves the schema, that is told.
+    tools.choose(source, destination).ok()?;
+    let missing = tools.choose(source.max(destination), destination).err()?;
+    let finding = Finding::warning("schema_not_compared", None)
+        .object(missing.subject)
+        .observed(missing.message)
+        .required("one pg_dump that reads both ends, to compare the schema")
+        .remedy(missing.remedy);
+    Some(finding)
 }
 
 /// Encodings and collations.
@@ -373,5 +376,35 @@ fn judge_text(source: &ServerFacts, destination: &ServerFacts, report: &mut Repo
                     .remedy("REINDEX DATABASE and ALTER DATABASE … REFRESH COLLATION VERSION"),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgconvoy_shared::precheck::{PrecheckItem, Severity};
+
+    use super::*;
+
+    #[test]
+    fn a_pg_dump_that_moves_the_schema_and_cannot_read_the_destination_does_not_compare_it() {
+        let warned = |majors: &[u32], source, destination| {
+            let mut report = Report::default();
+            let found = schema_not_compared(&Tools::of(majors), source, destination);
+            found.into_iter().for_each(|finding| report.add(finding));
+            let told =
+                |item: &PrecheckItem| (item.severity, item.code.clone(), item.object.clone());
+            report.into_items().iter().map(told).collect::<Vec<_>>()
+        };
+        let warning =
+            (Severity::Warning, "schema_not_compared".to_owned(), "pg_dump 17".to_owned());
+        assert_eq!(warned(&[15], 15, 17), [warning]);
+        assert_eq!(warned(&[15, 17], 15, 17), []);
+        assert_eq!(warned(&[18], 15, 17), [], "it reads both");
+        assert_eq!(warned(&[15], 15, 15), []);
+        assert_eq!(
+            warned(&[13], 15, 17),
+            [],
+            "nothing moves the schema, which is told as an error"
+        );
     }
 }

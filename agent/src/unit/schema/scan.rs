@@ -16,7 +16,7 @@ use crate::unit::{UnitContext, UnitEnd, fence};
 /// SQLSTATE: too many connections.
 const NO_ROOM: &str = "53300";
 
-/// Runs what is left of [`Section::Scan`], side by side; says how many it ran.
+/// Runs what is left of [`Section::Scan`](super::entry::Section::Scan), side by side; says how many it ran.
 pub(in crate::unit) async fn scan(
     ctx: &UnitContext,
     session: &mut Session,

@@ -64,6 +64,28 @@ async fn a_column_added_after_the_schema_was_read_can_be_mended_at_the_destinati
 }
 
 #[tokio::test]
+async fn a_generated_column_that_became_a_plain_one_at_the_destination_stops_its_table() {
+    let rows = rows(SnapshotMode::Shard).await;
+    let add = "alter table t add twice int generated always as (id * 2) stored";
+    for server in [&rows.world.source, &rows.world.destination] {
+        server.sql(DATABASE, add).await.unwrap();
+    }
+    let plain = "alter table t alter twice drop expression";
+    rows.world.destination.sql(DATABASE, plain).await.unwrap();
+    let (_, tables) = rows.survey().await;
+    let (ended, _) = rows.end_of(2, Work::Plan(Rows::to_plan(&tables))).await;
+    let Ended::Failed(failure) = ended else { panic!("{ended:#?}") };
+    assert_eq!(
+        (failure.code.as_str(), failure.class, failure.subject.as_str()),
+        ("structure_differs", FailureClass::Definite, "public.t")
+    );
+    assert!(failure.message.contains("`twice` is generated"), "{}", failure.message);
+    let mend = format!("alter table t drop twice; {add}");
+    rows.world.destination.sql(DATABASE, &mend).await.unwrap();
+    rows.migrate().await;
+}
+
+#[tokio::test]
 async fn tables_that_come_with_an_extension_are_of_the_schema() {
     // Any extension will do: that the table is a member is what counts.
     let rows = rows(SnapshotMode::Shard).await;

@@ -3,6 +3,7 @@
 use pgconvoy_shared::unit::{CopyFormat, Ended, Part, SnapshotMode, Work};
 
 use super::{Rows, is_blocks, is_range, of};
+use crate::world::DATABASE;
 
 const KIB: u64 = 1024;
 
@@ -183,4 +184,30 @@ async fn a_database_without_an_encoding_is_copied_byte_by_byte() {
     let bytes = "select string_agg(encode(b::bytea, 'hex'), ' ' order by i) from t";
     let at = rows.world.destination.value("raw", bytes).await.unwrap();
     assert_eq!(at.as_deref(), Some("e9ff 706c61696e"));
+}
+
+#[tokio::test]
+async fn settings_of_the_destinations_database_change_no_value() {
+    // An enum has another number at each end, so these rows travel as text.
+    let schema = "create type mood as enum ('glad'); \
+                  create table t (id int primary key, moods mood[], at timestamptz, bytes bytea, amount money)";
+    let filled = "insert into t values (1, array['glad', null]::mood[], '2020-02-03 04:05:06.789+02', '\\x00ff', 1234.5)";
+    let rows = Rows::new(SnapshotMode::Task, 1 << 20, schema, filled).await;
+    for set in [
+        "array_nulls = off",
+        "transform_null_equals = on",
+        "\"DateStyle\" = 'German, DMY'",
+        "\"TimeZone\" = 'Asia/Tokyo'",
+        "bytea_output = 'escape'",
+        "standard_conforming_strings = off",
+    ] {
+        let set = format!("alter database {DATABASE} set {set}");
+        rows.world.destination.sql("postgres", &set).await.unwrap();
+        rows.world.source.sql("postgres", &set).await.unwrap();
+    }
+    rows.migrate().await;
+    let null = "select (moods[2] is null)::text from t";
+    let there = rows.world.destination.value(DATABASE, null).await.unwrap();
+    assert_eq!(there.as_deref(), Some("true"));
+    rows.compare().await;
 }

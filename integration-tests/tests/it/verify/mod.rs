@@ -267,6 +267,25 @@ async fn verification_leaves_no_trace_and_needs_no_right_to_write() {
     pair.left_nothing().await;
 }
 
+/// A standby has no transactions of its own; its snapshots serve a comparison as well as a primary's.
+#[tokio::test]
+async fn standbys_are_compared_under_one_snapshot() {
+    let pair = Pair::new(SCHEMA).await;
+    pair.migrated().await;
+    let signal = "do $$ begin execute format('copy (select) to %L', current_setting('data_directory') || '/standby.signal'); end $$";
+    for server in [&pair.source, &pair.destination] {
+        server.sql(DATABASE, signal).await.unwrap();
+        server.stop_fast().unwrap();
+        server.start_again().await.unwrap();
+        let standby = server.value(DATABASE, "select pg_is_in_recovery()::text").await.unwrap();
+        assert_eq!(standby.as_deref(), Some("true"));
+    }
+    let file = pair.task_file("shop", &format!("{SHARDS}\n"));
+    let task = found(verify(&pair, &file), 0).await;
+    assert_eq!(task["verification"]["tables_same"], 6);
+    assert_eq!(task["verification"]["rows"]["compared"], 32_161);
+}
+
 #[tokio::test]
 async fn texts_that_the_two_servers_sort_differently_do_not_differ() {
     let table = |collation: &str| {

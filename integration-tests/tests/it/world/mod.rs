@@ -11,7 +11,7 @@ mod sites;
 
 use std::time::Duration;
 
-use pgconvoy_integration_tests::postgres::{Major, Regression};
+use pgconvoy_integration_tests::postgres::{Major, Regression, fetched};
 
 pub(crate) use gate::Gate;
 pub(crate) use job::{Fleet, Job, events};
@@ -26,23 +26,12 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// For a command that only asks or only refuses.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
-/// A major beside the usual one; `None` where it was not fetched, unless `PGCONVOY_ALL_MAJORS` says that it was.
+/// A major beside the usual one; `None` where it was not fetched.
 pub(crate) fn major(number: u32) -> Option<Major> {
-    fetched(Major::numbered(number))
+    Major::fetched(number)
 }
 
-/// PostgreSQL's regression database; `None` under the same condition.
+/// PostgreSQL's regression database; `None` where it was not fetched.
 pub(crate) fn regression() -> Option<Regression> {
     fetched(Regression::found())
-}
-
-fn fetched<T>(found: anyhow::Result<T>) -> Option<T> {
-    match found {
-        Ok(found) => Some(found),
-        Err(error) if std::env::var_os("PGCONVOY_ALL_MAJORS").is_some() => panic!("{error:#}"),
-        Err(error) => {
-            eprintln!("not tested: {error:#}");
-            None
-        }
-    }
 }

@@ -108,25 +108,17 @@ async fn check_slot(
 ) -> Result<(), UnitEnd> {
     let access = session.access();
     let name = open_stream::name(&ctx.task);
-    let lost = |what: String| {
-        Failure::definite("slot_lost", what)
-            .about(access.to_string())
-            .remedy(
-                "changes are missing that nothing can bring back: cancel the task, empty the destination and create the \
-                 task again, with max_slot_wal_keep_size = -1 or more disk for the source's log",
-            )
-            .into()
-    };
     let Some(row) = session.query_opt(SLOT, &[&name]).await.about(access)? else {
-        return Err(lost(format!("the source has no slot {name} any more")));
+        return Err(open_stream::gone(access, &name).into());
     };
     let (plugin, confirmed, status): (Option<&str>, Option<&str>, &str) =
         (row.get(0), row.get(1), row.get(2));
     if status == "lost" {
-        return Err(lost(format!("the source has given slot {name} up: it kept too much log")));
+        return Err(open_stream::given_up(access, &name).into());
     }
     if plugin != Some("pgoutput") {
-        return Err(lost(format!("slot {name} is another one than the task made")));
+        let what = format!("slot {name} is another one than the task made");
+        return Err(open_stream::lost(access, what).into());
     }
     let confirmed = confirmed.map(str::parse::<Lsn>).transpose();
     let confirmed = confirmed.map_err(|bad| PgError::protocol(bad.to_string())).about(access)?;
@@ -147,9 +139,10 @@ async fn check_slot(
         }
         confirmed => {
             let confirmed = confirmed.unwrap_or_default();
-            Err(lost(format!(
+            let what = format!(
                 "slot {name} was confirmed up to {confirmed}, and the destination has changes up to {applied} only"
-            )))
+            );
+            Err(open_stream::lost(access, what).into())
         }
     }
 }

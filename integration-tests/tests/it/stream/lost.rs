@@ -6,11 +6,14 @@ use pgconvoy_integration_tests::process::Process;
 use pgconvoy_integration_tests::wait;
 
 use super::live::{cancel, in_sync};
-use crate::world::{DATABASE, LIMIT, Pair, told};
+use super::{FOLLOWED, ONE_AFTER_THE_OTHER};
+use crate::world::{DATABASE, Gate, LIMIT, Pair, told};
 
 const SCHEMA: &str = "
     create table account (id int primary key, balance bigint not null);
     insert into account select i, 1000 from generate_series(1, 200) i;";
+
+const DROP: &str = "select pg_drop_replication_slot(slot_name) from pg_replication_slots";
 
 const SLOTS: &str = "select count(*) from pg_replication_slots";
 
@@ -50,8 +53,7 @@ async fn ends_with(pair: &Pair, code: &str, changed: i64) {
 #[tokio::test]
 async fn a_slot_that_was_dropped_is_told_and_not_made_again() {
     let pair = followed().await;
-    let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots";
-    pair.source.sql(DATABASE, drop).await.unwrap();
+    pair.source.sql(DATABASE, DROP).await.unwrap();
     change(&pair.source, 1).await;
     ends_with(&pair, "slot_lost", 0).await;
 }
@@ -86,6 +88,24 @@ async fn a_slot_that_is_dropped_while_it_is_read_ends_the_task() {
     assert_eq!(status.code(), Some(1), "{}", process.log());
     assert!(process.log().contains("slot_lost"), "{}", process.log());
     ends_with(&pair, "slot_lost", 0).await;
+}
+
+#[tokio::test]
+async fn a_slot_that_is_lost_while_rows_are_copied_ends_the_copy() {
+    let pair = Pair::new(Gate::SCHEMA).await;
+    let gate = Gate::shut(&pair.destination).await;
+    let file = pair.task_file("shop", &format!("{FOLLOWED}\n{ONE_AFTER_THE_OTHER}"));
+    let migrate = pair.command("migrate").args(["--yes", "-f"]).arg(&file);
+    let process = Process::start("migrate", migrate, &pair.path("")).unwrap();
+    gate.waiting(1, LIMIT).await;
+    pair.source.sql(DATABASE, DROP).await.unwrap();
+    gate.open().await;
+    let status = process.wait(LIMIT).await.unwrap();
+    assert_eq!(status.code(), Some(1), "{}", process.log());
+    assert!(process.log().contains("slot_lost"), "{}", process.log());
+    assert_eq!(pair.count("select count(*) from free").await, 0, "the next shard is not copied");
+    cancel(&pair).await;
+    pair.left_nothing().await;
 }
 
 #[tokio::test]

@@ -16,6 +16,9 @@ use crate::world::{DATABASE, Job, Pair};
 /// In a task file.
 const FOLLOWED: &str = "types: [schema, full, incremental]";
 
+/// In a task file: shards are copied in turn, those of the largest table first.
+const ONE_AFTER_THE_OTHER: &str = "copy: { jobs: 1, shard_size: 1MiB }";
+
 /// Who follows the source now.
 fn follower(task: &Task) -> Option<&RunningUnit> {
     task.running.iter().find(|unit| unit.kind == "stream")

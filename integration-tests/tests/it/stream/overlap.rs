@@ -8,11 +8,8 @@ use pgconvoy_integration_tests::wait;
 use tokio_postgres::Client;
 
 use super::live::{cancel, in_sync};
-use super::{FOLLOWED, caught_up, followed};
+use super::{FOLLOWED, ONE_AFTER_THE_OTHER, caught_up, followed};
 use crate::world::{DATABASE, Fleet, Gate, LIMIT, Pair, Roads, told};
-
-/// In a task file: shards are copied in turn, those of the largest table first.
-const ONE_AFTER_THE_OTHER: &str = "copy: { jobs: 1, shard_size: 1MiB }";
 
 /// Waits until a query at a server answers with that many.
 async fn until_count(server: &Postgres, what: &str, wanted: i64, query: &str) {

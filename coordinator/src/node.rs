@@ -177,6 +177,7 @@ impl From<Rejected> for ApiError {
     fn from(rejected: Rejected) -> ApiError {
         match rejected {
             Rejected::UnknownTask { .. }
+            | Rejected::UnknownTable { .. }
             | Rejected::UnknownAgent { .. }
             | Rejected::UnknownUnit { .. } => ApiError::NotFound(Box::new(rejected.into())),
             Rejected::IdTaken { .. } | Rejected::NameTaken { .. } => {

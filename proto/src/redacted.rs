@@ -25,6 +25,7 @@ impl fmt::Debug for v1::ResumeTaskRequest {
             .field("task", &self.task)
             .field("acknowledge", &self.acknowledge)
             .field("acknowledge_all", &self.acknowledge_all)
+            .field("table", &self.table)
             .finish_non_exhaustive()
     }
 }

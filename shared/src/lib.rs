@@ -13,6 +13,7 @@ pub mod ids;
 pub mod lsn;
 pub mod name;
 pub mod neighbours;
+pub mod parking;
 pub mod precheck;
 pub mod retry;
 pub mod secret;

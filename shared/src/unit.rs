@@ -166,12 +166,14 @@ pub struct StreamOpened {
 }
 
 /// The order to follow the source. Everything else, how far changes are applied above all, is told by the destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamOrder {
     /// What was made for it.
     pub opened: StreamOpened,
     /// The latest [`Checkpoint`].
     pub checkpoint: Checkpoint,
+    /// Parked tables that shall go on: what was kept of them is applied before anything else.
+    pub resume: Vec<TableNo>,
 }
 
 /// How far a stream is for certain: durable at the destination before it is reported, and the slot is confirmed only after

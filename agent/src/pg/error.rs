@@ -149,6 +149,18 @@ impl ServerError {
     }
 }
 
+/// What a server says with this SQLSTATE.
+#[cfg(test)]
+pub(crate) fn error_of(sqlstate: &str) -> PgError {
+    PgError::Server(Box::new(ServerError {
+        sqlstate: sqlstate.to_owned(),
+        message: "it did not work".to_owned(),
+        detail: None,
+        hint: None,
+        context: None,
+    }))
+}
+
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;

@@ -24,6 +24,8 @@ pub(crate) mod wire;
 pub(crate) use access::{Access, connect_limit};
 pub(crate) use door::Door;
 pub(crate) use error::PgError;
+#[cfg(test)]
+pub(crate) use error::error_of;
 pub(crate) use pool::{IDLE_LIMIT, Pool};
 pub(crate) use session::Session;
 pub(crate) use sqlstate::About;

@@ -16,6 +16,8 @@ use super::error::{PgError, ServerError};
 const SUPERSEDED: &str = "PC001";
 /// SQLSTATE that it raises for a task whose table went to another one.
 const TAKEN_OVER: &str = "PC002";
+/// SQLSTATE that a change raises which does not find its rows (law S7).
+const ROW_MISSING: &str = "PC003";
 /// SQLSTATE of a unique violation.
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
 
@@ -154,6 +156,11 @@ fn server(error: &ServerError) -> Meaning {
             "table_of_another_task",
             "cancel this task, and create it again without the table",
         ),
+        ROW_MISSING => (
+            Definite,
+            "row_missing",
+            "give the destination the row that the source had before the change",
+        ),
         "53100" => {
             (Other, "disk_full", "free or add space on the server named, then resume the task")
         }
@@ -234,16 +241,10 @@ impl<T> About<T> for Result<T, tokio_postgres::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::error_of;
 
     fn failure(sqlstate: &str) -> Failure {
-        let error = ServerError {
-            sqlstate: sqlstate.to_owned(),
-            message: "it did not work".to_owned(),
-            detail: None,
-            hint: None,
-            context: None,
-        };
-        PgError::Server(Box::new(error)).failure("public.t")
+        error_of(sqlstate).failure("public.t")
     }
 
     #[test]
@@ -260,6 +261,7 @@ mod tests {
             ("23503", Definite, "constraint_violation"),
             ("PC001", Other, "superseded"),
             ("PC002", Definite, "table_of_another_task"),
+            ("PC003", Definite, "row_missing"),
             ("ZZ999", Other, "server_error"),
             ("", Other, "server_error"),
         ];

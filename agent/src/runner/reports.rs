@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use pgconvoy_proto::convert::ReportBody;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::UnitId;
+use pgconvoy_shared::parking::Parking;
 use pgconvoy_shared::stream::StreamNote;
 use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart};
 
@@ -179,6 +180,12 @@ impl PartSender {
             // The lease was over.
             Ok(false) | Err(_) => Err(UnitEnd::Released),
         }
+    }
+
+    /// Reports how a stream has a table from now on.
+    pub(crate) fn tell(&self, parking: Parking) {
+        let body = ReportBody::Parking(Box::new(parking));
+        self.reports.push(self.unit.clone(), self.epoch, body, Then::Nothing);
     }
 
     /// How many were sent.

@@ -191,9 +191,10 @@ impl Leader {
             book.reports.iter().filter(|report| said(report)).find_map(|report| {
                 match body(report) {
                     ReportBody::Ended { ended, .. } => Some(ended),
-                    ReportBody::Part { .. } | ReportBody::Checkpoint(_) | ReportBody::Note(_) => {
-                        None
-                    }
+                    ReportBody::Part { .. }
+                    | ReportBody::Checkpoint(_)
+                    | ReportBody::Parking(_)
+                    | ReportBody::Note(_) => None,
                 }
             })
         })
@@ -211,7 +212,10 @@ impl Leader {
         reports
             .filter_map(|report| match body(report) {
                 ReportBody::Part { part, .. } => Some(part),
-                ReportBody::Ended { .. } | ReportBody::Checkpoint(_) | ReportBody::Note(_) => None,
+                ReportBody::Ended { .. }
+                | ReportBody::Checkpoint(_)
+                | ReportBody::Parking(_)
+                | ReportBody::Note(_) => None,
             })
             .collect()
     }

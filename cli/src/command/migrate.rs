@@ -164,7 +164,8 @@ async fn drive(
 fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Problem> {
     let (id, name) = (task.id.clone(), task.name.clone());
     let progress = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
-    let parked = progress.map_or(0, |progress| progress.parked);
+    let parked_tables = progress.map_or(0, |progress| progress.parked);
+    let parked = task.tables.iter().find(|table| table.parked.is_some()).cloned();
     let view = TaskView::from(task);
     match format {
         Format::Json => output::json(&view)?,
@@ -175,10 +176,14 @@ fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Prob
          again to go on, or remove them with `pgconvoy task cancel {name} --data-dir {}`",
         data_dir.display()
     ));
-    if parked > 0 {
+    if parked_tables > 0 {
+        let first =
+            parked.map_or(String::new(), |table| format!(", {}: {}", table.name, table.cause));
         note(&format!(
-            "error: {parked} tables are parked: their changes are kept at the destination, in pgconvoy.parked_change, and not applied; \
-             pgconvoy.table_state.parked says why"
+            "error: {parked_tables} tables are parked: their changes are kept at the destination and not applied{first}; `pgconvoy task show \
+             {name} --data-dir {data_dir}` tells of all, and when the cause is mended `pgconvoy task resume {name} --table TABLE \
+             --data-dir {data_dir}` lets a table go on",
+            data_dir = data_dir.display()
         ));
         return Ok(Exit::Failed);
     }
@@ -245,6 +250,7 @@ async fn settle(cluster: &Cluster, order: Order, data_dir: &Path) -> Result<Stri
                 acknowledge_all: acknowledge.yes,
                 source_password,
                 destination_password,
+                table: String::new(),
             };
             cluster.tasks(async |mut client| client.resume_task(request.clone()).await).await?;
         }

@@ -2,6 +2,7 @@
 
 use pgconvoy_proto::v1;
 use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::parking::Cause;
 use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::spec::TaskSpec;
 use serde::Serialize;
@@ -78,6 +79,8 @@ struct TableView {
     cause: Option<String>,
     /// Where both ends are compared.
     verification: Option<TableVerificationView>,
+    /// Why its changes are kept instead of being applied.
+    parked: Option<Cause>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -173,6 +176,7 @@ impl From<v1::TaskTable> for TableView {
             shards_done: table.shards_done,
             generation: table.generation,
             cause: non_empty(&table.cause),
+            parked: table.parked.and_then(|cause| cause.try_into().ok()),
         }
     }
 }

@@ -66,7 +66,6 @@ fn what_is_not_built_is_refused_by_name() {
         &["task", "cutover", "x", "--fence"][..],
         &["task", "resync", "x", "public.t"],
         &["task", "update", "x", "--set", "copy.jobs=1"],
-        &["task", "resume", "x", "--table", "public.t"],
     ] {
         let ran = pgconvoy(command);
         assert_eq!(ran.exit, 2, "{command:?}: {}", ran.stderr);

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::{AgentId, Incarnation, RequestId, TaskId, UnitId};
+use pgconvoy_shared::parking::Parking;
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::stream::StreamNote;
@@ -95,6 +96,13 @@ pub enum Command {
     Reports(Vec<Report>),
     /// An agent's keeper session exports the task's snapshot.
     NoteExport(NoteExport),
+    /// A parked table goes on: what was kept of its changes is applied.
+    ResumeTable {
+        /// Of which task.
+        task: TaskId,
+        /// Its name at the source, as users see it.
+        table: String,
+    },
 }
 
 /// See [`Command::CreateTask`].
@@ -202,6 +210,8 @@ pub enum ReportBody {
     },
     /// A stream is so far, and goes on.
     Checkpoint(Checkpoint),
+    /// A stream has a table in another way from now on.
+    Parking(Box<Parking>),
     /// A stream has something to tell, and goes on.
     Note(StreamNote),
 }

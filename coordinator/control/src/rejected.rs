@@ -128,6 +128,14 @@ pub enum Rejected {
         /// Which number came.
         reported: u32,
     },
+    /// No such table takes part in the task.
+    #[error("task {task} has no table `{table}`")]
+    UnknownTable {
+        /// Which task.
+        task: TaskId,
+        /// The name asked for.
+        table: String,
+    },
     /// The snapshot is not the task's current one.
     #[error("task {task} does not read snapshot {round} now")]
     OtherRound {
@@ -159,6 +167,7 @@ impl Rejected {
             Self::BackedOff { .. } => "unit_backed_off",
             Self::StaleEpoch { .. } => "stale_epoch",
             Self::PartsMissing { .. } => "parts_missing",
+            Self::UnknownTable { .. } => "unknown_table",
             Self::OtherRound { .. } => "other_snapshot_round",
         }
     }
@@ -172,6 +181,7 @@ impl Rejected {
             | Self::NameTaken { task, .. }
             | Self::WrongStatus { task, .. }
             | Self::StillCleaningUp { task }
+            | Self::UnknownTable { task, .. }
             | Self::OtherRound { task, .. } => format!("task {task}"),
             Self::UnknownAgent { agent }
             | Self::AgentPresent { agent }
@@ -199,6 +209,7 @@ impl Rejected {
                  after the retry windows, and can be asked for again by `task cancel`"
             }
             Self::UnknownAgent { .. } => "`pgconvoy agents list` shows the agents there are",
+            Self::UnknownTable { .. } => "`pgconvoy task show` names them as schema.table",
             Self::AgentPresent { .. } => "stop the agent first",
             Self::FormerLife { .. } => {
                 "if two agents run under one name, give one of them another name; then start it again"

@@ -16,8 +16,8 @@ use pgconvoy_shared::verify::{ObjectsCompared, Purpose, RowsCompared, VerifySett
 
 use crate::state::clerk::Task;
 use crate::state::{
-    KindCount, Phase, PhaseTime, Stage, State, Subject, Table, Tally, TaskStatus, UnitState,
-    Verdict,
+    KindCount, Parked, Phase, PhaseTime, Stage, State, Subject, Table, Tally, TaskStatus,
+    UnitState, Verdict,
 };
 
 /// Running units shown of a task.
@@ -58,7 +58,7 @@ pub struct TaskView {
     pub tables_done: u32,
     /// Units by kind.
     pub units: Vec<KindCount>,
-    /// The largest tables.
+    /// Tables that are parked, then the largest ones.
     pub tables: Vec<TableView>,
     /// Why it failed.
     pub cause: Option<Failure>,
@@ -149,6 +149,8 @@ pub struct TableView {
     pub verification: &'static str,
     /// Its rows, compared.
     pub rows_compared: Option<Arc<RowsCompared>>,
+    /// Why its changes are kept instead of being applied.
+    pub parked: Option<Arc<Parked>>,
 }
 
 /// How a table stands.
@@ -170,6 +172,8 @@ pub enum TableStatus {
     CatchingUp,
     /// It is as the source's was a moment ago.
     Streaming,
+    /// A change of it could not be applied: its changes are kept from that one on.
+    Parked,
     /// Nothing is left to do.
     Done,
     /// A unit of it was given up.
@@ -189,6 +193,7 @@ impl TableStatus {
             Self::Verifying => "verifying",
             Self::CatchingUp => "catching_up",
             Self::Streaming => "streaming",
+            Self::Parked => "parked",
             Self::Done => "done",
             Self::Failed => "failed",
         }
@@ -373,10 +378,10 @@ fn tables(task: &Task, max: usize) -> Vec<TableView> {
         return Vec::new();
     }
     let troubles = Troubles::of(task);
-    let shown = task.index.by_size.iter().take(max);
-    shown
-        .filter_map(|(_, no)| Some(table_view(task, *no, task.record.table(*no)?, &troubles)))
-        .collect()
+    let parked = &task.index.parked;
+    let others = task.index.by_size.iter().map(|(_, no)| no).filter(|no| !parked.contains(no));
+    let shown = parked.iter().chain(others).take(max);
+    shown.filter_map(|no| Some(table_view(task, *no, task.record.table(*no)?, &troubles))).collect()
 }
 
 /// Tables with units that run or failed: looked up from those units, which are few, not from all.
@@ -444,6 +449,8 @@ fn table_view(task: &Task, no: TableNo, table: &Table, troubles: &Troubles) -> T
         TableStatus::Indexing
     } else if task.record.stage == Stage::Verify {
         checking(table, true)
+    } else if table.parked.is_some() {
+        TableStatus::Parked
     } else if task.record.follows() && task.record.status != TaskStatus::Done {
         let consistent = task.record.following.checkpoint.consistent;
         if consistent { TableStatus::Streaming } else { TableStatus::CatchingUp }
@@ -468,9 +475,14 @@ fn table_view(task: &Task, no: TableNo, table: &Table, troubles: &Troubles) -> T
         shards,
         shards_done,
         generation: table.generation,
-        cause: trouble.map(|(_, cause)| cause.clone()).unwrap_or_default(),
+        cause: match (trouble, &table.parked) {
+            (Some((_, cause)), _) => cause.clone(),
+            (None, Some(parked)) => parked.cause.to_string(),
+            (None, None) => String::new(),
+        },
         verification: check.verdict().map(Verdict::as_str).unwrap_or_default(),
         rows_compared: task.record.verify.map(|_| Arc::clone(&check.found)),
+        parked: table.parked.clone(),
     }
 }
 

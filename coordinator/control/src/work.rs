@@ -12,8 +12,9 @@ use pgconvoy_shared::unit::{
 };
 use pgconvoy_shared::verify::Purpose;
 
+use crate::state::clerk::Task;
 use crate::state::record::TaskRecord;
-use crate::state::{State, Subject};
+use crate::state::{State, Subject, Table};
 
 /// A lease as it is sent. Passwords are still sealed.
 #[derive(Debug, Clone)]
@@ -41,7 +42,8 @@ pub struct Order {
 /// The order for a unit that is leased and not revoked.
 #[must_use]
 pub fn order(state: &State, id: &UnitId) -> Option<Order> {
-    let record = &state.tasks.get(&id.task)?.record;
+    let task = state.tasks.get(&id.task)?;
+    let record = &task.record;
     let unit = record.unit(id.no)?;
     let lease = unit.lease().filter(|lease| lease.revoked.is_none())?;
     Some(Order {
@@ -52,13 +54,14 @@ pub fn order(state: &State, id: &UnitId) -> Option<Order> {
         spec: Arc::clone(&record.spec),
         source_password: record.source_password.clone(),
         destination_password: record.destination_password.clone(),
-        work: work(record, &unit.subject)?,
+        work: work(task, &unit.subject)?,
         purpose: record.purpose,
     })
 }
 
 /// None = the unit is about a table that is not planned, which invariants rule out for a leased one.
-fn work(record: &TaskRecord, subject: &Subject) -> Option<Work> {
+fn work(task: &Task, subject: &Subject) -> Option<Work> {
+    let record = &task.record;
     Some(match subject {
         Subject::Precheck => Work::Precheck { verified: record.verify.is_some() },
         Subject::SchemaPre => Work::SchemaPre,
@@ -66,6 +69,7 @@ fn work(record: &TaskRecord, subject: &Subject) -> Option<Work> {
         Subject::Stream => Work::Stream(StreamOrder {
             opened: record.following.opened?,
             checkpoint: record.following.checkpoint,
+            resume: to_resume(task),
         }),
         Subject::Survey { round } => Work::Survey(survey(record, *round)),
         Subject::Plan(tables) => {
@@ -127,6 +131,12 @@ fn work(record: &TaskRecord, subject: &Subject) -> Option<Work> {
         Subject::VerifySequences => Work::VerifySequences,
         Subject::Finish => Work::Finish,
     })
+}
+
+/// Parked tables that users want to go on.
+fn to_resume(task: &Task) -> Vec<TableNo> {
+    let asked = |no: &TableNo| task.record.table(*no).is_some_and(Table::is_to_resume);
+    task.index.parked.iter().copied().filter(asked).collect()
 }
 
 fn survey(record: &TaskRecord, round: u32) -> Survey {

@@ -143,6 +143,7 @@ fn table(table: TableView) -> v1::TaskTable {
         cause: table.cause,
         verification: table.verification.to_owned(),
         rows_compared: table.rows_compared.map(|rows| RowsCompared::clone(&rows).into()),
+        parked: table.parked.map(|parked| parked.cause.clone().into()),
     }
 }
 

@@ -313,7 +313,11 @@ impl TaskService for Tasks {
             acknowledge_all,
             source_password,
             destination_password,
+            table,
         } = request.into_inner();
+        if !table.is_empty() {
+            return Ok(self.change(&task, |task| Command::ResumeTable { task, table }).await?);
+        }
         let acknowledge = acknowledge(codes, acknowledge_all);
         let told = [source_password, destination_password].map(Secret::new);
         let passwords = self.changed_passwords(&task, told)?;

@@ -251,6 +251,7 @@ async fn take_in(
     let body = match convert::ReportBody::try_from(body).map_err(unreadable)? {
         convert::ReportBody::Part { no, part } => ReportBody::Part { no, part },
         convert::ReportBody::Checkpoint(checkpoint) => ReportBody::Checkpoint(checkpoint),
+        convert::ReportBody::Parking(parking) => ReportBody::Parking(parking),
         convert::ReportBody::Note(note) => ReportBody::Note(note),
         convert::ReportBody::Ended { parts, ended } => {
             session.ending(&unit, epoch);

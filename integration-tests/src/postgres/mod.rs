@@ -206,10 +206,18 @@ impl Postgres {
     fn stop(&self, signal: Signal) -> anyhow::Result<()> {
         let Some(mut child) = self.postmaster().take() else { return Ok(()) };
         let pid = Pid::from_raw(i32::try_from(child.id())?);
-        // A stopped process takes no other signal. The postmaster itself kills backends that do not go within 5 s.
+        // A stopped process takes no other signal.
         kill(pid, Signal::SIGCONT).context("wake the server")?;
         kill(pid, signal).context("stop the server")?;
-        child.wait().context("wait for the server's end")?;
+        for tries in 0u32.. {
+            if child.try_wait().context("wait for the server's end")?.is_some() {
+                break;
+            }
+            if signal == Signal::SIGQUIT && tries == STUBBORN {
+                kill_children(pid);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Ok(())
     }
 
@@ -256,6 +264,20 @@ impl Postgres {
 
     fn postmaster(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
         self.postmaster.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// So many looks, of 10 ms each, are children of an immediately stopped server given to go.
+const STUBBORN: u32 = 50;
+
+/// The postmaster waits a minute for a child whose client has connected and says nothing, and never signals it. Such a
+/// client is one whose test is just here.
+fn kill_children(postmaster: Pid) {
+    let children = format!("/proc/{postmaster}/task/{postmaster}/children");
+    let children = std::fs::read_to_string(children).unwrap_or_default();
+    for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+        // One that has gone meanwhile is what is wanted.
+        let _gone = kill(Pid::from_raw(child), Signal::SIGKILL);
     }
 }
 

@@ -1,6 +1,7 @@
 //! An agent's answer on a unit.
 
 use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::parking::Parking;
 use pgconvoy_shared::stream::StreamNote;
 use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart};
 
@@ -19,6 +20,8 @@ pub enum ReportBody {
     },
     /// A stream is so far, and goes on.
     Checkpoint(Checkpoint),
+    /// A stream has a table in another way from now on.
+    Parking(Box<Parking>),
     /// A stream has something to tell, and goes on.
     Note(StreamNote),
     /// The end of the lease.
@@ -34,6 +37,7 @@ impl From<ReportBody> for Body {
         match body {
             ReportBody::Part { no, part } => Self::Part(v1::ResultPart::numbered(no, part)),
             ReportBody::Checkpoint(checkpoint) => Self::Checkpoint(checkpoint.into()),
+            ReportBody::Parking(parking) => Self::Parking((*parking).into()),
             ReportBody::Note(note) => Self::Note(note.into()),
             ReportBody::Ended { parts, ended } => Self::from_ended(ended, parts),
         }
@@ -71,6 +75,9 @@ impl TryFrom<Body> for ReportBody {
                 return Ok(Self::Part { no: part.no, part: required(Some(part), "part")? });
             }
             Body::Checkpoint(checkpoint) => return Ok(Self::Checkpoint(checkpoint.into())),
+            Body::Parking(parking) => {
+                return Ok(Self::Parking(Box::new(required(Some(parking), "parking")?)));
+            }
             Body::Note(note) => return Ok(Self::Note(required(Some(note), "note")?)),
             Body::Done(done) => (done.parts, Ended::Done(required(done.result, "done")?)),
             Body::Failed(failure) => (0, Ended::Failed(required(Some(failure), "failed")?)),

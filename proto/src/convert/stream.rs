@@ -1,6 +1,9 @@
 //! How the source's changes are followed.
 
+use pgconvoy_shared::epoch::Generation;
+use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::parking::{Cause, Parking};
 use pgconvoy_shared::stream::{
     ChangeCounts, SlotState, StreamNote, StreamProgress, TableChanges, WalStatus,
 };
@@ -45,7 +48,11 @@ impl From<v1::Checkpoint> for Checkpoint {
 
 impl From<StreamOrder> for v1::StreamWork {
     fn from(order: StreamOrder) -> Self {
-        Self { opened: Some(order.opened.into()), checkpoint: Some(order.checkpoint.into()) }
+        Self {
+            opened: Some(order.opened.into()),
+            checkpoint: Some(order.checkpoint.into()),
+            resume: order.resume.into_iter().map(|table| table.0).collect(),
+        }
     }
 }
 
@@ -56,6 +63,57 @@ impl TryFrom<v1::StreamWork> for StreamOrder {
         Ok(Self {
             opened: wire.opened.ok_or_else(missing("opened"))?.into(),
             checkpoint: wire.checkpoint.ok_or_else(missing("checkpoint"))?.into(),
+            resume: wire.resume.into_iter().map(TableNo).collect(),
+        })
+    }
+}
+
+impl From<Parking> for v1::Parking {
+    fn from(parking: Parking) -> Self {
+        Self {
+            table: parking.table.0,
+            generation: parking.generation.0,
+            cause: parking.cause.map(v1::ParkCause::from),
+        }
+    }
+}
+
+impl TryFrom<v1::Parking> for Parking {
+    type Error = WireError;
+    fn try_from(wire: v1::Parking) -> Result<Self, WireError> {
+        Ok(Self {
+            table: TableNo(wire.table),
+            generation: Generation(wire.generation),
+            cause: optional(wire.cause, "cause")?,
+        })
+    }
+}
+
+impl From<Cause> for v1::ParkCause {
+    fn from(cause: Cause) -> Self {
+        Self {
+            failure: Some(cause.failure.into()),
+            operation: cause.operation,
+            key: cause.key,
+            commit_lsn: cause.commit_lsn.0,
+            xid: cause.xid,
+            ordinal: cause.ordinal,
+            statement: cause.statement,
+        }
+    }
+}
+
+impl TryFrom<v1::ParkCause> for Cause {
+    type Error = WireError;
+    fn try_from(wire: v1::ParkCause) -> Result<Self, WireError> {
+        Ok(Self {
+            failure: required(wire.failure, "failure")?,
+            operation: wire.operation,
+            key: wire.key,
+            commit_lsn: Lsn(wire.commit_lsn),
+            xid: wire.xid,
+            ordinal: wire.ordinal,
+            statement: wire.statement,
         })
     }
 }

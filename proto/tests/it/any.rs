@@ -10,6 +10,7 @@ use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitId, UnitNo};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::neighbours::{Neighbour, Neighbours};
+use pgconvoy_shared::parking::{Cause, Parking};
 use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{
@@ -210,6 +211,26 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn park_cause()(
+        failure in failure(),
+        [operation, key, statement] in [text(), text(), text()],
+        [commit_lsn, xid, ordinal] in any::<[u64; 3]>(),
+    ) -> Cause {
+        Cause { failure, operation, key, commit_lsn: Lsn(commit_lsn), xid, ordinal, statement }
+    }
+}
+
+prop_compose! {
+    fn parking()(
+        table in any::<u32>(),
+        generation in any::<u32>(),
+        cause in option::of(park_cause()),
+    ) -> Parking {
+        Parking { table: TableNo(table), generation: Generation(generation), cause }
+    }
+}
+
+prop_compose! {
     fn changes()(counts in any::<[u64; 4]>()) -> ChangeCounts {
         let [inserts, updates, deletes, truncates] = counts;
         ChangeCounts { inserts, updates, deletes, truncates }
@@ -311,8 +332,9 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
             Work::Finish
         ]),
         survey,
-        (opened(), checkpoint())
-            .prop_map(|(opened, checkpoint)| Work::Stream(StreamOrder { opened, checkpoint })),
+        (opened(), checkpoint(), vec(any::<u32>().prop_map(TableNo), 0..3)).prop_map(
+            |(opened, checkpoint, resume)| Work::Stream(StreamOrder { opened, checkpoint, resume })
+        ),
         vec(plan_table(), 0..3).prop_map(Work::Plan),
         copy,
         vec(audited, 0..3).prop_map(Work::Audit),
@@ -462,6 +484,7 @@ pub(crate) fn report_body() -> impl Strategy<Value = ReportBody> {
         (any::<u32>(), result_part()).prop_map(|(no, part)| ReportBody::Part { no, part }),
         checkpoint().prop_map(ReportBody::Checkpoint),
         note().prop_map(ReportBody::Note),
+        parking().prop_map(|parking| ReportBody::Parking(Box::new(parking))),
         done,
         undone.prop_map(|ended| ReportBody::Ended { parts: 0, ended }),
     ]

@@ -3,16 +3,18 @@
 //! A batch is kept in this form, so that it can be applied either way: folded, or one change after the other where that
 //! fails. And a table can still be taken out of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 
 use super::encode::encode;
-use super::message::{Change, Commit, Message, Received, Relation};
+use super::message::{Change, Commit, Message, OldRow, Received, Relation};
 use super::snapshot::{FullXid, Snapshot};
 use super::table::{Key, Mismatch};
-use super::tuple::Tuple;
+use super::tuple::{Field, Tuple};
 use super::window::Mode;
 
 /// Where a change stands in the order of commits.
@@ -41,6 +43,8 @@ pub struct Entry {
     pub act: Act,
     /// The change as it came.
     pub change: Change,
+    /// The table as the source had it then, by which the change is read.
+    pub relation: Arc<Relation>,
 }
 
 /// What is to be done.
@@ -114,11 +118,22 @@ pub enum Notice {
         table: TableNo,
         /// The first change that is kept.
         place: Place,
+        /// That change in words.
+        change: Told,
         /// Why.
         mismatch: Mismatch,
     },
     /// A table has changes that nobody planned to follow.
     NotFollowed(QualifiedName),
+}
+
+/// A change in words, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// insert, update, delete, truncate.
+    pub operation: &'static str,
+    /// Which row, by its replica identity before the change: `(id)=(5)`. Empty where all rows are meant.
+    pub key: String,
 }
 
 /// A row that was read again.
@@ -139,13 +154,65 @@ impl Batch {
     /// table is taken out before later batches are.
     pub fn park(&mut self, table: TableNo, from: Place) {
         let goes = |entry: &mut Entry| entry.table == table && entry.place >= from;
-        let mut last = None;
+        let (mut last, mut relation): (_, Option<Arc<Relation>>) = (None, None);
         for entry in self.entries.extract_if(.., goes) {
-            if last != Some(entry.place) {
-                last = Some(entry.place);
-                self.parked.push(Parked::change(table, entry.place, entry.change));
+            let Entry { place, change, relation: now, .. } = entry;
+            if last == Some(place) {
+                continue;
             }
+            last = Some(place);
+            if relation.as_ref() != Some(&now) {
+                self.parked.push(Parked::relation(table, place, &now));
+                relation = Some(now);
+            }
+            self.parked.push(Parked::change(table, place, change));
         }
+        // What was decided to be kept may be later than what is taken out now.
+        self.parked.sort_by_key(|parked| parked.place);
+    }
+}
+
+impl Entry {
+    /// Its change in words.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        self.change.told(&self.relation)
+    }
+}
+
+/// What people are told of a key; the whole row where that is the replica identity.
+const KEY_TOLD: usize = 200;
+
+impl Change {
+    pub(super) fn told(&self, relation: &Relation) -> Told {
+        let (operation, row) = match self {
+            Self::Insert { new, .. } => ("insert", Some(new)),
+            Self::Update { old, new, .. } => {
+                ("update", Some(old.as_ref().map_or(new, OldRow::tuple)))
+            }
+            Self::Delete { old, .. } => ("delete", Some(old.tuple())),
+            Self::Truncate { .. } => ("truncate", None),
+        };
+        let key = row.map(|row| key_of(row, relation)).unwrap_or_default();
+        Told { operation, key }
+    }
+}
+
+fn key_of(row: &Tuple, relation: &Relation) -> String {
+    let columns = relation.columns.iter().zip(row.fields());
+    let of_key: Vec<_> = columns.filter(|(column, _)| column.in_identity).collect();
+    let names: Vec<&str> = of_key.iter().map(|(column, _)| &*column.name).collect();
+    let values = of_key.iter().map(|(_, field)| match field {
+        Field::Text(value) => String::from_utf8_lossy(&value[..value.len().min(KEY_TOLD)]),
+        Field::Null => "null".into(),
+        Field::Unchanged | Field::Binary(_) => "…".into(),
+    });
+    let values = values.collect::<Vec<_>>().join(", ");
+    let told: String = format!("({})=({values})", names.join(", "));
+    match told.char_indices().nth(KEY_TOLD) {
+        _ if of_key.is_empty() => String::new(),
+        Some((end, _)) => format!("{}…", &told[..end]),
+        None => told,
     }
 }
 
@@ -154,8 +221,9 @@ impl Parked {
         Self::message(table, place, Message::Change(change))
     }
 
-    pub(super) fn relation(table: TableNo, place: Place, relation: Relation) -> Self {
-        Self::message(table, place, Message::Relation(relation))
+    /// Comes before the first change that is read by it, at the place of that.
+    pub(super) fn relation(table: TableNo, place: Place, relation: &Relation) -> Self {
+        Self::message(table, place, Message::Relation(relation.clone()))
     }
 
     fn message(table: TableNo, place: Place, message: Message) -> Self {

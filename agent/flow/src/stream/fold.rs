@@ -344,7 +344,8 @@ impl Emitted {
             }
         }
         for (columns, rows) in updated {
-            if !columns.is_empty() {
+            // Where there is nothing to set, the rows may still have to be there.
+            if !columns.is_empty() || expect == Expect::Each {
                 operations.push(Operation::Update { target, columns, rows, expect });
             }
         }

@@ -47,6 +47,8 @@ struct Followed {
     table: Table,
     /// How its changes come just now; none before its first relation message.
     now: Option<Now>,
+    /// How the last change that is kept came.
+    kept: Option<Arc<Relation>>,
 }
 
 #[derive(Debug)]
@@ -58,12 +60,10 @@ struct Now {
 /// The transaction that is being followed.
 #[derive(Debug)]
 struct Open {
-    begin: Begin,
-    xid: FullXid,
+    /// Of its next change.
+    place: Place,
     /// The destination has it.
     skipped: bool,
-    /// Changes so far.
-    ordinal: u64,
 }
 
 /// See [`Follower::item`].
@@ -135,7 +135,7 @@ impl Follower {
         applied: Lsn,
         near: FullXid,
     ) -> Self {
-        let followed = |table: Table| (table.relation, Followed { table, now: None });
+        let followed = |table: Table| (table.relation, Followed { table, now: None, kept: None });
         let mut follower = Self {
             targets,
             tables: tables.into_iter().map(followed).collect(),
@@ -169,8 +169,22 @@ impl Follower {
         }
         let xid = self.widener.widen(begin.xid);
         let skipped = begin.commit_lsn < self.applied && self.laws.hold(Law::AppliedSkipped);
-        self.open = Some(Open { begin, xid, skipped, ordinal: 0 });
+        let place = Place { commit_lsn: begin.commit_lsn, ordinal: 0, xid };
+        self.open = Some(Open { place, skipped });
         Ok(())
+    }
+
+    /// A change that was kept, or the relation before it: decided on anew, in its old place. Without [`begin`](Self::begin)
+    /// and [`commit`](Self::commit): of a transaction only one table's part was kept. [`kept_ends`](Self::kept_ends)
+    /// comes after the last one.
+    pub fn kept(&mut self, place: Place, item: Item) -> Result<Option<RereadWanted>, Unfollowable> {
+        self.open = Some(Open { place, skipped: false });
+        self.item(item)
+    }
+
+    /// What was kept so far is of whole transactions.
+    pub fn kept_ends(&mut self) {
+        self.open = None;
     }
 
     /// A part of it. Where an answer is given, the row it names is read and [`answer`](Self::answer)ed before anything else.
@@ -197,6 +211,8 @@ impl Follower {
         let wanted = self.wanted.take().ok_or(out_of_turn)?;
         let Wanted { relation, key, change, place } = wanted;
         let followed = known(&mut self.tables, relation)?;
+        let now = followed.now.as_ref().ok_or(Unfollowable::UnknownRelation(relation))?;
+        let as_it_came = Arc::clone(&now.relation);
         let target = &self.targets[followed.table.target];
         if self.laws.hold(Law::RereadRaises) {
             followed.table.window.raise(answer.noted);
@@ -215,7 +231,8 @@ impl Follower {
             snapshot: answer.snapshot,
             noted: answer.noted,
         };
-        self.batch.push(place, table, target_no, Mode::Converging, acts, &change);
+        let decided = Decided { place, table, target: target_no, mode: Mode::Converging };
+        self.batch.push(decided, acts, &change, &as_it_came);
         self.remember(&reread);
         self.batch.rereads.push(reread);
         Ok(())
@@ -275,19 +292,13 @@ impl Follower {
             return;
         };
         let order = followed.table.order_in(&self.targets[followed.table.target], &relation);
-        if followed.table.parked
-            && let Some(open) = &self.open
-        {
-            let (table, place) = (followed.table.no, open.place());
-            self.batch.parked.push(Parked::relation(table, place, (*relation).clone()));
-        }
         followed.now = Some(Now { relation, order });
     }
 
     fn change(&mut self, change: Change) -> Result<Option<RereadWanted>, Unfollowable> {
         let Some(open) = &mut self.open else { return Ok(None) };
-        let place = open.place();
-        open.ordinal += 1;
+        let place = open.place;
+        open.place.ordinal += 1;
         if open.skipped {
             return Ok(None);
         }
@@ -309,12 +320,17 @@ impl Follower {
             match verdict {
                 Verdict::Nothing => {}
                 Verdict::Acts(mode, acts) => {
-                    self.batch.push(place, table, followed.table.target, mode, acts, &change);
+                    let now = followed.now.as_ref();
+                    let now = now.ok_or(Unfollowable::UnknownRelation(*relation))?;
+                    let target = followed.table.target;
+                    let decided = Decided { place, table, target, mode };
+                    self.batch.push(decided, acts, &change, &now.relation);
                 }
                 Verdict::Park(mismatch) => {
-                    followed.park(place, mismatch, &mut self.batch);
-                    let change = change.of(*relation);
-                    self.batch.parked.push(Parked::change(table, place, change));
+                    if followed.now.is_none() {
+                        return Err(Unfollowable::UnknownRelation(*relation));
+                    }
+                    followed.keep(place, change.of(*relation), mismatch, &mut self.batch);
                 }
                 Verdict::Read(key) => {
                     let wanted = RereadWanted { table, key: key.clone(), xid: place.xid };
@@ -350,22 +366,23 @@ fn known(
     tables.get_mut(&relation).ok_or(Unfollowable::UnknownRelation(relation))
 }
 
-impl Open {
-    fn place(&self) -> Place {
-        Place { commit_lsn: self.begin.commit_lsn, ordinal: self.ordinal, xid: self.xid }
-    }
+/// What the entries of one change have in common.
+struct Decided {
+    place: Place,
+    table: TableNo,
+    target: usize,
+    mode: Mode,
 }
 
 impl Batch {
     fn push(
         &mut self,
-        place: Place,
-        table: TableNo,
-        target: usize,
-        mode: Mode,
+        decided: Decided,
         acts: [Option<Act>; 2],
         change: &Change,
+        relation: &Arc<Relation>,
     ) {
+        let Decided { place, table, target, mode } = decided;
         self.bytes += size_of::<Entry>() + change.bytes();
         self.entries.extend(acts.into_iter().flatten().map(|act| Entry {
             place,
@@ -374,6 +391,7 @@ impl Batch {
             mode,
             act,
             change: change.clone(),
+            relation: Arc::clone(relation),
         }));
     }
 }
@@ -413,16 +431,27 @@ impl Followed {
         }
     }
 
-    /// From here on its changes are kept. The first of them comes after its relation, by which it is read again.
-    fn park(&mut self, place: Place, mismatch: Option<Mismatch>, batch: &mut Batch) {
-        if std::mem::replace(&mut self.table.parked, true) {
-            return;
-        }
+    /// From here on its changes are kept, behind the relations by which they are read again.
+    fn keep(
+        &mut self,
+        place: Place,
+        change: Change,
+        mismatch: Option<Mismatch>,
+        batch: &mut Batch,
+    ) {
         let table = self.table.no;
-        if let Some(now) = &self.now {
-            batch.parked.push(Parked::relation(table, place, (*now.relation).clone()));
+        let relation = self.now.as_ref().map(|now| &now.relation);
+        if let Some((mismatch, relation)) = mismatch.zip(relation) {
+            self.table.parked = true;
+            let change = change.told(relation);
+            batch.notices.push(Notice::Parked { table, place, change, mismatch });
         }
-        batch.notices.extend(mismatch.map(|mismatch| Notice::Parked { table, place, mismatch }));
+        if let Some(relation) = relation.filter(|now| self.kept.as_ref() != Some(*now)) {
+            batch.parked.push(Parked::relation(table, place, relation));
+            self.kept = Some(Arc::clone(relation));
+        }
+        batch.bytes += size_of::<Parked>() + change.bytes();
+        batch.parked.push(Parked::change(table, place, change));
     }
 }
 

@@ -50,7 +50,7 @@ pub enum Operation {
     Update {
         /// The table.
         target: usize,
-        /// The columns that are set, ascending; no key column among them.
+        /// The columns that are set, ascending; no key column among them. None: the rows are only looked for.
         columns: Box<[usize]>,
         /// Keys and rows; of these only those columns count.
         rows: Vec<(Key, Tuple)>,

@@ -64,6 +64,9 @@ pub fn statement(operation: &Operation, targets: &[Target]) -> Result<Statement,
             let target = &targets[*target];
             let mut values = Values::default();
             values.key(target, rows.iter().map(|(key, _)| key))?;
+            if columns.is_empty() {
+                return Ok(values.into_look(target));
+            }
             values.columns(target, columns, rows.iter().map(|(_, row)| row))?;
             let set = |column: &usize| format!("{} = v.c{column}", name(target, *column));
             let update = format!(
@@ -329,6 +332,18 @@ impl Values {
         format!(
             "(select {typed}{selected} from unnest({arrays}){ordinality} as u({names}{named})) as {alias}"
         )
+    }
+
+    /// A statement that changes nothing, and fails where one of the rows under these keys is not there.
+    fn into_look(self, target: &Target) -> Statement {
+        let sql = format!(
+            "with found as (select 1 from {} as t, {} where {}) {}",
+            named(target),
+            self.rows(),
+            same_key(target),
+            require("found", "pg_catalog.cardinality($1::text[])")
+        );
+        Statement { sql, parameters: self.parameters }
     }
 
     /// A statement that changes one row for each of them, or fewer where it may.

@@ -1,5 +1,6 @@
 //! The tables whose changes are followed: as they were planned, and where their rows go.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use pgconvoy_shared::ids::TableNo;
@@ -20,6 +21,8 @@ pub struct Table {
     pub name: QualifiedName,
     /// Its columns as planned, in the order of its target's; generated ones are no part of either.
     pub columns: Box<[SourceColumn]>,
+    /// Names of columns that it had when changes were made that were kept, and has no more: their values go nowhere.
+    pub dropped: Box<[Box<str>]>,
     /// Where its rows go: an index into the targets. Leaves that are written through their root share one.
     pub target: usize,
     /// What the copy has seen of its changes.
@@ -104,6 +107,8 @@ pub enum Mismatch {
     ColumnGone(Box<str>),
     /// A column's type is another one.
     ColumnType(Box<str>),
+    /// A column is gone, and another one of this name came: what is told of the two cannot be told apart.
+    ColumnMadeAnew(Box<str>),
     /// Its replica identity does not tell the columns by which changes find their rows.
     KeyNotTold(ReplicaIdentity),
     /// It was emptied, but others that are written through the same root were not, or their copies have it already.
@@ -117,6 +122,9 @@ impl fmt::Display for Mismatch {
             Self::ColumnAdded(column) => write!(f, "there is a new column {column}"),
             Self::ColumnGone(column) => write!(f, "column {column} is gone"),
             Self::ColumnType(column) => write!(f, "the type of column {column} was changed"),
+            Self::ColumnMadeAnew(column) => {
+                write!(f, "column {column} was dropped, and another one of this name was made")
+            }
             Self::KeyNotTold(identity) => {
                 write!(f, "replica identity {identity} does not tell which rows are changed")
             }
@@ -133,8 +141,11 @@ impl Table {
         if is.name != self.name {
             return Err(Mismatch::Renamed(is.name.clone()));
         }
-        let planned = |name| self.columns.iter().any(|column| column.name == name);
-        if let Some(added) = is.columns.iter().find(|column| !planned(column.name.clone())) {
+        let expected = |name: &str| {
+            let planned = self.columns.iter().any(|column| *column.name == *name);
+            planned || self.dropped.iter().any(|dropped| **dropped == *name)
+        };
+        if let Some(added) = is.columns.iter().find(|column| !expected(&column.name)) {
             return Err(Mismatch::ColumnAdded(added.name.clone()));
         }
         let mut order = Vec::with_capacity(self.columns.len());
@@ -157,8 +168,34 @@ impl Table {
         if !told {
             return Err(Mismatch::KeyNotTold(is.replica_identity));
         }
-        let same = order.iter().enumerate().all(|(index, place)| index == *place);
+        let same = order.iter().copied().eq(0..is.columns.len());
         Ok((!same).then(|| order.into()))
+    }
+
+    /// As the last of these relations has it, by which changes of it were kept, in their order: what it had before and has
+    /// no more may be told by the earlier ones. None of them: as it was planned.
+    pub fn reshape(&mut self, kept: &[Relation]) -> Result<(), Mismatch> {
+        let Some(last) = kept.last() else { return Ok(()) };
+        let has = |relation: &Relation, name: &str| {
+            relation.columns.iter().any(|column| *column.name == *name)
+        };
+        for column in &last.columns {
+            let without = kept.iter().rposition(|relation| !has(relation, &column.name));
+            let before = without.map_or(&[][..], |without| &kept[..without]);
+            if before.iter().any(|relation| has(relation, &column.name)) {
+                return Err(Mismatch::ColumnMadeAnew(column.name.clone()));
+            }
+        }
+        let told = kept.iter().flat_map(|relation| &relation.columns);
+        let gone = told.filter(|column| !has(last, &column.name)).map(|column| column.name.clone());
+        self.dropped = gone.collect::<BTreeSet<_>>().into_iter().collect();
+        let now = last.columns.iter().map(|column| SourceColumn {
+            name: column.name.clone(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+        });
+        self.columns = now.collect();
+        Ok(())
     }
 }
 

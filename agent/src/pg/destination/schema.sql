@@ -1,4 +1,4 @@
--- Schema `pgconvoy` at the destination: what proves what is done. Version 3.
+-- Schema `pgconvoy` at the destination: what proves what is done. Version 4.
 
 create schema pgconvoy;
 
@@ -7,7 +7,7 @@ create table pgconvoy.meta (
     only_row boolean primary key default true check (only_row),
     version integer not null
 );
-insert into pgconvoy.meta (version) values (3);
+insert into pgconvoy.meta (version) values (4);
 
 -- The tasks that write here. A task whose row is gone has ended: nobody may write for it any more (law O9).
 create table pgconvoy.task (
@@ -36,7 +36,7 @@ create table pgconvoy.table_state (
     -- The least that its N is, because rows were read again; null = the largest position noted by its shards.
     read_again_at pg_lsn,
     -- Why its changes are kept instead of being applied; null = they are applied.
-    parked text,
+    parked jsonb,
     primary key (task, table_no)
 );
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::join_all;
-use pgconvoy_flow::stream::entry::{Act, Batch, Entry, Notice, Parked, Place, Reread};
+use pgconvoy_flow::stream::entry::{Act, Batch, Entry, Notice, Place, Reread};
 use pgconvoy_flow::stream::fold::fold;
 use pgconvoy_flow::stream::operation::carried;
 use pgconvoy_flow::stream::snapshot::FullXid;
@@ -25,14 +25,17 @@ use pgconvoy_flow::stream::tuple::Field;
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::parking::{Cause, Parking};
 use pgconvoy_shared::stream::{ChangeCounts, StreamNote};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tracing::warn;
 
+use super::catalog::Course;
 use super::figures::{self, Figures};
+use super::parking::{Why, is_refusal, not_as_planned};
 use super::reading::Cut;
-use super::takeover::TakenOver;
 use super::{Applied, Position, count};
 use crate::pg::{About, Access, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd};
@@ -42,22 +45,24 @@ const STATEMENTS_MAX: usize = 1_000;
 
 /// Applies batches.
 pub(super) struct Applier<'a> {
-    ctx: &'a UnitContext,
-    access: Access,
-    session: Session,
-    targets: Arc<[Target]>,
-    generations: BTreeMap<TableNo, Generation>,
+    pub(super) ctx: &'a UnitContext,
+    pub(super) access: Access,
+    pub(super) session: Session,
+    pub(super) targets: Arc<[Target]>,
+    tables: BTreeMap<TableNo, Known>,
     statements: BTreeMap<String, tokio_postgres::Statement>,
-    position: Position,
+    pub(super) position: Position,
     consistent_at: Lsn,
     /// A transaction has begun that the next batch goes on with.
     open: bool,
-    parked: BTreeSet<TableNo>,
+    pub(super) parked: BTreeSet<TableNo>,
+    /// Which tables are parked, or not any more: to be told once it is durable.
+    pub(super) untold: Vec<Parking>,
     /// Targets that refused what was folded: they have further unique values, which rows pass among them.
     touchy: BTreeSet<usize>,
     /// What is written and not committed yet.
     counts: BTreeMap<TableNo, ChangeCounts>,
-    reports: Reports,
+    pub(super) reports: Reports,
 }
 
 /// Where an applier says what it does.
@@ -70,12 +75,22 @@ pub(super) struct Reports {
     pub(super) figures: Arc<Figures>,
 }
 
+/// What is known of a table since it was taken over.
+struct Known {
+    generation: Generation,
+    name: QualifiedName,
+    /// Why it was parked then.
+    cause: Option<Cause>,
+}
+
 /// Why a piece of a batch is not applied.
 enum Stop {
     /// The destination refuses it as it is.
     Refused {
         /// What was written then; none = it is not known.
         target: Option<usize>,
+        /// What was run; empty where it did not come to that.
+        statement: String,
         error: PgError,
     },
     /// The unit ends.
@@ -85,26 +100,58 @@ enum Stop {
 impl<'a> Applier<'a> {
     pub(super) fn new(
         ctx: &'a UnitContext,
-        taken: TakenOver,
-        targets: Arc<[Target]>,
-        parked: BTreeSet<TableNo>,
+        session: Session,
+        position: Position,
+        consistent_at: Lsn,
+        course: &Course,
         reports: Reports,
     ) -> Self {
-        Self {
+        let known = course.taken.iter().map(|table| {
+            let name = table.followed.name.clone();
+            let known = Known { generation: table.generation, name, cause: table.cause.clone() };
+            (table.no, known)
+        });
+        let mut applier = Self {
             ctx,
-            access: taken.session.access().clone(),
-            targets,
-            generations: taken.generations(),
-            parked,
+            access: session.access().clone(),
+            targets: Arc::clone(&course.targets),
+            tables: known.collect(),
+            parked: BTreeSet::new(),
+            untold: Vec::new(),
             touchy: BTreeSet::new(),
             statements: BTreeMap::new(),
-            position: taken.position,
-            consistent_at: taken.consistent_at,
-            session: taken.session,
+            position,
+            consistent_at,
+            session,
             open: false,
             counts: BTreeMap::new(),
             reports,
+        };
+        // Whoever parked them may not have been heard.
+        for table in course.taken.iter().filter(|table| table.cause.is_some()) {
+            applier.parked.insert(table.no);
+            applier.shall_tell(table.no, table.cause.clone());
         }
+        applier
+    }
+
+    pub(super) fn name_of(&self, table: TableNo) -> String {
+        self.tables.get(&table).map(|known| known.name.to_string()).unwrap_or_default()
+    }
+
+    pub(super) fn generation_of(&self, table: TableNo) -> Generation {
+        self.tables.get(&table).map(|known| known.generation).unwrap_or_default()
+    }
+
+    pub(super) fn cause_of(&self, table: TableNo) -> Option<Cause> {
+        self.tables.get(&table)?.cause.clone()
+    }
+
+    /// Says how the tables are when the stream begins.
+    pub(super) fn begin(&mut self) {
+        self.tell();
+        let parked = count(&self.parked);
+        self.reports.applied.send_modify(|applied| applied.parked = parked);
     }
 
     /// Applies what comes until nothing comes any more.
@@ -123,32 +170,30 @@ impl<'a> Applier<'a> {
         for table in &self.parked {
             batch.park(*table, beginning);
         }
-        let begin = if self.open { "savepoint piece" } else { "begin; savepoint piece" };
-        self.run_sql(begin).await?;
-        self.open = true;
+        self.begin_piece().await?;
         let rows = batch.entries.len() as u64;
         figures::count(&batch.entries, &mut self.counts);
         self.write(&mut batch).await?;
         self.keep(&batch).await?;
         self.ctx.progress.add(rows, batch.bytes as u64);
-        for reread in &batch.rereads {
-            self.consistent_at = self.consistent_at.max(reread.noted);
-        }
         if batch.at_boundary {
             self.step_to(reached).await?;
         }
         Ok(())
     }
 
+    /// Begins a transaction, or goes on with the one that is open.
+    pub(super) async fn begin_piece(&mut self) -> Result<(), UnitEnd> {
+        let begin = if self.open { "savepoint piece" } else { "begin; savepoint piece" };
+        self.run_sql(begin).await?;
+        self.open = true;
+        Ok(())
+    }
+
     /// The plans of all tables that are written are current, and stay so (law O1).
-    async fn fence(&mut self, batch: &Batch) -> Result<(), UnitEnd> {
-        let written = batch.entries.iter().map(|entry| entry.table);
-        let kept = batch.parked.iter().map(|parked| parked.table);
-        let tables: BTreeSet<TableNo> = written.chain(kept).collect();
-        let generation = |table: &TableNo| {
-            self.generations.get(table).map_or(0, |generation| i64::from(generation.0))
-        };
-        let generations: Vec<i64> = tables.iter().map(generation).collect();
+    pub(super) async fn fence(&mut self, tables: BTreeSet<TableNo>) -> Result<(), UnitEnd> {
+        let generations: Vec<i64> =
+            tables.iter().map(|table| i64::from(self.generation_of(*table).0)).collect();
         let tables: Vec<i64> = tables.iter().map(|table| i64::from(table.0)).collect();
         let fence = "select pgconvoy.fence($1, t.no, t.generation) from unnest($2::bigint[], $3::bigint[]) as t (no, generation)";
         let task = self.ctx.task.as_str();
@@ -159,15 +204,18 @@ impl<'a> Applier<'a> {
     /// Writes a batch. A target that refuses what is folded gets its rows carried from then on; where it refuses that too,
     /// its changes are applied in smaller parts, each target by itself: within one transaction the order among tables shows
     /// nowhere.
-    async fn write(&mut self, batch: &mut Batch) -> Result<(), UnitEnd> {
+    pub(super) async fn write(&mut self, batch: &mut Batch) -> Result<(), UnitEnd> {
+        let written = batch.entries.iter().map(|entry| entry.table);
+        let kept = batch.parked.iter().map(|parked| parked.table);
+        let tables: BTreeSet<TableNo> = written.chain(kept).collect();
         let mut apart = BTreeSet::new();
         let mut parts = loop {
-            self.fence(batch).await?;
+            self.fence(tables.clone()).await?;
             let (folded, parts) = divide(std::mem::take(&mut batch.entries), &apart);
             match self.fold_and_run(&folded).await {
                 Ok(()) => break parts,
                 Err(Stop::End(end)) => return Err(end),
-                Err(Stop::Refused { target, error }) => {
+                Err(Stop::Refused { target, error, statement: _ }) => {
                     tracing::debug!("a batch is refused as it is folded: {error}");
                     match target {
                         Some(target) if self.touchy.insert(target) => {}
@@ -185,48 +233,53 @@ impl<'a> Applier<'a> {
             self.write_in_parts(part).await?;
             batch.parked.append(&mut part.parked);
         }
+        batch.parked.sort_by_key(|parked| parked.place);
         Ok(())
     }
 
     async fn fold_and_run(&mut self, entries: &[Entry]) -> Result<(), Stop> {
-        let problem =
-            |problem: String| Stop::Refused { target: None, error: PgError::protocol(problem) };
+        let problem = |problem: String| Stop::Refused {
+            target: None,
+            statement: String::new(),
+            error: PgError::protocol(problem),
+        };
         let operations = fold(entries, &self.targets).map_err(|bad| problem(bad.to_string()))?;
         let operations = carried(operations, &self.touchy);
         let mut prepared = Vec::with_capacity(operations.len());
         for operation in &operations {
             let Statement { sql, parameters } =
                 statement(operation, &self.targets).map_err(|bad| problem(bad.to_string()))?;
-            let known = self.prepare(sql).await;
-            let known = known.map_err(|error| self.stop(operation.target(), error))?;
-            prepared.push((known, parameters));
+            let known = self.prepare(&sql).await;
+            let known = known.map_err(|error| self.stop(operation.target(), &sql, error))?;
+            prepared.push((known, parameters, sql));
         }
         // Polled in this order, they are sent in this order; where one fails, so do all that follow it.
         let session = &self.session;
-        let sent = prepared.iter().map(|(known, parameters)| {
+        let sent = prepared.iter().map(|(known, parameters, _)| {
             session.execute_raw(known, parameters.iter().map(|value| TextArray(value.clone())))
         });
-        for (operation, answer) in operations.iter().zip(join_all(sent).await) {
-            answer.map_err(|error| self.stop(operation.target(), PgError::from(error)))?;
+        let answers = join_all(sent).await;
+        for ((operation, (_, _, sql)), answer) in operations.iter().zip(&prepared).zip(answers) {
+            answer.map_err(|error| self.stop(operation.target(), sql, PgError::from(error)))?;
         }
         Ok(())
     }
 
-    async fn prepare(&mut self, sql: String) -> Result<tokio_postgres::Statement, PgError> {
-        if let Some(known) = self.statements.get(&sql) {
+    async fn prepare(&mut self, sql: &str) -> Result<tokio_postgres::Statement, PgError> {
+        if let Some(known) = self.statements.get(sql) {
             return Ok(known.clone());
         }
         if self.statements.len() >= STATEMENTS_MAX {
             self.statements.clear();
         }
-        let prepared = self.session.prepare(&sql).await?;
-        self.statements.insert(sql, prepared.clone());
+        let prepared = self.session.prepare(sql).await?;
+        self.statements.insert(sql.to_owned(), prepared.clone());
         Ok(prepared)
     }
 
-    fn stop(&self, target: Option<usize>, error: PgError) -> Stop {
+    fn stop(&self, target: Option<usize>, statement: &str, error: PgError) -> Stop {
         if is_refusal(&error) {
-            Stop::Refused { target, error }
+            Stop::Refused { target, statement: statement.to_owned(), error }
         } else {
             Stop::End(UnitEnd::Failed(self.access.failure(&error)))
         }
@@ -244,14 +297,16 @@ impl<'a> Applier<'a> {
             match self.fold_and_run(&part.entries[range.clone()]).await {
                 Ok(()) => self.run_sql("release savepoint part").await?,
                 Err(Stop::End(end)) => return Err(end),
-                Err(Stop::Refused { error, .. }) => {
+                Err(Stop::Refused { error, statement, .. }) => {
                     self.run_sql("rollback to savepoint part").await?;
-                    let Entry { place, table, .. } = part.entries[range.start];
+                    let refused = &part.entries[range.start];
+                    let (place, table, change) = (refused.place, refused.table, refused.told());
                     if let Some(middle) = middle(&part.entries, &range) {
                         to_do.extend([middle..range.end, range.start..middle]);
                         continue;
                     }
-                    self.park_table(table, place, &error.to_string()).await?;
+                    let failure = error.failure(self.name_of(table));
+                    self.park_table(table, place, Why { failure, change, statement }).await?;
                     part.park(table, place);
                     let rest = range.start..part.entries.len();
                     to_do = Vec::from([rest]);
@@ -261,33 +316,14 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// Changes of the table are kept from this one on.
-    async fn park_table(
-        &mut self,
-        table: TableNo,
-        place: Place,
-        cause: &str,
-    ) -> Result<(), UnitEnd> {
-        let Place { commit_lsn, xid, ordinal } = place;
-        let cause =
-            format!("{cause}; change {ordinal} of transaction {xid}, committed at {commit_lsn}");
-        warn!(%table, "parked: {cause}");
-        let note = "update pgconvoy.table_state set parked = $3 where task = $1 and table_no = $2 and parked is null";
-        let task = self.ctx.task.as_str();
-        let no = i64::from(table.0);
-        self.session.execute(note, &[&task, &no, &cause]).await.about(&self.access)?;
-        self.parked.insert(table);
-        // The reader is gone only when the unit ends.
-        let _gone = self.reports.park.send(table);
-        Ok(())
-    }
-
     /// What is not applied but written down.
-    async fn keep(&mut self, batch: &Batch) -> Result<(), UnitEnd> {
+    pub(super) async fn keep(&mut self, batch: &Batch) -> Result<(), UnitEnd> {
         for notice in &batch.notices {
             match notice {
-                Notice::Parked { table, place, mismatch } => {
-                    self.park_table(*table, *place, &mismatch.to_string()).await?;
+                Notice::Parked { table, place, change, mismatch } => {
+                    let (failure, change) = (not_as_planned(mismatch), change.clone());
+                    let why = Why { failure, change, statement: String::new() };
+                    self.park_table(*table, *place, why).await?;
                 }
                 Notice::NotFollowed(name) => {
                     // Whoever takes it is gone only when the unit ends.
@@ -301,27 +337,8 @@ impl<'a> Applier<'a> {
         }
         for reread in &batch.rereads {
             self.remember(reread).await?;
+            self.consistent_at = self.consistent_at.max(reread.noted);
         }
-        Ok(())
-    }
-
-    async fn keep_parked(&self, parked: &[Parked]) -> Result<(), UnitEnd> {
-        let tables: Vec<i64> = parked.iter().map(|parked| i64::from(parked.table.0)).collect();
-        let positions: Vec<String> =
-            parked.iter().map(|parked| parked.place.commit_lsn.to_string()).collect();
-        let ordinals: Vec<i64> =
-            parked.iter().map(|parked| parked.place.ordinal.cast_signed()).collect();
-        let xids: Vec<String> = parked.iter().map(|parked| parked.place.xid.to_string()).collect();
-        let messages: Vec<&[u8]> = parked.iter().map(|parked| &*parked.message).collect();
-        let keep =
-            "insert into pgconvoy.parked_change (task, table_no, commit_lsn, ordinal, xid, message)
-                    select $1, t.no, t.lsn::pg_lsn, t.ordinal, t.xid::xid8, t.message
-                    from unnest($2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bytea[])
-                        with ordinality as t (no, lsn, ordinal, xid, message, nth) order by t.nth";
-        let task = self.ctx.task.as_str();
-        let values: [&(dyn ToSql + Sync); 6] =
-            [&task, &tables, &positions, &ordinals, &xids, &messages];
-        self.session.execute(keep, &values).await.about(&self.access)?;
         Ok(())
     }
 
@@ -350,7 +367,7 @@ impl<'a> Applier<'a> {
     }
 
     /// The destination is at this position, and says so in the transaction that brought it there.
-    async fn step_to(&mut self, reached: Lsn) -> Result<(), UnitEnd> {
+    pub(super) async fn step_to(&mut self, reached: Lsn) -> Result<(), UnitEnd> {
         let to = reached.max(self.position.lsn);
         let advance = format!(
             "select pgconvoy.advance_stream('{}', {}, '{}', {}, '{to}'); commit",
@@ -364,6 +381,7 @@ impl<'a> Applier<'a> {
         self.reports.figures.applied(std::mem::take(&mut self.counts));
         let applied = Applied { lsn: to, consistent_at: self.consistent_at, parked };
         self.reports.applied.send_replace(applied);
+        self.tell();
         Ok(())
     }
 
@@ -399,15 +417,6 @@ fn middle(entries: &[Entry], range: &Range<usize>) -> Option<usize> {
     let middle = range.start + range.len() / 2;
     let after = (middle.max(range.start + 1)..range.end).find(is_cut);
     after.or_else(|| (range.start + 1..middle).rev().find(is_cut))
-}
-
-/// Whether the destination refuses the values, or the table as it is. All else passes, or is none of the changes' fault.
-fn is_refusal(error: &PgError) -> bool {
-    let Some(state) = error.sqlstate() else { return false };
-    // Data exceptions, constraints, names and types, errors that functions raise, and rows that are missing.
-    ["21", "22", "23", "42", "44", "P0"].iter().any(|class| state.starts_with(class))
-        || state == "PC003"
-        || state == "0A000"
 }
 
 /// A parameter of type `text[]`, in the form in which it is sent.

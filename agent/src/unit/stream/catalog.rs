@@ -6,11 +6,12 @@ use std::sync::Arc;
 use pgconvoy_flow::stream::message::RelationId;
 use pgconvoy_flow::stream::table::{KeyColumn, SourceColumn, Table, Target, TargetColumn};
 use pgconvoy_flow::stream::window::Window;
-use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::name::{QualifiedName, quote_identifier};
 
-use super::takeover::{TakenOver, TakenTable};
+use super::takeover::TakenTable;
 use crate::pg::{About, PgError, Session};
+use crate::unit::apply_key::{Followed, FollowedColumn};
 
 /// Columns that can be written, with their types without length or precision.
 const COLUMNS: &str = "
@@ -39,24 +40,53 @@ const KEYS: &str = "
 pub(super) struct Course {
     pub(super) tables: Vec<Table>,
     pub(super) targets: Arc<[Target]>,
+    /// As each of the tables was taken over.
+    pub(super) taken: Vec<TakenTable>,
 }
 
 impl Course {
-    pub(super) async fn of(taken: &TakenOver) -> Result<Self, Failure> {
+    pub(super) async fn of(session: &Session, taken: Vec<TakenTable>) -> Result<Self, Failure> {
         let mut places: BTreeMap<&QualifiedName, usize> = BTreeMap::new();
         let (mut targets, mut tables) = (Vec::new(), Vec::new());
-        for table in &taken.tables {
+        for table in &taken {
             let place = match places.get(&table.write_to) {
                 Some(place) => *place,
                 None => {
-                    targets.push(target(&taken.session, table).await?);
+                    targets.push(target(session, table).await?);
                     places.insert(&table.write_to, targets.len() - 1);
                     targets.len() - 1
                 }
             };
             tables.push(source_table(table, place, &targets[place])?);
         }
-        Ok(Self { tables, targets: targets.into() })
+        Ok(Self { tables, targets: targets.into(), taken })
+    }
+
+    /// A table in another shape than it was planned in, if its destination has that by now.
+    pub(super) async fn shaped(
+        &self,
+        session: &Session,
+        at: usize,
+        shape: &Table,
+    ) -> Result<(Table, Target, Followed), Failure> {
+        let known = &self.taken[at];
+        let columns = shape.columns.iter().map(|column| FollowedColumn {
+            name: column.name.to_string(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+        });
+        let followed = Followed { columns: columns.collect(), ..known.followed.clone() };
+        let place = self.tables[at].target;
+        let shared = self.tables.iter().filter(|table| table.target == place).count() > 1;
+        if shared && followed.columns != known.followed.columns {
+            let message =
+                "its columns were changed, and other tables are written through the same root";
+            return Err(Failure::definite("table_reshaped", message));
+        }
+        let table = TakenTable { cause: None, followed: followed.clone(), ..known.clone() };
+        let target = target(session, &table).await?;
+        let table = Table { parked: false, ..source_table(&table, place, &target)? };
+        Ok((table, target, followed))
     }
 }
 
@@ -75,7 +105,11 @@ async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure
         })
         .collect();
     let only = !rows.first().is_some_and(|row| row.get(4));
-    let key = key(session, table, &columns).await?;
+    let key = match key(session, table, &columns).await {
+        // Nothing is written to it as it is.
+        Err(failure) if table.cause.is_some() && failure.class == FailureClass::Definite => vec![],
+        key => key?,
+    };
     Ok(Target { name: name.clone(), only, columns: columns.into(), key: key.into() })
 }
 
@@ -130,11 +164,14 @@ fn source_table(table: &TakenTable, place: usize, target: &Target) -> Result<Tab
         })
     };
     let columns: Vec<_> = target.columns.iter().filter_map(column).collect();
-    if columns.len() != table.followed.columns.len() || columns.len() != target.columns.len() {
+    let same =
+        columns.len() == table.followed.columns.len() && columns.len() == target.columns.len();
+    // What is parked is not written as it is.
+    if !same && table.cause.is_none() {
         let message = "the destination's table has not the columns that were planned";
         return Err(Failure::definite("undefined_column", message)
             .about(table.write_to.to_string())
-            .remedy("give it the columns that the source's table had when the copy began, then resume the task"));
+            .remedy("give it the columns that the source's table has, then resume the task"));
     }
     let window = match (table.followed.key.is_empty(), &*table.shards) {
         (false, _) => Window::Keyed {
@@ -154,8 +191,9 @@ fn source_table(table: &TakenTable, place: usize, target: &Target) -> Result<Tab
         relation: RelationId(table.followed.relation),
         name: table.followed.name.clone(),
         columns: columns.into(),
+        dropped: Box::default(),
         target: place,
         window,
-        parked: table.parked,
+        parked: table.cause.is_some(),
     })
 }

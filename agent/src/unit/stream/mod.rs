@@ -13,22 +13,25 @@
 //!    transaction comes all that is gone on from: position, number of the batch, plans with their snapshots, N of each table.
 //! 2. Look whether the source is the one that was left, and its slot still holds what comes next (law O7). A slot that is
 //!    lost is told, and never made again: that would be a gap.
-//! 3. [`reading`]: transactions are put together, decided on change by change, and cut into batches.
-//! 4. [`applying`]: a batch is one transaction at the destination, which steps it from one state of the source to a later one,
-//!    and its position with it.
-//! 5. [`recording`]: what is applied is recorded in Raft, and only then confirmed at the source (law O7).
-//! 6. [`looking`]: how far the source is meanwhile, and what it keeps for the slot.
+//! 3. Tables that were parked and are mended go on: what was kept of them is applied ([`resume`]).
+//! 4. [`reading`]: transactions are put together, decided on change by change, and cut into batches.
+//! 5. [`applying`]: a batch is one transaction at the destination, which steps it from one state of the source to a later one,
+//!    and its position with it. A table whose changes cannot be applied is parked ([`parking`]), the others go on.
+//! 6. [`recording`]: what is applied is recorded in Raft, and only then confirmed at the source (law O7).
+//! 7. [`looking`]: how far the source is meanwhile, and what it keeps for the slot.
 //!
-//! Each of them goes at its own pace, and whoever is behind is waited for. A failure ends the unit; whoever gets it next
-//! begins with 1. So does a unit that is told to stop: what was open at the destination is rolled back.
+//! Each of the last four, and the stream itself, goes at its own pace, and whoever is behind is waited for. A failure ends the
+//! unit; whoever gets it next begins with 1. So does a unit that is told to stop: what was open at the destination is rolled back.
 
 mod applying;
 mod catalog;
 mod figures;
 mod looking;
+mod parking;
 mod reading;
 mod recording;
 mod reread;
+mod resume;
 mod slot;
 mod source;
 mod spool;
@@ -50,7 +53,8 @@ use catalog::Course;
 use figures::Figures;
 use looking::Looker;
 use reading::Reader;
-use source::Source;
+use source::Streaming;
+use takeover::TakenOver;
 
 /// Buffers of the stream that wait to be read: each of some 256 KiB.
 const BUFFERS: usize = 4;
@@ -86,37 +90,38 @@ fn count(tables: &BTreeSet<TableNo>) -> u32 {
 
 /// Follows the source until it is told to stop.
 pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkResult, UnitEnd> {
-    let mut taken = takeover::take_over(ctx, &order).await?;
-    let course = Course::of(&taken).await?;
-    let Source { access, stream, looker, rereader, newest } =
-        source::open(ctx, &order, &taken).await?;
+    let taken = takeover::take_over(ctx, &order).await?;
+    let mut source = source::reach(ctx, &order, &taken).await?;
+    let TakenOver { session, position, tables, mut rereads, consistent_at } = taken;
+    let mut course = Course::of(&session, tables).await?;
 
-    let parked = taken.tables.iter().filter(|table| table.parked).map(|table| table.no).collect();
-    let position = Applied {
-        lsn: taken.position.lsn,
-        consistent_at: taken.consistent_at,
-        parked: count(&parked),
-    };
+    let (applied, watched) =
+        watch::channel(Applied { lsn: position.lsn, consistent_at, parked: 0 });
+    let (park, to_park) = mpsc::unbounded_channel();
+    let (notes, to_tell) = mpsc::unbounded_channel();
+    let figures = Arc::new(Figures::default());
+    let reports = Reports { applied, park, notes: notes.clone(), figures: Arc::clone(&figures) };
+    let mut applier = Applier::new(ctx, session, position, consistent_at, &course, reports);
+    let to_resume = &order.resume;
+    resume::resume(&mut applier, &mut course, &mut rereads, &mut source.rereader, to_resume)
+        .await?;
+    applier.begin();
+
+    let Streaming { access, stream, looker, rereader, newest } =
+        source.start(ctx, position.lsn).await?;
     let (to_reader, events) = mpsc::channel(BUFFERS);
     let (to_applier, cuts) = mpsc::channel(1);
-    let (park, to_park) = mpsc::unbounded_channel();
-    let (applied, watched) = watch::channel(position);
     // Of what is applied, only what is recorded may be confirmed.
     let (safe, confirmed) = watch::channel(order.checkpoint.applied.min(position.lsn));
 
-    let targets = Arc::clone(&course.targets);
     let names = course.tables.iter().map(|table| (table.no, table.name.clone())).collect();
+    let looker = Looker::new(ctx, looker, names, Arc::clone(&figures), notes);
+    let source = (rereader, newest);
+    let reader = Reader::new(position.lsn, course, rereads, source, to_applier, figures);
     let passing_on = async {
         let passed_on = stream.pass_on(to_reader, confirmed).await;
         Ok(passed_on.about(&access)?)
     };
-    let figures = Arc::new(Figures::default());
-    let (notes, to_tell) = mpsc::unbounded_channel();
-    let looker = Looker::new(ctx, looker, names, Arc::clone(&figures), notes.clone());
-    let reader =
-        Reader::new(&mut taken, course, rereader, newest, to_applier, Arc::clone(&figures));
-    let applier =
-        Applier::new(ctx, taken, targets, parked, Reports { applied, park, notes, figures });
     // None of them ends by itself but with a failure, and the first one ends all.
     tokio::try_join!(
         Box::pin(passing_on),

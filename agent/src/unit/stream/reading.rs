@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use pgconvoy_flow::stream::assemble::{Assembler, Item, Spooled, Step};
 use pgconvoy_flow::stream::decode::Decoder;
-use pgconvoy_flow::stream::entry::Batch;
+use pgconvoy_flow::stream::entry::{Batch, Reread};
 use pgconvoy_flow::stream::follow::{Follower, RereadWanted};
 use pgconvoy_flow::stream::message::{Begin, Commit, Xid};
 use pgconvoy_flow::stream::snapshot::FullXid;
@@ -28,13 +28,12 @@ use super::catalog::Course;
 use super::figures::Figures;
 use super::reread;
 use super::spool::Spool;
-use super::takeover::TakenOver;
 use crate::pg::wire::Wire;
 use crate::pg::wire::replication::Event;
 use crate::unit::UnitEnd;
 
 /// What a batch may hold: enough to fold well, and a few of them beside each other cost an agent little.
-const BATCH_BYTES: usize = 16 << 20;
+pub(super) const BATCH_BYTES: usize = 16 << 20;
 
 /// What transactions in progress may hold in memory, all together.
 const HELD_BYTES: usize = 32 << 20;
@@ -73,17 +72,15 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(
-        taken: &mut TakenOver,
+        applied: Lsn,
         course: Course,
-        rereader: Wire,
-        newest: FullXid,
+        rereads: Vec<Reread>,
+        (rereader, newest): (Wire, FullXid),
         to_applier: mpsc::Sender<Cut>,
         figures: Arc<Figures>,
     ) -> Self {
-        let applied = taken.position.lsn;
         let tables = course.tables.iter();
         let tables = tables.map(|table| (table.no, (table.name.clone(), table.target))).collect();
-        let rereads = std::mem::take(&mut taken.rereads);
         let targets = Arc::clone(&course.targets);
         Self {
             decoder: Decoder::default(),
@@ -257,7 +254,7 @@ impl Reader {
 }
 
 /// Nothing is guessed: what is not understood is not applied.
-fn not_understood(error: &(dyn std::error::Error + 'static)) -> Failure {
+pub(super) fn not_understood(error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::other("stream_not_understood", chain(error))
         .remedy("please report it, with the agent's log and the versions of both servers")
 }

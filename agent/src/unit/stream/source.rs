@@ -16,7 +16,7 @@ use crate::unit::{UnitContext, UnitEnd, open_stream};
 /// The source, ready to be followed.
 pub(super) struct Source {
     pub(super) access: Access,
-    pub(super) stream: CopyBoth,
+    replication: Replication,
     /// For looking how far its log is.
     pub(super) looker: Session,
     /// For rows that are read again.
@@ -25,7 +25,8 @@ pub(super) struct Source {
     pub(super) newest: FullXid,
 }
 
-pub(super) async fn open(
+/// Looks whether it is the one that was left, and its slot holds what comes next.
+pub(super) async fn reach(
     ctx: &UnitContext,
     order: &StreamOrder,
     taken: &TakenOver,
@@ -44,11 +45,30 @@ pub(super) async fn open(
     let rows = rereader.query(newest).await.about(&access)?;
     let row = rows.first().ok_or_else(|| PgError::protocol("no snapshot")).about(&access)?;
     let newest = FullXid(field(row, 0).about(&access)?);
+    Ok(Source { access, replication, looker, rereader, newest })
+}
 
-    ctx.still_mine()?;
-    let name = open_stream::name(&ctx.task);
-    let stream = replication.start(&name, &name, taken.position.lsn).await.about(&access)?;
-    Ok(Source { access, stream, looker, rereader, newest })
+/// A source that is followed.
+pub(super) struct Streaming {
+    pub(super) access: Access,
+    pub(super) stream: CopyBoth,
+    /// See [`Source::looker`].
+    pub(super) looker: Session,
+    /// See [`Source::rereader`].
+    pub(super) rereader: Wire,
+    /// See [`Source::newest`].
+    pub(super) newest: FullXid,
+}
+
+impl Source {
+    /// Begins to follow it.
+    pub(super) async fn start(self, ctx: &UnitContext, from: Lsn) -> Result<Streaming, UnitEnd> {
+        let Self { access, replication, looker, rereader, newest } = self;
+        ctx.still_mine()?;
+        let name = open_stream::name(&ctx.task);
+        let stream = replication.start(&name, &name, from).await.about(&access)?;
+        Ok(Streaming { access, stream, looker, rereader, newest })
+    }
 }
 
 /// What was copied and applied must be part of what the source has become since: another cluster, one restored from a

@@ -1,7 +1,5 @@
 //! Taking a stream over at the destination (law O3).
 
-use std::collections::BTreeMap;
-
 use pgconvoy_flow::stream::entry::Reread;
 use pgconvoy_flow::stream::snapshot::{BadSnapshot, Snapshot};
 use pgconvoy_flow::stream::tuple::{Field, Tuple};
@@ -10,6 +8,7 @@ use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::parking::Cause;
 use pgconvoy_shared::unit::StreamOrder;
 use tokio_postgres::{Row, Transaction};
 
@@ -32,7 +31,7 @@ pub(super) struct TakenOver {
 }
 
 /// A table whose changes are followed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct TakenTable {
     pub(super) no: TableNo,
     pub(super) generation: Generation,
@@ -43,11 +42,12 @@ pub(super) struct TakenTable {
     pub(super) shards: Vec<Snapshot>,
     /// N.
     pub(super) until: Lsn,
-    pub(super) parked: bool,
+    /// Why it is parked; none = its changes are applied.
+    pub(super) cause: Option<Cause>,
 }
 
 const TABLES: &str = "
-    select s.table_no, s.generation, s.write_schema, s.write_table, s.followed::text, s.parked is not null,
+    select s.table_no, s.generation, s.write_schema, s.write_table, s.followed::text, s.parked::text,
         greatest(max(p.noted_lsn), s.read_again_at)::text,
         coalesce(array_agg(distinct p.snapshot) filter (where p.snapshot is not null), '{}')
     from pgconvoy.table_state s
@@ -97,6 +97,8 @@ async fn position(
 fn table(row: &Row) -> Result<TakenTable, PgError> {
     let followed: Followed = serde_json::from_str(row.get(4))
         .map_err(|error| PgError::protocol(format!("table_state.followed: {error}")))?;
+    let cause = row.get::<_, Option<&str>>(5).map(serde_json::from_str).transpose();
+    let cause = cause.map_err(|error| PgError::protocol(format!("table_state.parked: {error}")))?;
     let shards: Vec<&str> = row.get(7);
     let until: Option<&str> = row.get(6);
     Ok(TakenTable {
@@ -107,7 +109,7 @@ fn table(row: &Row) -> Result<TakenTable, PgError> {
         followed,
         shards: shards.into_iter().map(snapshot).collect::<Result<_, _>>()?,
         until: until.map(lsn).transpose()?.unwrap_or_default(),
-        parked: row.get(5),
+        cause,
     })
 }
 
@@ -131,18 +133,11 @@ async fn rereads(transaction: &Transaction<'_>, task: &str) -> Result<Vec<Reread
     rows.iter().map(reread).collect()
 }
 
-impl TakenOver {
-    /// Under which plan each table's changes are applied.
-    pub(super) fn generations(&self) -> BTreeMap<TableNo, Generation> {
-        self.tables.iter().map(|table| (table.no, table.generation)).collect()
-    }
-}
-
 pub(super) fn snapshot(text: &str) -> Result<Snapshot, PgError> {
     text.parse().map_err(|bad: BadSnapshot| PgError::protocol(bad.to_string()))
 }
 
-fn lsn(text: &str) -> Result<Lsn, PgError> {
+pub(super) fn lsn(text: &str) -> Result<Lsn, PgError> {
     text.parse().map_err(|_| PgError::protocol(format!("`{text}` where a position must be")))
 }
 
@@ -150,6 +145,6 @@ fn number(number: i64) -> Result<u32, PgError> {
     u32::try_from(number).map_err(|_| PgError::protocol(format!("number {number}")))
 }
 
-fn unsigned(number: i64) -> Result<u64, PgError> {
+pub(super) fn unsigned(number: i64) -> Result<u64, PgError> {
     u64::try_from(number).map_err(|_| PgError::protocol(format!("number {number}")))
 }

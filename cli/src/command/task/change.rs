@@ -43,9 +43,13 @@ pub(super) struct Pause {
 Examples:
   pgconvoy task resume shop
   pgconvoy task resume shop -f shop.yaml     # after a password was changed
+  pgconvoy task resume shop --table public.orders     # after what it was parked for was mended
 
 With -f the passwords are found anew where the task file says (or in PGPASSFILE), and the task,
-running or not, uses them from now on. Nothing else of the file is taken.")]
+running or not, uses them from now on. Nothing else of the file is taken.
+
+With --table a table that is parked goes on: the changes that were kept of it are applied, in order,
+and it follows the source again. If one of them is refused again, it is parked again.")]
 pub(super) struct Resume {
     /// Task file (YAML) that says where the passwords are now; - reads standard input
     #[arg(short = 'f', long = "file", value_name = "TASK.yaml")]
@@ -54,7 +58,8 @@ pub(super) struct Resume {
     acknowledge: Acknowledge,
     #[command(flatten)]
     which: Which,
-    #[arg(long, hide = true, value_name = "TABLE")]
+    /// Let this parked table go on, `schema.name`, and nothing else
+    #[arg(long, value_name = "TABLE", conflicts_with_all = ["file", "ignore", "yes"])]
     table: Option<String>,
 }
 
@@ -97,8 +102,8 @@ impl Pause {
 
 impl Resume {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
-        if self.table.is_some() {
-            return Err(Problem::not_yet("--table, letting one table go on,"));
+        if let Some(table) = self.table {
+            return go_on(self.which, table, format).await;
         }
         let Which { task, reach } = self.which;
         let Acknowledge { ignore, yes } = self.acknowledge;
@@ -123,6 +128,21 @@ impl Resume {
         show(&reach.with(resume).await?, format)?;
         Ok(Exit::Done)
     }
+}
+
+/// A parked table follows its source again.
+async fn go_on(which: Which, table: String, format: Format) -> Result<Exit, Problem> {
+    let Which { task, reach } = which;
+    let request = v1::ResumeTaskRequest { task, table: table.clone(), ..Default::default() };
+    let ask = async |mut client: TaskClient| client.resume_task(request.clone()).await;
+    let answer = reach.with(async |cluster| cluster.tasks(ask).await).await?;
+    let v1::TaskStateResponse { task_id, changed, .. } = answer;
+    let value = json!({ "task_id": task_id, "table": table, "changed": changed });
+    output::data(format, &value, |_| {
+        let told = if changed { "goes on" } else { "is not parked, or was resumed already" };
+        format!("{task_id}: {table} {told}")
+    })?;
+    Ok(Exit::Done)
 }
 
 /// A password is of a role at a server: those of another task's file are not for this one.

@@ -16,6 +16,7 @@ mod pause_task;
 mod precheck_task;
 mod register_agent;
 mod reports;
+mod resume_table;
 mod resume_task;
 mod start_task;
 #[cfg(test)]
@@ -56,6 +57,7 @@ pub fn apply(state: &mut State, stamped: &Stamped) -> Applied {
         Command::GrantLeases(grants) => Ok(grant_leases::grant_leases(&mut cx, grants)),
         Command::Reports(reports) => Ok(reports::reports(&mut cx, reports)),
         Command::NoteExport(export) => note_export::note_export(&mut cx, export),
+        Command::ResumeTable { task, table } => resume_table::resume_table(&mut cx, task, table),
     };
     Applied { outcome, effects }
 }

@@ -54,6 +54,10 @@ fn receive(clerk: &mut Clerk<'_>, report: &Report) -> Result<Reception, Rejected
             course::checkpoint(clerk, *checkpoint);
             Ok(Reception::Taken)
         }
+        ReportBody::Parking(parking) => {
+            course::parking(clerk, report.epoch, parking);
+            Ok(Reception::Taken)
+        }
         ReportBody::Note(note) => {
             course::noted(clerk, note);
             Ok(Reception::Taken)

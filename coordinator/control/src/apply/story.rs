@@ -434,7 +434,7 @@ impl Story {
         Held { unit: unit.clone(), agent: agent_id(name), incarnation, epoch }
     }
 
-    fn report(&mut self, held: &Held, body: ReportBody) -> Reception {
+    pub(crate) fn report(&mut self, held: &Held, body: ReportBody) -> Reception {
         let report = Report {
             agent: held.agent.clone(),
             incarnation: held.incarnation,

@@ -26,7 +26,7 @@ pub(crate) fn revoke_all(clerk: &mut Clerk<'_>, afterwards: Afterwards) {
     }
 }
 
-fn revoke(clerk: &mut Clerk<'_>, no: UnitNo, afterwards: Afterwards) {
+pub(super) fn revoke(clerk: &mut Clerk<'_>, no: UnitNo, afterwards: Afterwards) {
     let id = clerk.record().unit_id(no);
     let mut effect = None;
     clerk.edit_unit(no, |unit| {

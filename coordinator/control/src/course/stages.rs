@@ -97,7 +97,8 @@ pub(super) fn enter(clerk: &mut Clerk<'_>, stage: Stage) {
         }
         Stage::Index => make_index_units(clerk, Entries::BeforeChanges),
         Stage::CatchUp => {
-            clerk.add_unit(Subject::Stream);
+            let unit = clerk.add_unit(Subject::Stream);
+            clerk.record().following.unit = Some(unit);
         }
         Stage::LateIndex => make_index_units(clerk, Entries::AfterConsistency),
         // The stream runs already.

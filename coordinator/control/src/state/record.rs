@@ -158,6 +158,8 @@ pub(crate) struct TaskSnapshot {
 pub(crate) struct Following {
     /// What was made for it at the source.
     pub(crate) opened: Option<StreamOpened>,
+    /// The unit that applies changes; none = it is still to come.
+    pub(crate) unit: Option<UnitNo>,
     /// What the stream reported last.
     pub(crate) checkpoint: Checkpoint,
     /// It was told that the source may soon give the slot up.

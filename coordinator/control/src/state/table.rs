@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use pgconvoy_shared::epoch::Generation;
+use pgconvoy_shared::epoch::{Epoch, Generation};
 use pgconvoy_shared::ids::UnitNo;
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::parking::Cause;
 use pgconvoy_shared::unit::{PlannedShard, SurveyedTable, TablePlan};
 use pgconvoy_shared::verify::RowsCompared;
 
@@ -43,6 +44,17 @@ pub struct Table {
     pub gone: bool,
     /// How its rows are compared, and what came of it.
     pub check: Check,
+    /// Its changes are kept instead of being applied.
+    pub parked: Option<Arc<Parked>>,
+}
+
+/// A table whose changes are kept at the destination until somebody mends the cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parked {
+    /// Why.
+    pub cause: Cause,
+    /// A user says that it is mended: whoever follows the source under a later epoch than this one shall apply what was kept.
+    pub resumes_after: Option<Epoch>,
 }
 
 /// The comparison of a table's rows at both ends.
@@ -122,6 +134,7 @@ impl Table {
             index_open: 0,
             gone: false,
             check: Check::default(),
+            parked: None,
         }
     }
 
@@ -141,6 +154,11 @@ impl Table {
     #[must_use]
     pub fn is_copied(&self) -> bool {
         self.plan.is_some() && self.shards_done == self.shard_count()
+    }
+
+    /// It is parked, and a user says that it shall go on.
+    pub(crate) fn is_to_resume(&self) -> bool {
+        self.parked.as_ref().is_some_and(|parked| parked.resumes_after.is_some())
     }
 
     /// The numbers of the units that copy it.

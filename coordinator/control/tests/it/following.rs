@@ -1,6 +1,11 @@
 //! A task that follows its source.
 
 use pgconvoy_control::command::CreateTask;
+use pgconvoy_shared::epoch::Generation;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::parking::{Cause, Parking};
 use pgconvoy_shared::spec::MigrationType;
 use pgconvoy_shared::unit::SnapshotMode;
 
@@ -11,4 +16,18 @@ pub(crate) fn create(no: u64) -> CreateTask {
     let mut create = CreateTask { verify: None, ..fixtures::create(no, SnapshotMode::Task) };
     create.spec.types.insert(MigrationType::Incremental);
     create
+}
+
+/// What a stream says of a table that it cannot, or can, apply the changes of.
+pub(crate) fn parking(table: u32, generation: u32, parked: bool) -> Parking {
+    let cause = parked.then(|| Cause {
+        failure: Failure::definite("unique_violation", "duplicate key"),
+        operation: "insert".into(),
+        key: "(7)".into(),
+        commit_lsn: Lsn(100),
+        xid: 8,
+        ordinal: 2,
+        statement: "insert into public.t".into(),
+    });
+    Parking { table: TableNo(table), generation: Generation(generation), cause }
 }

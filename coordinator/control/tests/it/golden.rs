@@ -15,12 +15,13 @@ use pgconvoy_control::{apply, work};
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{Incarnation, TableNo, UnitId, UnitNo};
+use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::stream::{SlotState, StreamNote, WalStatus};
 use pgconvoy_shared::time::Timestamp;
-use pgconvoy_shared::unit::{Ended, SnapshotMode, UnitKind, Work, WorkResult};
+use pgconvoy_shared::unit::{Checkpoint, Ended, SnapshotMode, UnitKind, Work, WorkResult};
 
-use crate::fixtures;
+use crate::{fixtures, following};
 
 #[expect(clippy::disallowed_methods, reason = "whoever changes the format says so from outside")]
 fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
@@ -88,15 +89,18 @@ fn batch() -> Vec<Stamped> {
             report(7, ended(Ended::Done(WorkResult::VerifyRows(fixtures::compared())))),
             report(8, done(&Work::VerifySchema)),
             report(9, done(&Work::VerifySequences)),
+            report(10, ReportBody::Checkpoint(Checkpoint { applied: Lsn(9), consistent: true })),
+            report(10, ReportBody::Parking(Box::new(following::parking(3, 1, true)))),
             report(10, ReportBody::Note(StreamNote::SlotAtRisk(slot))),
         ]),
         Command::NoteExport(NoteExport {
-            task,
+            task: task.clone(),
             round: 1,
             agent,
             incarnation: Incarnation(7),
             export_id: "00000003-1".into(),
         }),
+        Command::ResumeTable { task, table: "public.orders".into() },
     ];
     commands
         .into_iter()

@@ -91,6 +91,10 @@ impl Machine {
                     self.apply(Command::NoteExport(note));
                 }
             }
+            11 if b < 128 => {
+                let table = fixtures::surveyed(u32::from(b % 4), 0).name.to_string();
+                self.apply(Command::ResumeTable { task, table });
+            }
             11..15 => {
                 let observed = Observed { liveness: &self.liveness, now_ms: 2 };
                 let plan = schedule::plan(&self.state, &observed, self.now);
@@ -127,7 +131,14 @@ impl Machine {
             (6, _) | (_, None) => (vec![], Ended::Released),
             (far, Some(order)) if matches!(order.work, Work::Stream(_)) => {
                 let applied = Lsn(u64::from(far));
-                let body = ReportBody::Checkpoint(Checkpoint { applied, consistent: far > 8 });
+                let body = match far {
+                    7 | 8 => ReportBody::Parking(Box::new(following::parking(
+                        table.0,
+                        u32::from(b / 86),
+                        far == 7,
+                    ))),
+                    _ => ReportBody::Checkpoint(Checkpoint { applied, consistent: far > 8 }),
+                };
                 self.apply(Command::Reports(vec![Report {
                     agent,
                     incarnation,

@@ -130,30 +130,3 @@ async fn a_database_in_use_is_moved_and_both_ends_are_the_same() {
     cancel(&pair).await;
     pair.same().await;
 }
-
-#[tokio::test]
-async fn a_change_that_cannot_be_applied_parks_its_table_and_the_others_go_on() {
-    let pair = Pair::new(SCHEMA).await;
-    let finished = in_sync(&pair).run(LIMIT).await.unwrap();
-    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
-
-    // Somebody has been at the destination.
-    pair.destination.sql(DATABASE, "delete from account where id = 5").await.unwrap();
-    let changes =
-        "update account set balance = 1 where id = 4; update account set balance = 1 where id = 5;
-        update account set balance = 1 where id = 6; insert into log values (now(), 'after')";
-    pair.source.sql(DATABASE, changes).await.unwrap();
-    let finished = in_sync(&pair).run(LIMIT).await.unwrap();
-    assert_eq!(finished.code(), Some(1), "{}", told(&finished));
-    assert!(finished.log.contains("parked"), "{}", told(&finished));
-
-    // What came before it is applied, itself and what comes after is kept; the other table knows nothing of it.
-    assert_eq!(pair.count("select count(*) from account where balance = 1").await, 1);
-    assert_eq!(pair.count("select count(*) from log where words = 'after'").await, 1);
-    assert_eq!(pair.count("select count(*) from pgconvoy.parked_change").await, 2);
-    let cause = "select parked from pgconvoy.table_state where parked is not null";
-    let cause = pair.destination.value(DATABASE, cause).await.unwrap().unwrap();
-    assert!(cause.contains("1 rows were to be changed, of which 0 are there"), "{cause}");
-    cancel(&pair).await;
-    pair.left_nothing().await;
-}

@@ -4,6 +4,7 @@ mod faults;
 mod live;
 mod lost;
 mod overlap;
+mod parked;
 mod seen;
 mod sites;
 

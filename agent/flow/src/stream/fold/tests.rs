@@ -1,4 +1,6 @@
-use super::super::message::{Change, RelationId};
+use std::sync::Arc;
+
+use super::super::message::{Change, Relation, RelationId, ReplicaIdentity};
 use super::super::snapshot::FullXid;
 use super::super::table::{KeyColumn, TargetColumn};
 use super::*;
@@ -31,6 +33,12 @@ fn target(key: &[usize], identity_always: bool) -> Target {
 }
 
 fn entries(mode: Mode, acts: &[Act]) -> Vec<Entry> {
+    let relation = Arc::new(Relation {
+        id: RelationId(1),
+        name: QualifiedName::new("s", "t"),
+        replica_identity: ReplicaIdentity::Default,
+        columns: [].into(),
+    });
     let entry = |(ordinal, act): (usize, &Act)| Entry {
         place: Place { commit_lsn: Lsn(1), ordinal: ordinal as u64, xid: FullXid(1) },
         table: TableNo(0),
@@ -41,6 +49,7 @@ fn entries(mode: Mode, acts: &[Act]) -> Vec<Entry> {
             relation: RelationId(1),
             old: super::super::message::OldRow::Key(row("1")),
         },
+        relation: Arc::clone(&relation),
     };
     acts.iter().enumerate().map(entry).collect()
 }
@@ -211,4 +220,15 @@ fn a_table_that_becomes_strict_within_a_batch_is_finished_first() {
         fold(&both, &[target(&[0], false)]),
         Ok(vec![put(&["1 a x"], IsReplaced), set(&[1, 2], &[("1", "1 b y")], Each)])
     );
+}
+
+#[test]
+fn a_row_of_which_nothing_is_set_must_be_there_all_the_same() {
+    let looked_for = |operations: Vec<Operation>| {
+        operations.iter().any(|operation| {
+            matches!(operation, Operation::Update { columns, expect: Expect::Each, .. } if columns.is_empty())
+        })
+    };
+    assert!(looked_for(strict(&[update("1 - -")]).unwrap()));
+    assert!(converging(&[update("1 - -")]).is_empty());
 }

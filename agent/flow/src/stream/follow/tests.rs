@@ -1,6 +1,7 @@
 use pgconvoy_shared::name::QualifiedName;
 
-use super::super::message::{CommitTime, OldRow, RelationColumn, ReplicaIdentity, Xid};
+use super::super::decode::Decoder;
+use super::super::message::{CommitTime, Message, OldRow, RelationColumn, ReplicaIdentity, Xid};
 use super::super::table::{KeyColumn, SourceColumn, TargetColumn};
 use super::super::tuple::Field;
 use super::super::window::Window;
@@ -37,6 +38,7 @@ fn follower() -> Follower {
             until: Lsn(1_000),
             shards: ["60:60:".parse().unwrap()].into(),
         },
+        dropped: [].into(),
         parked: false,
     };
     let targets: Vec<Target> = (0..3).map(target).collect();
@@ -149,12 +151,60 @@ fn a_table_that_changed_is_parked_and_others_go_on() {
     );
     let batch = follower.cut();
     assert_eq!(tables(&batch.entries), [0, 1]);
-    let [Notice::Parked { table: TableNo(0), place, mismatch }] = &batch.notices[..] else {
+    let [Notice::Parked { table: TableNo(0), place, change, mismatch }] = &batch.notices[..] else {
         panic!("{:?}", batch.notices)
     };
     assert_eq!((place.ordinal, mismatch), (1, &Mismatch::ColumnAdded("new".into())));
-    let tags: Vec<u8> = batch.parked.iter().map(|parked| parked.message[0]).collect();
-    assert_eq!(tags, *b"RII", "its columns, by which the changes are read again, and they");
+    assert_eq!((change.operation, &*change.key), ("insert", "(id)=(2)"));
+    assert_eq!(tags(&batch), *b"RII", "its columns, by which the changes are read again, and they");
+}
+
+fn tags(batch: &Batch) -> Vec<u8> {
+    batch.parked.iter().map(|parked| parked.message[0]).collect()
+}
+
+#[test]
+fn what_was_kept_is_decided_on_anew_in_its_old_place() {
+    let mut first = follower();
+    let items = vec![relation(0, &COLUMNS), insert(0, &["1", "1"]), insert(0, &["2", "1"])];
+    first.transaction(70, 2_000, items);
+    first.park(TableNo(0));
+    first.transaction(71, 2_100, vec![insert(0, &["3", "1"])]);
+    let batch = first.cut();
+    assert_eq!(tags(&batch), *b"RIIRI", "each behind the relation by which it is read");
+
+    let mut again = follower();
+    for parked in &batch.parked {
+        let received = Decoder::default().decode(parked.message.clone()).unwrap();
+        let item = match received.message {
+            Message::Relation(relation) => Item::Relation(Arc::new(relation)),
+            Message::Change(change) => Item::Change(change),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(again.kept(parked.place, item), Ok(None));
+    }
+    again.kept_ends();
+    let decided = again.cut();
+    assert!(decided.at_boundary);
+    let places = |batch: &Batch| batch.parked.iter().map(|kept| kept.place).collect::<Vec<_>>();
+    let mut kept = places(&batch);
+    kept.dedup();
+    let entries: Vec<Place> = decided.entries.iter().map(|entry| entry.place).collect();
+    assert_eq!(entries, kept);
+    assert!(decided.entries.iter().all(|entry| entry.mode == Mode::Strict));
+}
+
+#[test]
+fn what_is_taken_out_later_is_kept_before_what_comes_after_it() {
+    let mut follower = follower();
+    let wider = ["id", "long", "new"];
+    let items = vec![relation(0, &COLUMNS), insert(0, &["1", "1"])];
+    follower.transaction(70, 200, items);
+    follower.transaction(71, 208, vec![relation(0, &wider), insert(0, &["2", "1", "1"])]);
+    follower.park(TableNo(0));
+    let batch = follower.cut();
+    assert_eq!(tags(&batch), *b"RIRI");
+    assert!(batch.parked.is_sorted_by_key(|parked| parked.place));
 }
 
 #[test]
@@ -181,12 +231,12 @@ fn a_table_can_be_taken_out_of_a_batch_that_was_cut() {
     let from = batch.entries[2].place;
     batch.park(TableNo(0), from);
     assert_eq!(tables(&batch.entries), [0, 1]);
-    assert_eq!(batch.parked.len(), 1);
+    assert_eq!(tags(&batch), *b"RI");
     assert_eq!(batch.parked[0].place, from);
     follower.park(TableNo(0));
     follower.transaction(72, 216, vec![insert(0, &["2", "1"]), insert(1, &["2", "1"])]);
     let batch = follower.cut();
-    assert_eq!((tables(&batch.entries), batch.parked.len()), (vec![1], 1));
+    assert_eq!((tables(&batch.entries), &*tags(&batch)), (vec![1], &b"RI"[..]));
 }
 
 #[test]

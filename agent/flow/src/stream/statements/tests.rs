@@ -129,3 +129,13 @@ fn a_value_that_was_not_told_is_never_written() {
     let put = Operation::Insert { target: 0, rows, in_the_way: InTheWay::Fails };
     assert_eq!(statement(&put, &[target(&[0], false)]), Err(NotTold { column: 2 }));
 }
+
+#[test]
+fn rows_of_which_nothing_is_set_are_looked_for() {
+    let rows = vec![(row(&["1"]), row(&["1", "-", "-"]))];
+    let update = Operation::Update { target: 0, columns: [].into(), rows, expect: Expect::Each };
+    assert_eq!(
+        written(&update, target(&[0], false)).0,
+        r#"with found as (select 1 from only "s"."t" as t, (select u.k0::pg_catalog."int4" as k0 from unnest($1::text[]) as u(k0)) as v where t."id" operator(pg_catalog.=) v.k0) select pgconvoy.require_rows((select pg_catalog.count(*) from found), pg_catalog.cardinality($1::text[]))"#
+    );
+}

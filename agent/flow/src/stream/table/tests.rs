@@ -10,6 +10,7 @@ fn table() -> Table {
         columns: ["id", "a", "b"].map(column).into(),
         target: 0,
         window: Window::Keyless { copied: "1:1:".parse().unwrap() },
+        dropped: [].into(),
         parked: false,
     }
 }
@@ -75,4 +76,30 @@ fn a_key_must_be_told() {
     );
     assert_eq!(told(ReplicaIdentity::Full, &[1]), Ok(None));
     assert_eq!(told(ReplicaIdentity::Default, &[]), Ok(None), "without a key, inserts alone");
+}
+
+#[test]
+fn a_reshaped_table_reads_what_was_kept_before() {
+    let mut table = table();
+    let kept = [relation(&["id", "a", "b"]), relation(&["id", "b"]), relation(&["c", "id", "b"])];
+    assert_eq!(table.reshape(&kept), Ok(()));
+    let names: Vec<&str> = table.columns.iter().map(|column| &*column.name).collect();
+    assert_eq!((names, &*table.dropped), (vec!["c", "id", "b"], &["a".into()][..]));
+
+    // Its target in the same shape; changes made before c came do not say what it is.
+    let mut target = target(&[1]);
+    target.columns[0].name = "c".into();
+    target.columns[1].name = "id".into();
+    let order = |relation: &Relation| table.order_in(&target, relation);
+    assert_eq!(order(&kept[2]), Ok(None));
+    assert_eq!(order(&relation(&["a", "c", "id", "b"])), Ok(Some([1, 2, 3].into())));
+    assert_eq!(order(&kept[0]), Err(Mismatch::ColumnGone("c".into())));
+}
+
+#[test]
+fn two_columns_of_one_name_are_not_taken_for_one() {
+    let kept = [relation(&["id", "a"]), relation(&["id"]), relation(&["id", "a"])];
+    let made_anew = Mismatch::ColumnMadeAnew("a".into());
+    assert_eq!(table().reshape(&kept), Err(made_anew));
+    assert_eq!(table().reshape(&kept[1..]), Ok(()));
 }

@@ -240,6 +240,7 @@ impl Migration {
                 columns: COLUMNS.iter().copied().map(text).collect(),
                 target: self.source.shapes[no].target,
                 window,
+                dropped: [].into(),
                 parked: false,
             }
         };

@@ -1,0 +1,169 @@
+//! Tables whose changes cannot be applied: they are parked with the cause, the others go on, and when the cause is mended
+//! they go on as well.
+
+use pgconvoy_integration_tests::process::{Finished, Program};
+use pgconvoy_proto::v1::{Phase, Task, TaskTable};
+use serde_json::Value;
+
+use super::live::{Load, SCHEMA, cancel, in_sync};
+use super::{caught_up, follower};
+use crate::world::{DATABASE, Fleet, LIMIT, Pair, SOON, told};
+
+/// A command on the embedded task.
+async fn task(pair: &Pair, arguments: &[&str]) -> Finished {
+    let (command, rest) = arguments.split_first().unwrap();
+    let program = Program::pgconvoy().unwrap().args(["task", command, DATABASE]);
+    let program = program.args(rest.iter().copied()).arg("--data-dir").arg(pair.path("data"));
+    program.env("PGPASSFILE", pair.path("pgpass")).run(SOON).await.unwrap()
+}
+
+async fn resume(pair: &Pair, table: &str) {
+    let finished = task(pair, &["resume", "--table", table]).await;
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    assert!(finished.stdout.contains("goes on"), "{}", told(&finished));
+}
+
+/// Until all is at the destination that was committed before; with this exit code.
+async fn sync(pair: &Pair, exit: i32) -> Finished {
+    let finished = in_sync(pair).run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(exit), "{}", told(&finished));
+    finished
+}
+
+/// Why a table is parked, as JSON shows it.
+async fn cause(pair: &Pair, table: &str) -> Value {
+    let shown = task(pair, &["show", "-o", "json"]).await;
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    let tables = shown["tables"].as_array().unwrap();
+    let table = tables.iter().find(|of| of["name"] == table).unwrap();
+    assert_eq!(table["status"], "parked", "{table}");
+    table["parked"].clone()
+}
+
+#[tokio::test]
+async fn a_parked_table_tells_its_cause_and_goes_on_when_that_is_mended() {
+    let pair = Pair::new(SCHEMA).await;
+    sync(&pair, 0).await;
+
+    // Somebody has been at the destination: a row is gone, and an index is there that takes no long value.
+    let meddled = "delete from account where id = 5; create index too_narrow on paper (title)";
+    pair.destination.sql(DATABASE, meddled).await.unwrap();
+    let changes =
+        "update account set balance = 1 where id = 4; update account set balance = 1 where id = 5;
+        update account set balance = 1 where id = 6; insert into log values (now(), 'after');
+        insert into paper select 1000, string_agg(md5(i::text), ''), 'short' from generate_series(1, 500) i";
+    pair.source.sql(DATABASE, changes).await.unwrap();
+    let finished = sync(&pair, 1).await;
+    assert!(finished.log.contains("2 tables are parked"), "{}", told(&finished));
+
+    // What came before it is applied, itself and what comes after is kept; the other tables know nothing of it.
+    assert_eq!(pair.count("select count(*) from account where balance = 1").await, 1);
+    assert_eq!(pair.count("select count(*) from log where words = 'after'").await, 1);
+    let kept = "select count(*) from pgconvoy.parked_change where get_byte(message, 0) <> 82";
+    assert_eq!(pair.count(kept).await, 3);
+    let of_account = cause(&pair, "public.account").await;
+    assert_eq!(of_account["failure"]["code"], "row_missing", "{of_account}");
+    assert_eq!(
+        (&of_account["operation"], &of_account["key"]),
+        (&"update".into(), &"(id)=(5)".into())
+    );
+    assert!(of_account["statement"].as_str().unwrap().contains(r#""public"."account""#));
+    let of_paper = cause(&pair, "public.paper").await;
+    assert_eq!(of_paper["failure"]["sqlstate"], "54000", "{of_paper}");
+
+    // Nothing is mended: it is parked again. Then it is.
+    resume(&pair, "public.account").await;
+    sync(&pair, 1).await;
+    assert_eq!(cause(&pair, "public.account").await, of_account);
+    let mended = "insert into account values (5, 1000, 'note 5'); drop index too_narrow";
+    pair.destination.sql(DATABASE, mended).await.unwrap();
+    pair.source.sql(DATABASE, "update account set balance = 2 where id = 6").await.unwrap();
+    resume(&pair, "public.account").await;
+    resume(&pair, "public.paper").await;
+    sync(&pair, 0).await;
+    assert_eq!(pair.count("select count(*) from pgconvoy.parked_change").await, 0);
+
+    let unknown = task(&pair, &["resume", "--table", "public.nothing"]).await;
+    assert_eq!(unknown.code(), Some(2), "{}", told(&unknown));
+    assert!(unknown.log.contains("unknown_table"), "{}", told(&unknown));
+    let parked = task(&pair, &["resume", "--table", "public.account"]).await;
+    assert!(parked.stdout.contains("is not parked"), "{}", told(&parked));
+    cancel(&pair).await;
+    pair.same().await;
+}
+
+#[tokio::test]
+async fn a_reshaped_table_goes_on_in_its_new_shape() {
+    let pair = Pair::new(SCHEMA).await;
+    sync(&pair, 0).await;
+    // Two shapes of what is kept: one column comes, and another one goes.
+    let changes = "alter table account add column extra int default 3;
+        update account set extra = 4, note = 'kept and gone' where id = 7;
+        alter table account drop column note;
+        insert into account values (3000, 5, 6); delete from account where id = 8";
+    pair.source.sql(DATABASE, changes).await.unwrap();
+    sync(&pair, 1).await;
+    assert_eq!(cause(&pair, "public.account").await["failure"]["code"], "table_reshaped");
+
+    resume(&pair, "public.account").await;
+    sync(&pair, 1).await;
+    let still = cause(&pair, "public.account").await;
+    assert_eq!(still["failure"]["code"], "undefined_column", "{still}");
+    let mended = "alter table account add column extra int default 3, drop column note";
+    pair.destination.sql(DATABASE, mended).await.unwrap();
+    // Not resumed yet: in whatever shape it is, the others go on.
+    pair.source.sql(DATABASE, "insert into log values (now(), 'meanwhile')").await.unwrap();
+    sync(&pair, 1).await;
+    assert_eq!(pair.count("select count(*) from log where words = 'meanwhile'").await, 1);
+    resume(&pair, "public.account").await;
+    sync(&pair, 0).await;
+    pair.source.sql(DATABASE, "update account set extra = 9 where id = 9").await.unwrap();
+    sync(&pair, 0).await;
+    cancel(&pair).await;
+    pair.same().await;
+}
+
+fn account(task: &Task) -> &TaskTable {
+    task.tables.iter().find(|table| table.name == "public.account").unwrap()
+}
+
+#[tokio::test]
+async fn cluster_what_was_kept_is_applied_once_though_agents_die_while_it_is() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::of_three(&["anna", "bert"]).await;
+    let job = fleet.begin(&pair.task_file("shop", "types: [schema, full, incremental]")).await;
+    job.until("the source to be followed", |task| task.phase() == Phase::Stream).await;
+    pair.destination.sql(DATABASE, "delete from account where id = 5").await.unwrap();
+    pair.source.sql(DATABASE, "update account set balance = 0 where id = 5").await.unwrap();
+    job.until("the table to be parked", |task| account(task).status == "parked").await;
+    for _ in 0..30 {
+        let all = "update account set balance = balance + 1";
+        pair.source.sql(DATABASE, all).await.unwrap();
+    }
+    let load = Load::begin(&pair.source).await;
+    caught_up(&job, &pair).await;
+    pair.destination.sql(DATABASE, "insert into account values (5, 1000, 'note 5')").await.unwrap();
+
+    // Whoever begins to apply it dies, three times; each time another one goes on.
+    fleet.ok(&["task", "resume", "shop", "--table", "public.account"]).await;
+    let mut epoch = 0;
+    for _ in 0..3 {
+        let task = job
+            .until("somebody to follow", |task| {
+                follower(task).is_some_and(|unit| unit.epoch > epoch)
+            })
+            .await;
+        let unit = follower(&task).unwrap().clone();
+        epoch = unit.epoch;
+        fleet.convoy.agent(&unit.agent).kill().unwrap();
+        fleet.convoy.agent(&unit.agent).start_again().unwrap();
+    }
+    job.until("the table to go on", |task| account(task).status == "streaming").await;
+    assert!(!job.events("table_goes_on").await.is_empty());
+    let turns = load.end().await;
+    assert!(turns > 10, "{turns}");
+    caught_up(&job, &pair).await;
+    fleet.ok(&["task", "cancel", "shop"]).await;
+    job.until("nothing of it to be left", |task| task.cleaned_up).await;
+    pair.same().await;
+}

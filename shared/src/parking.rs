@@ -1,0 +1,78 @@
+//! Parked tables: their changes are kept at the destination instead of being applied, until somebody mends the cause.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::epoch::Generation;
+use crate::failure::Failure;
+use crate::ids::TableNo;
+use crate::lsn::Lsn;
+
+/// How a stream has a table from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parking {
+    /// Which table.
+    pub table: TableNo,
+    /// Under which of its plans: of an older one nothing is true any more.
+    pub generation: Generation,
+    /// Why its changes are kept; none = they are applied.
+    pub cause: Option<Cause>,
+}
+
+/// Why a table is parked: the first change that could not be applied, and what the server said of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// What is wrong, and what can be done about it.
+    pub failure: Failure,
+    /// What the source did: insert, update, delete, truncate.
+    pub operation: String,
+    /// The key of its row, before the change; of a table without a key its first values. Cut where it is long.
+    pub key: String,
+    /// Where its transaction's commit record begins.
+    pub commit_lsn: Lsn,
+    /// Its transaction.
+    pub xid: u64,
+    /// Its number within the transaction, from 0.
+    pub ordinal: u64,
+    /// What was run at the destination; empty where it did not come to that.
+    pub statement: String,
+}
+
+/// In a sentence.
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { failure, operation, key, commit_lsn, xid, ordinal, statement: _ } = self;
+        write!(f, "{failure}; {operation}")?;
+        if !key.is_empty() {
+            write!(f, " of {key}")?;
+        }
+        write!(f, ", change {ordinal} of transaction {xid}, committed at {commit_lsn}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_a_sentence() {
+        let failure = Failure::definite("row_missing", "1 rows were to be changed, 0 are there");
+        let mut cause = Cause {
+            failure,
+            operation: "update".into(),
+            key: "(5)".into(),
+            commit_lsn: Lsn(0x16B_3748),
+            xid: 734,
+            ordinal: 1,
+            statement: String::new(),
+        };
+        assert_eq!(
+            cause.to_string(),
+            "1 rows were to be changed, 0 are there [row_missing]; update of (5), change 1 of transaction 734, committed \
+             at 0/16B3748"
+        );
+        cause.key.clear();
+        assert!(cause.to_string().contains("; update, change 1"));
+    }
+}

@@ -30,7 +30,6 @@ use pgconvoy_shared::parking::{Cause, Parking};
 use pgconvoy_shared::stream::{ChangeCounts, StreamNote};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
-use tracing::warn;
 
 use super::catalog::Course;
 use super::figures::{self, Figures};

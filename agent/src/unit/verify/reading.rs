@@ -258,6 +258,6 @@ pub(super) async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<(), PgError
     Ok(())
 }
 
-fn bad_data(bad: &BadData) -> PgError {
+pub(super) fn bad_data(bad: &BadData) -> PgError {
     PgError::protocol(bad.to_string())
 }

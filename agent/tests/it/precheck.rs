@@ -8,7 +8,7 @@ use pgconvoy_shared::unit::{SnapshotMode, Work, WorkResult};
 
 use crate::world::{DATABASE, World, task_id};
 
-async fn precheck(world: &World) -> Vec<PrecheckItem> {
+pub(crate) async fn precheck(world: &World) -> Vec<PrecheckItem> {
     match world.done(0, Work::Precheck { verified: false }).await {
         WorkResult::Precheck(items) => items,
         other => panic!("another result: {other:?}"),
@@ -30,7 +30,7 @@ fn told(items: &[PrecheckItem]) -> Vec<(Severity, String)> {
 }
 
 #[track_caller]
-fn check(items: &[PrecheckItem], severity: Severity, expected: &[&str]) {
+pub(crate) fn check(items: &[PrecheckItem], severity: Severity, expected: &[&str]) {
     let told = told(items);
     let of_severity: Vec<&str> =
         told.iter().filter(|(s, _)| *s == severity).map(|(_, text)| text.as_str()).collect();

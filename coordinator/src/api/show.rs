@@ -49,6 +49,7 @@ fn stream(view: StreamView) -> v1::TaskStream {
         start: view.opened.start.0,
         checkpoint: Some(view.checkpoint.into()),
         progress: view.progress.map(Into::into),
+        tables_not_followed: view.not_followed.iter().cloned().map(Into::into).collect(),
     }
 }
 

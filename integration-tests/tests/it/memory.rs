@@ -85,7 +85,7 @@ async fn followed(schema: &str, change: &str, content: &str) -> u64 {
     let flushed: u64 = flushed.parse().unwrap();
     let task = job
         .until("the change to have arrived", |task| {
-            let progress = task.stream.as_ref().and_then(|stream| stream.progress);
+            let progress = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
             progress.is_some_and(|progress| progress.applied >= flushed)
         })
         .await;

@@ -29,11 +29,12 @@ use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::parking::{Cause, Parking};
+use pgconvoy_shared::stream::{ChangeCounts, StreamNote};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::types::ToSql;
-use tracing::warn;
 
 use super::catalog::Course;
+use super::figures::{self, Figures};
 use super::parking::{Why, is_refusal, not_as_planned};
 use super::reading::Cut;
 use super::sending::{TextArray, answers_in_order};
@@ -61,9 +62,19 @@ pub(super) struct Applier<'a> {
     pub(super) untold: Vec<Parking>,
     /// Targets that refused what was folded: they have further unique values, which rows pass among them.
     touchy: BTreeSet<usize>,
-    applied: watch::Sender<Applied>,
+    /// What is written and not committed yet.
+    counts: BTreeMap<TableNo, ChangeCounts>,
+    pub(super) reports: Reports,
+}
+
+/// Where an applier says what it does.
+pub(super) struct Reports {
+    pub(super) applied: watch::Sender<Applied>,
     /// Tells the reader of tables that are parked.
     pub(super) park: mpsc::UnboundedSender<TableNo>,
+    /// Takes what users are to hear of.
+    pub(super) notes: mpsc::UnboundedSender<StreamNote>,
+    pub(super) figures: Arc<Figures>,
 }
 
 /// What is known of a table since it was taken over.
@@ -110,8 +121,7 @@ impl<'a> Applier<'a> {
         position: Position,
         consistent_at: Lsn,
         course: &Course,
-        applied: watch::Sender<Applied>,
-        park: mpsc::UnboundedSender<TableNo>,
+        reports: Reports,
     ) -> Self {
         let known = course.taken.iter().map(|table| {
             let name = table.followed.name.clone();
@@ -131,8 +141,8 @@ impl<'a> Applier<'a> {
             consistent_at,
             session,
             open: false,
-            applied,
-            park,
+            counts: BTreeMap::new(),
+            reports,
         };
         // Whoever parked them may not have been heard.
         for table in course.taken.iter().filter(|table| table.cause.is_some()) {
@@ -158,7 +168,7 @@ impl<'a> Applier<'a> {
     pub(super) fn begin(&mut self) {
         self.tell();
         let parked = count(&self.parked);
-        self.applied.send_modify(|applied| applied.parked = parked);
+        self.reports.applied.send_modify(|applied| applied.parked = parked);
     }
 
     /// Applies what comes until nothing comes any more.
@@ -181,6 +191,7 @@ impl<'a> Applier<'a> {
         let kept = batch.parked.iter().map(|parked| parked.table);
         self.begin_piece(written.chain(kept).collect()).await?;
         let rows = batch.entries.len() as u64;
+        figures::count(&batch.entries, &mut self.counts);
         let is_all =
             batch.parked.is_empty() && batch.notices.is_empty() && batch.rereads.is_empty();
         let step = (batch.at_boundary && is_all).then(|| self.step(reached));
@@ -363,7 +374,9 @@ impl<'a> Applier<'a> {
                     self.park_table(*table, *place, why).await?;
                 }
                 Notice::NotFollowed(name) => {
-                    warn!(table = %name, "its changes are not followed: it was not there when the task began");
+                    // Whoever takes it is gone only when the unit ends.
+                    let note = StreamNote::NotFollowed(vec![name.clone()]);
+                    let _gone = self.reports.notes.send(note);
                 }
             }
         }
@@ -428,7 +441,8 @@ impl<'a> Applier<'a> {
         self.position = to;
         let (lsn, consistent_at) = (to.lsn, self.consistent_at);
         let parked = count(&self.parked);
-        self.applied.send_replace(Applied { lsn, consistent_at, parked });
+        self.reports.figures.applied(std::mem::take(&mut self.counts));
+        self.reports.applied.send_replace(Applied { lsn, consistent_at, parked });
         self.tell();
     }
 

@@ -15,6 +15,7 @@ use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use pgconvoy_shared::spec::{
     CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec,
 };
+use pgconvoy_shared::stream::StreamNote;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{
     Checkpoint, CopyDone, CopyFormat, Ended, Export, Part, PlannedShard, ResultPart,
@@ -429,6 +430,10 @@ impl Story {
         self.report(held, ReportBody::Checkpoint(checkpoint))
     }
 
+    pub(crate) fn note(&mut self, held: &Held, note: StreamNote) -> Reception {
+        self.report(held, ReportBody::Note(note))
+    }
+
     pub(crate) fn done(&mut self, held: &Held, result: WorkResult) {
         assert_eq!(self.end(held, Ended::Done(result)), Reception::Taken);
     }
@@ -606,6 +611,11 @@ impl Story {
             KindCount { kind, total: 0, done: 0, running: 0, ready: 0, backed_off: 0, failed: 0 };
         let counts = self.state.unit_counts(&self.task);
         counts.into_iter().find(|count| count.kind == kind).unwrap_or(none)
+    }
+
+    /// How many events of a kind there are.
+    pub(crate) fn told(&self, kind: EventKind) -> usize {
+        self.state.events(&self.task, 0).filter(|event| event.kind == kind).count()
     }
 
     /// The message of the latest event of a kind.

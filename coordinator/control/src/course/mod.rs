@@ -49,7 +49,7 @@ pub(crate) use lease_end::{dropped, failed, lease_lost, released, revoke_all, ta
 pub(crate) use life::{cancel, finish_again, resume, start};
 pub(crate) use parked::{parking, resume_table};
 pub(crate) use snapshot::{exports_gone, snapshot_lost};
-pub(crate) use stream::checkpoint;
+pub(crate) use stream::{checkpoint, noted};
 pub(crate) use verify::differences;
 
 /// Takes a result in. An error means that it does not fit the unit: the agent's own bug, treated as a failure of the unit.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{RequestId, TableNo, TaskId, UnitId, UnitNo};
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::{MigrationType, TaskSpec};
@@ -155,7 +156,7 @@ pub(crate) struct TaskSnapshot {
 }
 
 /// How far a task follows its source.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Following {
     /// What was made for it at the source.
     pub(crate) opened: Option<StreamOpened>,
@@ -163,6 +164,10 @@ pub(crate) struct Following {
     pub(crate) unit: Option<UnitNo>,
     /// What the stream reported last.
     pub(crate) checkpoint: Checkpoint,
+    /// It was told that the source may soon give the slot up.
+    pub(crate) slot_at_risk: bool,
+    /// Tables that were told of as not followed.
+    pub(crate) not_followed: Arc<BTreeSet<QualifiedName>>,
 }
 
 /// What the last precheck found.

@@ -3,49 +3,22 @@
 use std::time::{Duration, Instant};
 
 use pgconvoy_integration_tests::wait;
-use pgconvoy_proto::v1::{Phase, RunningUnit, Task};
 use pgconvoy_shared::lsn::Lsn;
 
 use super::live::{Load, SCHEMA};
-use crate::world::{DATABASE, Fleet, Job, LIMIT, Pair};
+use super::{FOLLOWED, applied, caught_up, followed, follower, log_of};
+use crate::world::{DATABASE, Fleet, LIMIT, Pair};
 
 /// Twice the lease time of a cluster, and what a loaded machine takes.
 const TAKEOVER: Duration = Duration::from_secs(25);
-
-/// Who follows the source now.
-pub(super) fn follower(task: &Task) -> Option<&RunningUnit> {
-    task.running.iter().find(|unit| unit.kind == "stream")
-}
-
-fn applied(task: &Task) -> u64 {
-    task.stream.as_ref().and_then(|stream| stream.progress).map_or(0, |progress| progress.applied)
-}
-
-async fn log_of_source(pair: &Pair) -> u64 {
-    let flushed = "select pg_current_wal_flush_lsn()::text";
-    let flushed = pair.source.value(DATABASE, flushed).await.unwrap().unwrap();
-    flushed.parse::<Lsn>().unwrap().0
-}
-
-pub(super) async fn caught_up(job: &Job<'_>, pair: &Pair) {
-    let target = log_of_source(pair).await;
-    job.until("the destination to have caught up", |task| {
-        task.phase() == Phase::Stream && applied(task) >= target
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn cluster_a_killed_follower_and_a_killed_leader_lose_and_double_nothing() {
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::of_three(&["anna", "bert"]).await;
     let load = Load::begin(&pair.source).await;
-    let job = fleet.begin(&pair.task_file("shop", "types: [schema, full, incremental]")).await;
-    let task = job
-        .until("the source to be followed", |task| {
-            task.phase() == Phase::Stream && follower(task).is_some() && applied(task) > 0
-        })
-        .await;
+    let job = fleet.begin(&pair.task_file("shop", FOLLOWED)).await;
+    let task = followed(&job).await;
 
     // The agent, in the middle of its work.
     let first = follower(&task).unwrap().clone();
@@ -82,12 +55,8 @@ async fn cluster_a_killed_follower_and_a_killed_leader_lose_and_double_nothing()
 async fn cluster_what_was_read_and_not_applied_is_read_again_by_whoever_comes_next() {
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::of_three(&["anna", "bert"]).await;
-    let job = fleet.begin(&pair.task_file("shop", "types: [schema, full, incremental]")).await;
-    let task = job
-        .until("the source to be followed", |task| {
-            task.phase() == Phase::Stream && follower(task).is_some()
-        })
-        .await;
+    let job = fleet.begin(&pair.task_file("shop", FOLLOWED)).await;
+    let task = followed(&job).await;
 
     let holder = pair.destination.client(DATABASE).await.unwrap();
     holder.batch_execute("begin; lock table account in access exclusive mode").await.unwrap();
@@ -95,7 +64,7 @@ async fn cluster_what_was_read_and_not_applied_is_read_again_by_whoever_comes_ne
         let change = format!("update account set balance = {turn} where id = 1 + {turn} % 7");
         pair.source.sql(DATABASE, &change).await.unwrap();
     }
-    let written = log_of_source(&pair).await;
+    let written = log_of(&pair.source).await;
     let sender = "from pg_stat_replication where application_name like 'pgconvoy/%/stream/%'";
     let sent = format!("select sent_lsn >= '{}' {sender}", Lsn(written));
     says_yes(&pair, "the changes to be sent", &sent).await;

@@ -1,7 +1,8 @@
 //! The words of verification: what is compared, and what comes of it.
 //!
 //! Rows are *missing* (the destination lacks them), *extra* (only the destination has them) or *different* (the same key, not
-//! the same row). A table without a key is a multiset: its rows are missing or extra, with a count. What could not be compared
+//! the same row). A table without a key is a multiset: its rows are missing or extra, with a count. Beside a stream a row that
+//! does not rest long enough to be judged is *moving*. What could not be compared
 //! is named with the reason; where the reason is itself a difference between the two ends, it counts as one.
 
 use serde::{Deserialize, Serialize};
@@ -125,6 +126,8 @@ pub struct RowsCompared {
     pub extra: u64,
     /// Rows that are not the same at both ends.
     pub different: u64,
+    /// Rows that were changed again and again while a stream was followed: whether they are the same is not known.
+    pub moving: u64,
     /// So much differs that not all of it was looked at: the three figures are lower bounds.
     pub at_least: bool,
     /// Some of the rows that differ, at most [`LISTED_MAX`].
@@ -146,7 +149,9 @@ impl RowsCompared {
     /// Rows found to be the same.
     #[must_use]
     pub fn same(&self) -> u64 {
-        self.compared.saturating_sub(self.missing).saturating_sub(self.different)
+        [self.missing, self.different, self.moving]
+            .into_iter()
+            .fold(self.compared, u64::saturating_sub)
     }
 
     /// Adds what came of other rows of the same table.
@@ -159,6 +164,7 @@ impl RowsCompared {
             (&mut self.missing, other.missing),
             (&mut self.extra, other.extra),
             (&mut self.different, other.different),
+            (&mut self.moving, other.moving),
         ];
         for (sum, more) in sums {
             *sum = sum.saturating_add(more);

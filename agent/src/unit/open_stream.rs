@@ -25,9 +25,12 @@ use crate::pg::{About, PgError, Session};
 /// Tables that are told of by name in one failure.
 const NAMES_TOLD: usize = 20;
 
+/// What the names of all publications and slots of ours begin with.
+pub(super) const PREFIX: &str = "pgconvoy_";
+
 /// What slot and publication of a task are called.
 pub(super) fn name(task: &TaskId) -> String {
-    format!("pgconvoy_{task}")
+    format!("{PREFIX}{task}")
 }
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {

@@ -24,6 +24,7 @@ pub(crate) struct VerificationView {
     tables_same: u32,
     tables_different: u32,
     tables_skipped: u32,
+    tables_moving: u32,
     /// Of those that are different: not compared, because one end lacks the table or a column.
     tables_unlike: u32,
     rows: RowsView,
@@ -41,6 +42,8 @@ pub(crate) struct RowsView {
     missing: u64,
     extra: u64,
     different: u64,
+    /// Changed again and again meanwhile: not known whether they are the same.
+    moving: u64,
     /// The figures are lower bounds.
     at_least: bool,
     listed: Vec<RowDifference>,
@@ -72,6 +75,7 @@ impl VerificationView {
             tables_same: found.tables_same,
             tables_different: found.tables_different,
             tables_skipped: found.tables_skipped,
+            tables_moving: found.tables_moving,
             tables_unlike: found.tables_unlike,
             rows: found.rows.map(RowsView::of).unwrap_or_default(),
             schema: objects(found.schema),
@@ -86,12 +90,13 @@ impl VerificationView {
     ) -> String {
         let mut parts = vec![self.coverage()];
         let tells = |view: &TableVerificationView| {
-            matches!(view.status.as_deref(), Some("different" | "skipped"))
+            matches!(view.status.as_deref(), Some("different" | "skipped" | "moving"))
         };
         let telling: Vec<_> = tables.into_iter().filter(|(_, view)| tells(view)).collect();
         if !telling.is_empty() {
             let rows = telling.iter().map(|(name, view)| view.row(name));
-            let head = ["table", "result", ">same", ">missing", ">extra", ">different", ""];
+            let head =
+                ["table", "result", ">same", ">missing", ">extra", ">different", ">moving", ""];
             parts.push(table(&head, rows));
         }
         let keys: Vec<String> = telling.iter().flat_map(|(name, view)| view.keys(name)).collect();
@@ -115,7 +120,8 @@ impl VerificationView {
 
     fn coverage(&self) -> String {
         let mut lines = vec![self.verdict()];
-        let compared = self.tables_same + self.tables_different.saturating_sub(self.tables_unlike);
+        let differing = self.tables_different.saturating_sub(self.tables_unlike);
+        let compared = self.tables_same + self.tables_moving + differing;
         if compared > 0 {
             let sample = match self.sample_percent.as_str() {
                 "100" => String::new(),
@@ -125,6 +131,12 @@ impl VerificationView {
                 "  rows       {} compared in {}{sample}",
                 human::count(self.rows.compared),
                 human::counted(compared.into(), "table")
+            ));
+        }
+        if self.rows.moving > 0 {
+            lines.push(format!(
+                "  moving     {} did not rest long enough to be compared",
+                human::counted(self.rows.moving, "row")
             ));
         }
         if self.tables_skipped > 0 {
@@ -164,7 +176,9 @@ impl VerificationView {
         };
         let tables = u64::from(self.tables_skipped + self.tables_unlike);
         let objects: usize = objects_of(self).map(|objects| objects.skipped.len()).sum();
-        let left_out: Vec<String> = [(tables, "table"), (objects as u64, "object")]
+        let moving = self.rows.moving;
+        let left_out = [(tables, "table"), (objects as u64, "object"), (moving, "moving row")];
+        let left_out: Vec<String> = left_out
             .into_iter()
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| human::counted(count, what))
@@ -204,6 +218,7 @@ impl RowsView {
             missing: found.missing,
             extra: found.extra,
             different: found.different,
+            moving: found.moving,
             at_least: found.at_least,
             listed: found.listed,
             lists: found.lists,
@@ -218,7 +233,7 @@ impl TableVerificationView {
         Self { status: non_empty(&table.verification), rows }
     }
 
-    fn row(&self, name: &str) -> [String; 7] {
+    fn row(&self, name: &str) -> [String; 8] {
         let rows = &self.rows;
         let least = if rows.at_least { "at least " } else { "" };
         let figure = |figure| format!("{least}{}", human::count(figure));
@@ -229,6 +244,7 @@ impl TableVerificationView {
             figure(rows.missing),
             figure(rows.extra),
             figure(rows.different),
+            figure(rows.moving),
             rows.not_compared.as_ref().map(|why| why.reason.clone()).unwrap_or_default(),
         ]
     }

@@ -107,6 +107,8 @@ pub struct VerificationView {
     pub tables_different: u32,
     /// Tables that were not compared.
     pub tables_skipped: u32,
+    /// Tables of which some rows did not rest long enough to be judged, and nothing else differs.
+    pub tables_moving: u32,
     /// Of those that differ: not compared, because one end lacks the table or a column.
     pub tables_unlike: u32,
     /// The figures of all tables; lists are in the tables.
@@ -308,6 +310,7 @@ fn verification(task: &Task) -> Option<VerificationView> {
         missing: checked.missing,
         extra: checked.extra,
         different: checked.different,
+        moving: checked.moving,
         at_least: checked.at_least > 0,
         ..RowsCompared::default()
     };
@@ -318,6 +321,7 @@ fn verification(task: &Task) -> Option<VerificationView> {
         tables_same: checked.tables_same,
         tables_different: checked.tables_different,
         tables_skipped: checked.tables_skipped,
+        tables_moving: checked.tables_moving,
         tables_unlike: checked.tables_unlike,
         rows,
         differences: crate::course::differences(record, checked),

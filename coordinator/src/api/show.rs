@@ -63,6 +63,7 @@ fn verification(view: VerificationView) -> v1::Verification {
         tables_same: view.tables_same,
         tables_different: view.tables_different,
         tables_skipped: view.tables_skipped,
+        tables_moving: view.tables_moving,
         tables_unlike: view.tables_unlike,
         rows: Some(view.rows.into()),
         differences: view.differences,

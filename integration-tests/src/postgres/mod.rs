@@ -201,6 +201,10 @@ impl Postgres {
         self.stop(Signal::SIGINT)
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "looks for a state, and what is dropped cannot await"
+    )]
     fn stop(&self, signal: Signal) -> anyhow::Result<()> {
         let Some(mut child) = self.postmaster().take() else { return Ok(()) };
         let pid = Pid::from_raw(i32::try_from(child.id())?);

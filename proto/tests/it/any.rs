@@ -301,19 +301,19 @@ fn not_compared() -> impl Strategy<Value = NotCompared> {
 
 prop_compose! {
     fn rows_compared()(
-        figures in any::<[u64; 7]>(),
+        figures in any::<[u64; 8]>(),
         at_least in any::<bool>(),
         listed in vec((difference(), text(), any::<u64>()), 0..3),
         lists in vec(text(), 0..3),
         not_compared in option::of(not_compared()),
     ) -> RowsCompared {
-        let [source_rows, destination_rows, bytes, compared, missing, extra, different] = figures;
+        let [source_rows, destination_rows, bytes, compared, missing, extra, different, moving] = figures;
         let listed = listed
             .into_iter()
             .map(|(difference, key, count)| RowDifference { difference, key, count })
             .collect();
         RowsCompared {
-            source_rows, destination_rows, bytes, compared, missing, extra, different, at_least,
+            source_rows, destination_rows, bytes, compared, missing, extra, different, moving, at_least,
             listed, lists, not_compared,
         }
     }

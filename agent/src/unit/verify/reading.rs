@@ -16,7 +16,7 @@ use futures::future::try_join_all;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
-use pgconvoy_flow::digest::{Answer, Digest, Focus, Found, HashKey, Kept, Question, Wanted};
+use pgconvoy_flow::digest::{Answer, BadData, Digest, Focus, Found, HashKey, Kept, Question, Wanted};
 use pgconvoy_flow::{shards, sql};
 use pgconvoy_runtime::tasks;
 use pgconvoy_shared::name::QualifiedName;
@@ -240,4 +240,8 @@ pub(super) async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<(), PgError
 
 fn another_answer() -> PgError {
     PgError::protocol("an answer to another question")
+}
+
+pub(super) fn bad_data(bad: &BadData) -> PgError {
+    PgError::protocol(bad.to_string())
 }

@@ -80,6 +80,8 @@ pub enum Verdict {
     Different,
     /// It was not compared, for a reason that is no difference.
     Skipped,
+    /// Nothing was found to differ, but some rows did not rest long enough to be judged.
+    Moving,
 }
 
 impl Verdict {
@@ -90,6 +92,7 @@ impl Verdict {
             Self::Same => "same",
             Self::Different => "different",
             Self::Skipped => "skipped",
+            Self::Moving => "moving",
         }
     }
 }
@@ -110,6 +113,8 @@ impl Check {
                 Verdict::Different
             } else if found.not_compared.is_some() {
                 Verdict::Skipped
+            } else if found.moving > 0 {
+                Verdict::Moving
             } else {
                 Verdict::Same
             }

@@ -16,7 +16,9 @@ use futures::future::try_join_all;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
-use pgconvoy_flow::digest::{Answer, BadData, Digest, Focus, Found, HashKey, Kept, Question, Wanted};
+use pgconvoy_flow::digest::{
+    Answer, BadData, Digest, Focus, Found, HashKey, Kept, Question, Wanted,
+};
 use pgconvoy_flow::{shards, sql};
 use pgconvoy_runtime::tasks;
 use pgconvoy_shared::name::QualifiedName;

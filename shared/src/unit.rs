@@ -337,7 +337,7 @@ pub struct CopyShard {
 /// A shard to compare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyRows {
-    /// What is read, at both ends: [`TablePlan::name`] at the source, [`TablePlan::write_to`] at the destination, columns in
+    /// What is read at both ends, [`TablePlan::write_to`]: the table, or the root of its partitions with all of them; columns in
     /// the plan's order, which begins with the key. The key is set for a whole table too: rows are known by it.
     pub shard: CopyShard,
     /// Which rows are compared.

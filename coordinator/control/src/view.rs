@@ -111,6 +111,8 @@ pub struct VerificationView {
     pub tables_moving: u32,
     /// Of those that differ: not compared, because one end lacks the table or a column.
     pub tables_unlike: u32,
+    /// Partitions whose rows are compared with those of a table that is counted.
+    pub tables_with_root: u32,
     /// The figures of all tables; lists are in the tables.
     pub rows: RowsCompared,
     /// Everything that differs.
@@ -323,6 +325,7 @@ fn verification(task: &Task) -> Option<VerificationView> {
         tables_skipped: checked.tables_skipped,
         tables_moving: checked.tables_moving,
         tables_unlike: checked.tables_unlike,
+        tables_with_root: checked.tables_with_root,
         rows,
         differences: crate::course::differences(record, checked),
         complete: record.stage > Stage::Verify,

@@ -65,6 +65,7 @@ fn verification(view: VerificationView) -> v1::Verification {
         tables_skipped: view.tables_skipped,
         tables_moving: view.tables_moving,
         tables_unlike: view.tables_unlike,
+        tables_with_root: view.tables_with_root,
         rows: Some(view.rows.into()),
         differences: view.differences,
         complete: view.complete,

@@ -306,6 +306,7 @@ prop_compose! {
         listed in vec((difference(), text(), any::<u64>()), 0..3),
         lists in vec(text(), 0..3),
         not_compared in option::of(not_compared()),
+        through in option::of(name()),
     ) -> RowsCompared {
         let [source_rows, destination_rows, bytes, compared, missing, extra, different, moving] = figures;
         let listed = listed
@@ -314,7 +315,7 @@ prop_compose! {
             .collect();
         RowsCompared {
             source_rows, destination_rows, bytes, compared, missing, extra, different, moving, at_least,
-            listed, lists, not_compared,
+            listed, lists, not_compared, through,
         }
     }
 }

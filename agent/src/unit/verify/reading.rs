@@ -77,7 +77,8 @@ impl Sessions {
         shard: &CopyShard,
     ) -> Result<Self, PgError> {
         let mut slots = Vec::new();
-        if shard.part == Part::Whole {
+        // A partitioned table has no blocks of its own.
+        if shard.part == Part::Whole && shard.table.name == shard.table.write_to {
             let table = catalog::regclass(&shard.table.name);
             let bytes = wire.value(&format!("select pg_catalog.pg_table_size({table})")).await?;
             let bytes = bytes.parse().map_err(|_| PgError::protocol("a size that is no number"))?;

@@ -84,6 +84,8 @@ pub enum Stage {
     Settle,
     /// Whether both ends are the same.
     Verify,
+    /// Whether the destination has all shards still: a crash empties unlogged tables there.
+    LastAudit,
     /// Nothing is left but to follow the source, for as long as the user wants it.
     Stream,
     /// What the task keeps at the databases goes.
@@ -200,6 +202,8 @@ pub(crate) struct TaskRecord {
     pub(crate) outdated: BTreeSet<TableNo>,
     /// Audits in a row that found shards missing.
     pub(crate) audits_failed: u32,
+    /// Tables whose rows the destination lost after all of them had been there.
+    pub(crate) refilled: BTreeSet<TableNo>,
     /// Both ends are compared, and how.
     pub(crate) verify: Option<VerifySettings>,
     /// What came of comparing the schemas.
@@ -292,11 +296,15 @@ impl TaskRecord {
             Stage::SchemaPost | Stage::Settle if self.follows() => Phase::CatchUp,
             Stage::Stream => Phase::Stream,
             Stage::Verify => Phase::Verify,
-            Stage::Finish if self.verify.is_some() => Phase::Verify,
-            Stage::SchemaPost | Stage::Settle | Stage::Finish if !self.moves_schema() => {
+            Stage::LastAudit | Stage::Finish if self.verify.is_some() => Phase::Verify,
+            Stage::SchemaPost | Stage::Settle | Stage::LastAudit | Stage::Finish
+                if !self.moves_schema() =>
+            {
                 Phase::Copy
             }
-            Stage::Index | Stage::SchemaPost | Stage::Settle | Stage::Finish => Phase::Index,
+            Stage::Index | Stage::SchemaPost | Stage::Settle | Stage::LastAudit | Stage::Finish => {
+                Phase::Index
+            }
             Stage::Ended => Phase::Done,
         }
     }

@@ -241,10 +241,10 @@ pub(super) async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<(), PgError
     Ok(())
 }
 
-pub(super) fn bad_data(bad: &BadData) -> PgError {
-    PgError::protocol(bad.to_string())
-}
-
 fn another_answer() -> PgError {
     PgError::protocol("an answer to another question")
+}
+
+pub(super) fn bad_data(bad: &BadData) -> PgError {
+    PgError::protocol(bad.to_string())
 }

@@ -122,15 +122,13 @@ async fn roles_that_may_neither_publish_nor_replay() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_slot_that_is_given_up_when_nobody_reads_it() -> anyhow::Result<()> {
-    let Ok(major) = Major::numbered(18) else {
-        eprintln!("not tested: PostgreSQL 18 is not on this machine");
-        return Ok(());
-    };
+    let Some(major) = Major::fetched(18) else { return Ok(()) };
     let source = Options::default()
         .major(major.clone())
         .setting("idle_replication_slot_timeout", "1h")
         .setting("max_slot_wal_keep_size", "1TB");
     let world = world(source, Options::default().major(major)).await?;
+    world.source.sql(DATABASE, "create table followed (id int primary key)").await?;
     // No pg_dump of this major may be here.
     let items = precheck(&world).await;
     check(

@@ -5,10 +5,6 @@
 //! while there is room, and tells the server how far all is safe whether there is room or not: whenever that changes, whenever
 //! the server asks, and in any case four times within the server's patience.
 //!
-//! The server sends every change by itself, as soon as it has it. While many come, a read that brought little is followed by a
-//! short rest, in which more gathers: nobody here is woken for each of them, and the server, whose packets find no room
-//! meanwhile, sends what it has together. Sending each was most of what a server did that decodes.
-//!
 //! What is told as safe is never more than the caller said (law O7); nothing that was merely read is.
 //!
 //! A message is held whole, for a decoder needs it whole: an ordinary one is a piece of the read buffer, a larger one has a
@@ -33,12 +29,6 @@ const MESSAGE_BYTES_MAX: usize = (1 << 30) + 1024;
 
 /// The longest silence towards the server, however patient it is.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-
-/// A read that brought less than this is followed by a rest.
-const LITTLE_BYTES: usize = READ_BYTES / 4;
-
-/// Long enough for the receive window to fill while a server sends as fast as it can.
-const REST: Duration = Duration::from_millis(20);
 
 /// PostgreSQL counts time from 2000-01-01.
 const EPOCH_SECS: u64 = 946_684_800;
@@ -112,7 +102,6 @@ impl CopyBoth {
     ) -> Result<(), PgError> {
         self.safe = *safe.borrow_and_update();
         let mut events = Vec::new();
-        let mut rests = false;
         // What came together with the server's consent.
         self.take(&mut events).await?;
         loop {
@@ -135,22 +124,12 @@ impl CopyBoth {
                     let Ok(room) = room else { return Ok(()) };
                     room.send(std::mem::take(&mut events));
                 }
-                read = self.read(rests), if events.is_empty() => {
-                    rests = read? < LITTLE_BYTES;
+                read = self.wire.read(), if events.is_empty() => {
+                    read?;
                     self.take(&mut events).await?;
                 }
             }
         }
-    }
-
-    /// Reads, after a rest perhaps; how many bytes came. Loses nothing when it is dropped before it is ready.
-    async fn read(&mut self, rests: bool) -> Result<usize, PgError> {
-        if rests {
-            tokio::time::sleep(REST).await;
-        }
-        let before = self.wire.inbox.len();
-        self.wire.read().await?;
-        Ok(self.wire.inbox.len() - before)
     }
 
     /// Takes all whole messages out of the inbox, and answers where the server wants an answer.

@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use pgconvoy_integration_tests::process::Process;
 use pgconvoy_integration_tests::wait;
 
-use crate::world::{DATABASE, Gate, LIMIT, Pair};
+use crate::world::{DATABASE, Held};
 
 /// Unlogged tables of which one points at the other, with a trigger whose rows must not come twice, and what is made of them.
-/// Nothing but its analysis has to wait for the lock of `held`.
 const UNLOGGED: &str = "
-    create table public.held (word text);
-    insert into public.held values ('word');
     create unlogged table public.base (id int generated always as identity primary key, word text);
     create unlogged table public.leaf (base int references public.base, note text);
     create table public.noted (what text);
@@ -26,16 +22,8 @@ const UNLOGGED: &str = "
 
 #[tokio::test]
 async fn rows_that_a_crash_takes_after_everything_was_built_come_again_and_set_nothing_off() {
-    let pair = Pair::new(&format!("{}{UNLOGGED}", Gate::SCHEMA)).await;
-    let gate = Gate::shut(&pair.destination).await;
-    let file = pair.task_file("crash", Gate::COPY);
-    let program = pair.command("migrate").args(["--yes", "--verify", "-f"]).arg(&file);
-    let process = Process::start("migrate", program, &pair.path("")).unwrap();
-    gate.waiting(4, LIMIT).await;
-    let lock = pair.destination.client(DATABASE).await.unwrap();
-    let held = "begin; lock table public.held in share update exclusive mode";
-    lock.batch_execute(held).await.unwrap();
-    gate.open().await;
+    let held = Held::migration(UNLOGGED).await;
+    let pair = &held.pair;
     wait::until(Duration::from_secs(60), "everything to be built", async || {
         let waits = "select count(*) from pg_stat_activity
              where application_name like 'pgconvoy/%/analyze/%' and wait_event_type = 'Lock'";
@@ -57,9 +45,7 @@ async fn rows_that_a_crash_takes_after_everything_was_built_come_again_and_set_n
         "this is what a crash does"
     );
 
-    let status = process.wait(LIMIT).await.unwrap();
-    let told = process.stdout();
-    assert_eq!(status.code(), Some(0), "{told}{}", process.log());
+    let (pair, told) = held.ended(0).await;
     assert!(told.contains("verification: no differences\n"), "{told}");
     assert_eq!(pair.count("select leaves from public.seen").await, 5000);
     assert_eq!(pair.count("select nextval('public.loose')").await, 4712);

@@ -2,6 +2,7 @@
 //! task in a cluster.
 
 mod gate;
+mod held;
 mod job;
 mod ledger;
 mod mover;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use pgconvoy_integration_tests::postgres::{Major, Regression, fetched};
 
 pub(crate) use gate::Gate;
+pub(crate) use held::Held;
 pub(crate) use job::{Fleet, Job, events};
 pub(crate) use ledger::Ledger;
 pub(crate) use mover::Mover;

@@ -132,10 +132,10 @@ async fn directly(ends: &Ends, way: &Way) -> anyhow::Result<f64> {
         Link::to(address, way.latency, way.bytes_per_second).await
     };
     let links = [link(&ends.source).await?, link(&ends.destination).await?];
-    let urls = links
+    let [source, destination] = links
         .each_ref()
         .map(|link| format!("postgres://{SUPERUSER}@{}/{DATABASE}", link.address()));
-    let program = ends.pgconvoy_between("migrate", urls)?;
+    let program = ends.pgconvoy_between("migrate", "data", &source, &destination)?;
     let timed = ends.timed(program.args(["--jobs", "2", "--types", "full"])).await?;
     Ok(timed.seconds)
 }

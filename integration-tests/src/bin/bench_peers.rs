@@ -167,7 +167,7 @@ fn table<'a>(title: &str, contenders: impl Iterator<Item = &'a Contender<'a>>) {
     println!("| --- | --- | --- | --- | --- |");
     let mut ours = None;
     for Contender { name, runs, .. } in contenders {
-        let of = |figure: fn(&Timed) -> f64| median(runs.iter().map(figure).collect());
+        let of = |figure: fn(&Timed) -> f64| median(runs.iter().map(figure));
         let [seconds, own, servers] =
             [of(|run| run.seconds), of(|run| run.own), of(|run| run.servers)];
         let ratio = seconds / *ours.get_or_insert(seconds);

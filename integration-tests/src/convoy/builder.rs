@@ -238,14 +238,19 @@ impl Convoy {
 }
 
 /// Ports that nobody has at the moment.
-pub(super) struct Ports(Vec<TcpListener>);
+struct Ports(Vec<TcpListener>);
 
 /// Below those that the kernel gives to whoever asks for any: a port of ours is let go of before its process takes it,
 /// and on a busy machine somebody's outgoing connection would have it by then.
 const PORTS: Range<u16> = 10_000..30_000;
 
+/// Addresses that nobody listens on yet.
+pub(super) fn free_addresses() -> anyhow::Result<[SocketAddr; 2]> {
+    Ports::take(2)?.free().pop().context("two ports are a pair")
+}
+
 impl Ports {
-    pub(super) fn take(count: u64) -> anyhow::Result<Ports> {
+    fn take(count: u64) -> anyhow::Result<Ports> {
         let mut listeners = Vec::new();
         for _ in 0..100 * count {
             let port = rand::random_range(PORTS);
@@ -258,7 +263,7 @@ impl Ports {
     }
 
     /// Lets go of them, two for each process.
-    pub(super) fn free(self) -> Vec<[SocketAddr; 2]> {
+    fn free(self) -> Vec<[SocketAddr; 2]> {
         let addresses: Vec<SocketAddr> =
             self.0.iter().filter_map(|each| each.local_addr().ok()).collect();
         addresses.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect()

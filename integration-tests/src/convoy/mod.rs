@@ -37,12 +37,12 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::logs::Expected;
-use crate::net::{Link, Proxy};
+use crate::net::{Link, Namespace, Proxy, page};
 use crate::process::{Process, Program};
 use crate::wait;
 
+use builder::AgentPlan;
 pub use builder::Builder;
-use builder::{AgentPlan, Ports};
 use identity::Authority;
 
 /// For an election, a start, a registration on a loaded machine.
@@ -78,6 +78,9 @@ struct Agent {
     relay: Option<Proxy>,
     /// The same, where it is a long one.
     _far: Option<Link>,
+    network: Option<Namespace>,
+    /// Its HTTP listener, in that network.
+    http: SocketAddr,
 }
 
 impl Coordinator {
@@ -145,6 +148,14 @@ impl Convoy {
         self.started(name).relay.as_ref().expect("the test asks for a way that it made")
     }
 
+    /// What an agent tells Prometheus under a name.
+    pub async fn metric(&self, agent: &str, name: &str) -> anyhow::Result<u64> {
+        let Agent { network, http, .. } = self.started(agent);
+        let (_, text) = page(network.as_ref(), *http, "/metrics").await?;
+        let told = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(told.with_context(|| format!("no {name} in {text}"))?.trim().parse()?)
+    }
+
     fn started(&self, name: &str) -> &Agent {
         self.agents.get(name).expect("the test asks for an agent that it started")
     }
@@ -167,11 +178,9 @@ impl Convoy {
             links.push(Proxy::between(network, None, node.link.address()).await?);
         }
         let coordinators = listed(links.iter().map(|link| link.address().to_string()));
-        let listen = match (&plan.network, plan.far) {
-            (Some(network), _) => network.free_address()?,
-            // A link has to know it.
-            (None, Some(_)) => Ports::take(2)?.free().as_flattened()[0],
-            (None, None) => ([127, 0, 0, 1], 0).into(),
+        let [listen, http] = match &plan.network {
+            Some(network) => network.free_addresses()?,
+            None => builder::free_addresses()?,
         };
         let far = match plan.far {
             Some((latency, rate)) => Some(Link::to(listen, latency, rate).await?),
@@ -185,6 +194,7 @@ impl Convoy {
         };
         let mut program = Program::pgconvoy()?
             .args(["agent", "--id", &plan.name, "--listen", &listen.to_string()])
+            .args(["--http", &http.to_string()])
             .args(["--coordinators", &coordinators])
             .args(plan.flags())
             .env("RUST_LOG", "info");
@@ -199,7 +209,9 @@ impl Convoy {
             program = program.args(["--advertise", &dialled.to_string()]);
         }
         let process = Process::start(&plan.name, program, self.folder.path())?;
-        self.agents.insert(plan.name.clone(), Agent { process, links, relay, _far: far });
+        let network = plan.network.clone();
+        let agent = Agent { process, links, relay, _far: far, network, http };
+        self.agents.insert(plan.name.clone(), agent);
         Ok(())
     }
 

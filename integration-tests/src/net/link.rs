@@ -34,10 +34,10 @@ type Parcel = (Instant, Vec<u8>);
 
 /// Read at once.
 const PARCEL_BYTES: usize = 16 * 1024;
+/// What a timer counts.
+const TICK: Duration = Duration::from_millis(1);
 /// More than is under way at any rate and latency that a test asks for.
 const PARCELS: usize = 1024;
-/// Timers tell no less: who is to wait for less goes on, and waits with a later parcel.
-const TICK: Duration = Duration::from_millis(1);
 
 impl Link {
     /// A byte arrives that much later; all connections together carry so many a second, each way.
@@ -127,6 +127,7 @@ impl Road {
             *taken
         };
         self.carried.fetch_add(bytes as u64, Ordering::Relaxed);
+        // Nobody can sleep for less: on a wide road it would be a narrow one's time for every parcel.
         if out > Instant::now() + TICK {
             #[expect(clippy::disallowed_methods, reason = "the time that a link takes")]
             tokio::time::sleep_until(out).await;

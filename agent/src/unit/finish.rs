@@ -3,7 +3,7 @@
 //! At the destination, in this order:
 //!
 //! 1. Sessions of the task are ended: what a stopped owner has open is rolled back.
-//! 2. Under the lock of schema `pgconvoy`: the task's row goes, and with it all that hangs on it; with the last task's the
+//! 2. Under the lock of schema `pgconvoy`: what waited for the last change to be applied is made; the task's row goes, and with it all that hangs on it; with the last task's the
 //!    schema. Any statement of the task that comes later raises, for it looks for that row, or for its function, first.
 //!
 //! (What only compares made nothing there, and touches nothing.) At the source the sessions that keep the task's snapshot are
@@ -19,9 +19,9 @@ use tokio::time::Instant;
 use tokio_postgres::Transaction;
 use tracing::warn;
 
-use super::{UnitContext, UnitEnd, open_stream};
+use super::{UnitContext, UnitEnd, open_stream, schema};
 use crate::pg::destination::SCHEMA_LOCK;
-use crate::pg::{About, Session};
+use crate::pg::{About, Access, Session};
 
 /// A server process ends within milliseconds, unless it rolls back much.
 const GONE_LIMIT: Duration = Duration::from_secs(30);
@@ -95,13 +95,31 @@ async fn end_sessions(ctx: &UnitContext, session: &Session) -> Result<(), Failur
     }
 }
 
+/// What could be made is made before the rest goes; what is refused is told, and keeps nobody from ending the task.
+async fn go_live(
+    ctx: &UnitContext,
+    transaction: &mut Transaction<'_>,
+    access: &Access,
+) -> Result<(), Failure> {
+    let inner = transaction.savepoint("live").await.about(access)?;
+    match schema::go_live(ctx, &inner, access).await {
+        Ok(()) => inner.commit().await.about(access),
+        Err(refused) => {
+            inner.rollback().await.about(access)?;
+            warn!("left out, as triggers and rules that fire always: {refused}");
+            Ok(())
+        }
+    }
+}
+
 async fn remove(ctx: &UnitContext, session: &mut Session) -> Result<(), Failure> {
     let access = session.access().clone();
-    let transaction = session.transaction().await.about(&access)?;
+    let mut transaction = session.transaction().await.about(&access)?;
     let lock = "select pg_advisory_xact_lock($1)";
     transaction.execute(lock, &[&SCHEMA_LOCK]).await.about(&access)?;
     let there = "select to_regclass('pgconvoy.task') is not null";
     if transaction.query_one(there, &[]).await.about(&access)?.get(0) {
+        go_live(ctx, &mut transaction, &access).await?;
         let row = "delete from pgconvoy.task where id = $1";
         transaction.execute(row, &[&ctx.task.as_str()]).await.about(&access)?;
         let others = "select exists (select from pgconvoy.task)";

@@ -1,10 +1,10 @@
-//! Following the task to its end.
+//! Watching the task until all is at the destination, and it follows what is written on.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use indicatif::{HumanBytes, HumanCount};
-use pgconvoy_proto::v1::{Phase, Task, TaskStatus};
+use pgconvoy_proto::v1::{Phase, Task};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::faults::ended;
@@ -17,7 +17,7 @@ const STANDSTILL_MAX: Duration = Duration::from_secs(10 * 60);
 /// An election and a restart of patience with an overloaded machine.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
 
-/// Shows how far the task is until it is done; fails when it does.
+/// Shows how far the task is until it follows the source; fails when it does.
 pub(super) async fn follow(convoy: &Convoy, task: &str, step: &Step<'_>) -> anyhow::Result<Task> {
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -34,7 +34,10 @@ pub(super) async fn follow(convoy: &Convoy, task: &str, step: &Step<'_>) -> anyh
         };
         heard = Instant::now();
         if ended(&now) {
-            return done(now);
+            return Err(why_ended(&now));
+        }
+        if now.phase() == Phase::Stream {
+            return Ok(now);
         }
         step.progress(now.bytes_done, now.bytes_total, &told(&now));
         let place =
@@ -47,19 +50,16 @@ pub(super) async fn follow(convoy: &Convoy, task: &str, step: &Step<'_>) -> anyh
     }
 }
 
-fn done(task: Task) -> anyhow::Result<Task> {
-    if task.status() == TaskStatus::Done && task.cause.is_none() {
-        return Ok(task);
-    }
+fn why_ended(task: &Task) -> anyhow::Error {
     match &task.cause {
-        Some(cause) => bail!(
-            "the task ended without success: {} ({}, {}); {}",
+        Some(cause) => anyhow!(
+            "the task ended: {} ({}, {}); {}",
             cause.message,
             cause.code,
             cause.subject,
             cause.remedy
         ),
-        None => bail!("the task ended as {}", task.status().as_str_name()),
+        None => anyhow!("the task ended as {}", task.status().as_str_name()),
     }
 }
 

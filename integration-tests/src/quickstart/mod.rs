@@ -1,11 +1,14 @@
 //! The quickstart: a shop of about 1 GB moves from one server to another, each at a site that only its own agents reach,
-//! while an agent and the leader are killed, and both ends are the same afterwards: that is what its verification says, and
-//! what is found without it.
+//! while somebody goes on selling in it, and an agent and the leader are killed. A cutover ends it: from then on orders are
+//! taken at the destination. Both ends are the same afterwards: that is what the verification says, and what is found
+//! without it; and each order that was acknowledged is there.
 //!
 //! It is what a user sees first, and a test as well: it starts the binary, speaks its public interface, and judges by
 //! plain SQL and pg_dump. Everything it starts dies with it, and what it makes goes, however it ends; after a failure
 //! the logs stay.
 
+mod clerk;
+mod cutover;
 mod faults;
 mod follow;
 mod screen;
@@ -27,6 +30,7 @@ use pgconvoy_proto::v1::{Severity, Task};
 use crate::convoy::Convoy;
 use crate::logs::Expected;
 use crate::postgres::PASSWORD;
+use clerk::Clerk;
 use faults::{Striker, Struck};
 use screen::Screen;
 use servers::Servers;
@@ -85,12 +89,17 @@ async fn story(
 ) -> anyhow::Result<()> {
     servers.fill(screen, options.scale).await?;
     let convoy = convoy.insert(start_convoy(screen, sites).await?);
+    let mut clerk = Clerk::begin(servers).await?;
     let task = create_task(screen, servers, convoy, options.scale).await?;
-    let (done, struck) = migrate(screen, servers, convoy, &task, options.scale).await?;
-    for item in done.precheck.iter().filter(|item| item.severity() == Severity::Warning) {
+    let (followed, struck) = migrate(screen, servers, convoy, &task, options.scale).await?;
+    let before = clerk.sold().await?;
+    let sold = format!("{} orders so far, acknowledged by the source meanwhile", HumanCount(before));
+    screen.line("sold", &sold);
+    for item in followed.precheck.iter().filter(|item| item.severity() == Severity::Warning) {
         screen.line("warned", &format!("{} {}: {}", item.code, item.object, item.observed));
     }
     summary::units_moved(screen, &faults::events(convoy, &task).await?);
+    let done = cutover::make(screen, servers, convoy, clerk).await?;
     // After such faults a log may hold any warning, but never a password.
     convoy.check_logs(&Expected::nothing().allow("").secret(PASSWORD))?;
     servers.compare(screen).await?;
@@ -136,6 +145,7 @@ async fn create_task(
     let shard_mib = shard_bytes(scale) >> 20;
     let specification = format!(
         "name: {TASK}\nsource: {source}\ndestination: {destination}\n\
+         types: [schema, full, incremental]\n\
          copy: {{ jobs: {JOBS}, shard_size: {shard_mib}MiB }}\n"
     );
     let file = convoy.folder().join("shop.yaml");
@@ -148,7 +158,7 @@ async fn create_task(
     Ok(task)
 }
 
-/// Follows the task to its end while the faults strike.
+/// Watches the task until it follows the source, verified, while the faults strike.
 async fn migrate(
     screen: &Screen,
     servers: &Servers,
@@ -158,11 +168,11 @@ async fn migrate(
 ) -> anyhow::Result<(Task, Struck)> {
     let witness = Witness::new(servers.witness().await?, task);
     let bytes_min = shard_bytes(scale) / 8;
-    let step = screen.begin("move", "precheck, schema, rows, indexes, verification");
+    let step = screen.begin("move", "precheck, schema, rows, indexes, what is written meanwhile, verification");
     let striker = Striker { screen, convoy, witness: &witness, task, bytes_min };
-    let (done, struck) = try_join!(follow::follow(convoy, task, &step), striker.strike())?;
-    step.done(&format!("{} rows, {}", HumanCount(done.rows_done), HumanBytes(done.bytes_done)));
-    Ok((done, struck))
+    let (task, struck) = try_join!(follow::follow(convoy, task, &step), striker.strike())?;
+    step.done(&format!("{} rows, {}", HumanCount(task.rows_done), HumanBytes(task.bytes_done)));
+    Ok((task, struck))
 }
 
 /// From the smallest that a task may ask for.

@@ -53,6 +53,11 @@ impl Servers {
         Ok(())
     }
 
+    /// A superuser's session at the source.
+    pub(super) async fn at_source(&self) -> anyhow::Result<tokio_postgres::Client> {
+        self.source.client(DATABASE).await
+    }
+
     /// A superuser's session at the destination.
     pub(super) async fn witness(&self) -> anyhow::Result<tokio_postgres::Client> {
         self.destination.client(DATABASE).await
@@ -62,6 +67,12 @@ impl Servers {
     pub(super) async fn compare(&self, screen: &Screen) -> anyhow::Result<()> {
         let step = screen
             .begin("compare", "reading every row of both ends by SQL, and both schemas by pg_dump");
+        // A materialized view shows what was there when it was refreshed. The source is fenced; this session may write.
+        for server in [&self.source, &self.destination] {
+            let refresh = "begin read write; refresh materialized view shop.sales_by_month;
+                           refresh materialized view shop.best_months; commit";
+            server.sql(DATABASE, refresh).await?;
+        }
         let [source, destination] =
             [&self.source, &self.destination].map(|server| End::new(server, DATABASE));
         let compared = oracle::compare(source, destination).await?.refuse()?;

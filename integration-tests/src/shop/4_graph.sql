@@ -18,6 +18,13 @@ update shop.customers set default_address = id where id % 50 = 0;
 alter table shop.customers
     add foreign key (id, default_address) references shop.addresses (customer_id, id) deferrable initially deferred;
 
+-- Tables without a key say all of a row when it is changed, so that changes can be followed.
+alter table shop.campaigns replica identity full;
+alter table crm."Urgent Ticket" replica identity full;
+alter table logs.page_views replica identity full;
+alter table logs.nothing replica identity full;
+alter table logs.empty replica identity full;
+
 create view shop.order_totals as
     select o.ordered_on, o.id, o.customer_id, o.status, sum(l.total) as total, count(*) as lines
       from shop.orders o join shop.order_lines l on (l.ordered_on, l.order_id) = (o.ordered_on, o.id)

@@ -116,8 +116,8 @@ create table pgconvoy.schema_entry (
     task text not null references pgconvoy.task on delete cascade,
     no bigint not null,
     -- When it runs: before the rows, when its table's rows are there, or after all rows; then what takes no time, what reads
-    -- whole tables, and what would see the rest.
-    section text not null check (section in ('pre', 'index', 'post', 'scan', 'last')),
+    -- whole tables, and what would see the rest. At last, when no change is applied any more, what would fire for them.
+    section text not null check (section in ('pre', 'index', 'post', 'scan', 'last', 'live')),
     kind text not null,
     schema_name text not null,
     object_name text not null,

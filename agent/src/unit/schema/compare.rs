@@ -19,6 +19,7 @@ use pgconvoy_shared::verify::{Difference, ObjectDifference, ObjectsCompared};
 
 use super::dump::{Dump, archive};
 use super::entry::without_owner;
+use super::live::yet_to_come;
 use super::privileges::{Named, Privileges, Roles, is_grant};
 use super::restore::Archive;
 use super::select::select;
@@ -50,6 +51,8 @@ enum FromDestination {
     Described {
         schema: Described,
         roles: Roles,
+        /// Titles of what is not made there before the last change is applied.
+        later: Vec<String>,
     },
 }
 
@@ -82,11 +85,11 @@ async fn source_half(
         FromDestination::Described { .. } => return Err(out_of_turn().into()),
     };
     let ours = described(ctx, Side::Source, tool).await?;
-    let FromDestination::Described { schema, roles } = link.expect().await? else {
+    let FromDestination::Described { schema, roles, later } = link.expect().await? else {
         return Err(out_of_turn().into());
     };
     let same = if mine == server { wording::same } else { wording::same_between_majors };
-    Ok(compared(ours, schema, &roles, same))
+    Ok(compared(ours, schema, &roles, &later, same))
 }
 
 async fn destination_half(
@@ -97,6 +100,7 @@ async fn destination_half(
     let session = access.session().await.about(&access)?;
     let mine = session.major();
     let roles = roles(&session).await.about(&access)?;
+    let later = yet_to_come(&session).await.about(&access)?;
     session.close().await;
     let source = link.expect().await?;
     let tool = match ctx.means.tools.choose(source.max(mine), mine) {
@@ -105,7 +109,7 @@ async fn destination_half(
     };
     link.send(FromDestination::Chosen { tool, server: mine }).await?;
     let schema = described(ctx, Side::Destination, tool).await?;
-    link.send(FromDestination::Described { schema, roles }).await
+    link.send(FromDestination::Described { schema, roles, later }).await
 }
 
 async fn roles(session: &Session) -> Result<Roles, tokio_postgres::Error> {
@@ -154,20 +158,32 @@ async fn described(ctx: &UnitContext, side: Side, tool: u32) -> Result<Described
 }
 
 fn title(entry: &TocEntry) -> String {
-    match &entry.schema {
-        Some(schema) => format!("{} {schema}.{}", entry.kind, entry.name),
-        None => format!("{} {}", entry.kind, entry.name),
+    title_of(&entry.kind, entry.schema.as_deref().unwrap_or_default(), &entry.name)
+}
+
+/// For people, and the same at both ends: `TABLE public.t`.
+pub(super) fn title_of(kind: &str, schema: &str, name: &str) -> String {
+    match schema {
+        "" => format!("{kind} {name}"),
+        schema => format!("{kind} {schema}.{name}"),
     }
 }
 
 fn compared(
-    ours: Described,
-    theirs: Described,
+    mut ours: Described,
+    mut theirs: Described,
     roles: &Roles,
+    later: &[String],
     same: fn(&str, &str) -> bool,
 ) -> ObjectsCompared {
-    let mut compared =
-        ObjectsCompared { objects: ours.statements.len() as u64, ..Default::default() };
+    let mut compared = ObjectsCompared::default();
+    for title in later {
+        let here = ours.statements.remove(title);
+        if here.or(theirs.statements.remove(title)).is_some() {
+            compared.skip(title, "it comes with the cutover: it would fire for changes that are applied".to_owned());
+        }
+    }
+    compared.objects = ours.statements.len() as u64;
     differences(&mut compared, ours.statements, theirs.statements, same);
     let ([ours, theirs], left_out) = ours.privileges.comparable(theirs.privileges, roles);
     differences(&mut compared, ours, theirs, same);
@@ -214,10 +230,13 @@ mod tests {
                 entries.iter().map(|(title, text)| ((*title).to_owned(), (*text).to_owned()));
             Described { statements: texts.collect(), ..Described::default() }
         };
-        let ours = of(&[("INDEX a", "1"), ("TABLE b", "2"), ("VIEW c", "3")]);
+        let ours = of(&[("INDEX a", "1"), ("TABLE b", "2"), ("VIEW c", "3"), ("TRIGGER e", "5")]);
+        let later = ["TRIGGER e".to_owned(), "RULE f of another task".to_owned()];
         let theirs = of(&[("INDEX d", "4"), ("TABLE b", "2"), ("VIEW c", "other")]);
-        let compared = compared(ours, theirs, &Roles::default(), str::eq);
+        let compared = compared(ours, theirs, &Roles::default(), &later, str::eq);
         assert_eq!((compared.objects, compared.differences), (3, 3));
+        let skipped: Vec<_> = compared.skipped.iter().map(|s| s.object.as_str()).collect();
+        assert_eq!(skipped, ["TRIGGER e"]);
         let told: Vec<_> =
             compared.listed.iter().map(|d| (d.difference, d.object.as_str())).collect();
         let expected = [

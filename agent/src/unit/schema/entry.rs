@@ -27,6 +27,17 @@ pub(in crate::unit) enum Section {
     Scan,
     /// After all others: event triggers, which would see them.
     Last,
+    /// Once no change is applied any more: triggers and rules that fire for applied changes, too.
+    Live,
+}
+
+/// What comes into the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filling {
+    Nothing,
+    Rows,
+    /// Rows, and then what is changed at the source.
+    Changes,
 }
 
 impl Section {
@@ -38,6 +49,7 @@ impl Section {
             Self::Post => "post",
             Self::Scan => "scan",
             Self::Last => "last",
+            Self::Live => "live",
         }
     }
 }
@@ -65,9 +77,14 @@ pub(super) fn arrange(
     source: &SourceCatalog,
     rules: &ObjectRules,
     assignable: &BTreeSet<String>,
-    with_rows: bool,
+    filling: Filling,
 ) -> Vec<SchemaEntry> {
     let chosen = select(&toc, rules);
+    let live = match filling {
+        Filling::Changes => live(&toc),
+        Filling::Nothing | Filling::Rows => BTreeSet::new(),
+    };
+    let with_rows = filling != Filling::Nothing;
     let mut entries = Vec::new();
     let mut views = BTreeSet::new();
     for entry in toc.into_iter().filter(|entry| chosen.contains(&entry.id)) {
@@ -76,13 +93,41 @@ pub(super) fn arrange(
         {
             views.insert(QualifiedName::new(schema.as_str(), entry.name.as_str()));
         }
-        entries.extend(steps(adapted(entry, assignable), source, with_rows));
+        let is_live = live.contains(&entry.id);
+        let entry = adapted(entry, assignable);
+        if is_live {
+            entries.push(step(entry, Section::Live));
+        } else {
+            entries.extend(steps(entry, source, with_rows));
+        }
     }
     if with_rows {
         let filled = source.populated.iter().filter(|view| views.contains(&view.name));
         entries.extend(filled.map(|view| refresh(&view.name, view.wave)));
     }
     entries
+}
+
+/// Triggers and rules that fire for applied changes, too (`ENABLE ALWAYS`, `ENABLE REPLICA`): what they did at the source comes
+/// from there, and would be done twice. With them what needs them, as comments; and a partition's own setting of its parent's
+/// trigger, for the parent's may be one of them.
+fn live(toc: &[TocEntry]) -> BTreeSet<u32> {
+    let fires = |statement: &str| {
+        let mut parts = statements(statement).into_iter().peekable();
+        parts.peek().is_some_and(|first| first.starts_with("ALTER TABLE "))
+            || parts.any(|part| {
+                let changes = part.starts_with("ALTER TABLE ");
+                changes && (part.contains(" ENABLE ALWAYS ") || part.contains(" ENABLE REPLICA "))
+            })
+    };
+    let is = |entry: &&TocEntry| {
+        matches!(entry.kind.as_str(), "TRIGGER" | "RULE") && fires(&entry.statement)
+    };
+    let mut live: BTreeSet<u32> = toc.iter().filter(is).map(|entry| entry.id).collect();
+    let with = |entry: &&TocEntry| entry.needs.iter().any(|need| live.contains(need));
+    let with: Vec<u32> = toc.iter().filter(with).map(|entry| entry.id).collect();
+    live.extend(with);
+    live
 }
 
 /// An entry as this destination can take it.
@@ -250,9 +295,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(entries: Vec<TocEntry>, with_rows: bool, expected: &[(Section, &str, &str)]) {
+    fn check(entries: Vec<TocEntry>, filling: Filling, expected: &[(Section, &str, &str)]) {
         let rules = ObjectRules::default();
-        let arranged = arrange(entries, &source(), &rules, &BTreeSet::new(), with_rows);
+        let arranged = arrange(entries, &source(), &rules, &BTreeSet::new(), filling);
         let told: Vec<_> =
             arranged.iter().map(|e| (e.section, e.kind.as_str(), e.statement.as_str())).collect();
         assert_eq!(told, expected);
@@ -270,7 +315,7 @@ mod tests {
         ];
         check(
             entries,
-            true,
+            Filling::Rows,
             &[
                 (Section::Last, "EVENT TRIGGER", "CREATE EVENT TRIGGER et"),
                 (Section::Pre, "TABLE", "CREATE TABLE t ();"),
@@ -294,8 +339,8 @@ mod tests {
         let build = "SET default_tablespace = fast;\nCREATE UNIQUE INDEX k ON t (a);";
         let attach = "ALTER TABLE ONLY t ADD CONSTRAINT k PRIMARY KEY USING INDEX k;\nALTER TABLE t CLUSTER ON k;";
         let two = [(Section::Index, "INDEX", build), (Section::Post, "CONSTRAINT", attach)];
-        check(entries(), true, &two);
-        check(entries(), false, &[(Section::Index, "CONSTRAINT", key)]);
+        check(entries(), Filling::Rows, &two);
+        check(entries(), Filling::Nothing, &[(Section::Index, "CONSTRAINT", key)]);
     }
 
     #[test]
@@ -306,9 +351,40 @@ mod tests {
         let entries = |id, text: &str| vec![toc(id, "FK CONSTRAINT", "t T to p", text, true)];
         let make = (Section::Post, "FK CONSTRAINT", unproven.as_str());
         let validate = "ALTER TABLE \"public\".\"t\" VALIDATE CONSTRAINT \"T to p\";";
-        check(entries(8, &valid), true, &[make, (Section::Scan, "FK CONSTRAINT", validate)]);
-        check(entries(8, &valid), false, &[(Section::Post, "FK CONSTRAINT", &valid)]);
-        check(entries(9, &unproven), true, &[make]);
+        check(entries(8, &valid), Filling::Rows, &[make, (Section::Scan, "FK CONSTRAINT", validate)]);
+        check(entries(8, &valid), Filling::Nothing, &[(Section::Post, "FK CONSTRAINT", &valid)]);
+        check(entries(9, &unproven), Filling::Rows, &[make]);
+    }
+
+    #[test]
+    fn what_fires_for_applied_changes_waits_until_there_are_none() {
+        let always = "CREATE TRIGGER a BEFORE INSERT ON t EXECUTE FUNCTION f();\n\n\n\
+                      ALTER TABLE t ENABLE ALWAYS TRIGGER a;";
+        let usual = "CREATE TRIGGER b BEFORE INSERT ON t EXECUTE FUNCTION f('ENABLE ALWAYS TRIGGER');";
+        let replica = "CREATE RULE c AS ON UPDATE TO t DO NOTHING;\n\nALTER TABLE t ENABLE REPLICA RULE c;";
+        let of_part = "ALTER TABLE part DISABLE TRIGGER a;";
+        let comment = "COMMENT ON TRIGGER a ON t IS 'x';";
+        let entries = || {
+            let said = TocEntry { needs: vec![1], ..toc(5, "COMMENT", "TRIGGER a", comment, true) };
+            vec![
+                toc(1, "TRIGGER", "t a", always, true),
+                toc(2, "TRIGGER", "t b", usual, true),
+                toc(3, "RULE", "t c", replica, true),
+                toc(4, "TRIGGER", "part a", of_part, true),
+                said,
+            ]
+        };
+        let told = |live| {
+            [
+                (live, "TRIGGER", always),
+                (Section::Post, "TRIGGER", usual),
+                (live, "RULE", replica),
+                (live, "TRIGGER", of_part),
+                (live, "COMMENT", comment),
+            ]
+        };
+        check(entries(), Filling::Changes, &told(Section::Live));
+        check(entries(), Filling::Rows, &told(Section::Post));
     }
 
     #[test]

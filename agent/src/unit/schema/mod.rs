@@ -13,6 +13,7 @@ mod catalog;
 mod compare;
 mod dump;
 mod entry;
+mod live;
 mod privileges;
 mod refresh;
 mod restore;
@@ -36,11 +37,13 @@ use super::link::{Link, link};
 use super::{UnitContext, UnitEnd};
 use crate::pg::{About, Session};
 use dump::{Ask, Dumped};
+use entry::Filling;
 use restore::{Archive, aside};
 use roles::Maker;
 
 pub(super) use compare::compare;
 pub(super) use entry::Section;
+pub(super) use live::go_live;
 pub(super) use refresh::{keep_refreshes, not_refreshable};
 pub(super) use roles::{Role, of_source as roles_that_come};
 pub(super) use run::run;
@@ -83,7 +86,11 @@ async fn destination_half(
     let catalog = catalog.expect("the source half sends the catalogue first");
     let tools = ctx.means.tools.choose(catalog.dump_major, destination_major)?;
     let toc = archive.entries(ctx, tools).await?;
-    let with_rows = ctx.spec.types.contains(&MigrationType::Full);
+    let filling = match ctx.spec.types.contains(&MigrationType::Full) {
+        _ if ctx.spec.is_incremental() => Filling::Changes,
+        true => Filling::Rows,
+        false => Filling::Nothing,
+    };
     let (mut owners, maker) = roles_there(session).await?;
     // Whoever makes a role may give objects to it.
     owners.extend(
@@ -94,7 +101,7 @@ async fn destination_half(
     let arranged = aside("the schema's statements", move || {
         let mut entries = roles::entries(&catalog.roles, &maker);
         let roles = maker.known.union(&owners).cloned().collect();
-        entries.extend(entry::arrange(toc, &catalog, &spec.objects, &owners, with_rows));
+        entries.extend(entry::arrange(toc, &catalog, &spec.objects, &owners, filling));
         entries.extend(settings::entries(&catalog.settings, &spec.destination.database, &roles));
         entries
     });

@@ -5,6 +5,7 @@
 
 use pgconvoy_shared::failure::Failure;
 
+use super::compare::title_of;
 use super::entry::{SchemaEntry, Section};
 use crate::pg::{About, Session};
 use crate::unit::{UnitContext, fence};
@@ -28,7 +29,7 @@ impl Pick {
     pub(super) fn is_quick(&self) -> bool {
         match self {
             // All indexes are run at once only where there are no rows.
-            Self::Section(Section::Pre | Section::Index | Section::Post) => true,
+            Self::Section(Section::Pre | Section::Index | Section::Post | Section::Live) => true,
             Self::Section(Section::Scan | Section::Last) => false,
             Self::Entries(numbers) => numbers.len() > 1,
         }
@@ -51,10 +52,7 @@ pub(super) struct StoredEntry {
 impl StoredEntry {
     /// For people: `TABLE public.t`.
     pub(super) fn title(&self) -> String {
-        match self.schema.as_str() {
-            "" => format!("{} {}", self.kind, self.object),
-            schema => format!("{} {schema}.{}", self.kind, self.object),
-        }
+        title_of(&self.kind, &self.schema, &self.object)
     }
 }
 

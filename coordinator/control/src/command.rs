@@ -102,6 +102,13 @@ pub enum Command {
         /// Its name at the source, as users see it.
         table: String,
     },
+    /// A table is copied anew while the others are followed.
+    ResyncTable {
+        /// Of which task.
+        task: TaskId,
+        /// Its name at the source, as users see it.
+        table: String,
+    },
 }
 
 /// See [`Command::CreateTask`].

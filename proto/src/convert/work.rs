@@ -91,6 +91,7 @@ impl From<PlanTable> for v1::PlanTable {
             generation: table.generation.0,
             bytes: table.bytes,
             filenode: table.filenode,
+            anew: table.anew,
         }
     }
 }
@@ -104,6 +105,7 @@ impl TryFrom<v1::PlanTable> for PlanTable {
             generation: Generation(wire.generation),
             bytes: wire.bytes,
             filenode: wire.filenode,
+            anew: wire.anew,
         })
     }
 }

@@ -26,7 +26,7 @@ use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
-use pgconvoy_shared::parking::{Cause, Parking};
+use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tracing::warn;
@@ -53,7 +53,10 @@ pub(super) struct Applier<'a> {
     consistent_at: Lsn,
     /// A transaction has begun that the next batch goes on with.
     open: bool,
+    /// Tables whose changes are kept.
     pub(super) parked: BTreeSet<TableNo>,
+    /// Those of them that are copied anew.
+    pub(super) held: BTreeSet<TableNo>,
     /// Which tables are parked, or not any more: to be told once it is durable.
     pub(super) untold: Vec<Parking>,
     /// Targets that refused what was folded: they have further unique values, which rows pass among them.
@@ -106,6 +109,7 @@ impl<'a> Applier<'a> {
             targets: Arc::clone(&course.targets),
             tables: known.collect(),
             parked: BTreeSet::new(),
+            held: BTreeSet::new(),
             untold: Vec::new(),
             touchy: BTreeSet::new(),
             statements: BTreeMap::new(),
@@ -117,9 +121,13 @@ impl<'a> Applier<'a> {
             park,
         };
         // Whoever parked them may not have been heard.
-        for table in course.taken.iter().filter(|table| table.cause.is_some()) {
+        for table in course.taken.iter().filter(|table| table.is_aside()) {
             applier.parked.insert(table.no);
-            applier.shall_tell(table.no, table.cause.clone());
+            match &table.cause {
+                _ if table.held => drop(applier.held.insert(table.no)),
+                Some(cause) => applier.shall_tell(table.no, Changes::Parked(cause.clone())),
+                None => {}
+            }
         }
         applier
     }
@@ -136,11 +144,21 @@ impl<'a> Applier<'a> {
         self.tables.get(&table)?.cause.clone()
     }
 
+    fn parked_count(&self) -> u32 {
+        count(self.parked.difference(&self.held).count())
+    }
+
     /// Says how the tables are when the stream begins.
     pub(super) fn begin(&mut self) {
         self.tell();
-        let parked = count(&self.parked);
-        self.applied.send_modify(|applied| applied.parked = parked);
+        if !self.held.is_empty() {
+            // Not before they are copied: whoever applies that will be somebody else.
+            self.consistent_at = Lsn(u64::MAX);
+        }
+        let (consistent_at, parked) = (self.consistent_at, self.parked_count());
+        self.applied.send_modify(|applied| {
+            *applied = Applied { consistent_at, parked, ..*applied };
+        });
     }
 
     /// Applies what comes until nothing comes any more.
@@ -179,7 +197,9 @@ impl<'a> Applier<'a> {
     }
 
     /// The plans of all tables that are written are current, and stay so (law O1).
-    pub(super) async fn fence(&mut self, tables: BTreeSet<TableNo>) -> Result<(), UnitEnd> {
+    pub(super) async fn fence(&mut self, mut tables: BTreeSet<TableNo>) -> Result<(), UnitEnd> {
+        // To those nothing is written: what is kept is kept under whichever plan.
+        tables.retain(|table| !self.held.contains(table));
         let generations: Vec<i64> =
             tables.iter().map(|table| i64::from(self.generation_of(*table).0)).collect();
         let tables: Vec<i64> = tables.iter().map(|table| i64::from(table.0)).collect();
@@ -363,7 +383,7 @@ impl<'a> Applier<'a> {
         self.run_sql(&advance).await?;
         self.open = false;
         self.position = Position { lsn: to, seq: self.position.seq + 1 };
-        let parked = count(&self.parked);
+        let parked = self.parked_count();
         self.applied.send_replace(Applied { lsn: to, consistent_at: self.consistent_at, parked });
         self.tell();
         Ok(())

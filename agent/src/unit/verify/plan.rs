@@ -282,6 +282,7 @@ mod tests {
             generation: Default::default(),
             bytes: 0,
             filenode: None,
+            anew: false,
         };
         let key = vec![KeyColumn { name: "m".into(), type_name: "integer".into() }];
         assert_eq!(plan(table, &from(&["z", "a", "m"]), key).columns, ["m", "a", "z"]);

@@ -16,11 +16,11 @@ mod pause_task;
 mod precheck_task;
 mod register_agent;
 mod reports;
-mod resume_table;
 mod resume_task;
 mod start_task;
 #[cfg(test)]
 pub(crate) mod story;
+mod table_again;
 
 use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::time::Timestamp;
@@ -57,7 +57,8 @@ pub fn apply(state: &mut State, stamped: &Stamped) -> Applied {
         Command::GrantLeases(grants) => Ok(grant_leases::grant_leases(&mut cx, grants)),
         Command::Reports(reports) => Ok(reports::reports(&mut cx, reports)),
         Command::NoteExport(export) => note_export::note_export(&mut cx, export),
-        Command::ResumeTable { task, table } => resume_table::resume_table(&mut cx, task, table),
+        Command::ResumeTable { task, table } => table_again::resume_table(&mut cx, task, table),
+        Command::ResyncTable { task, table } => table_again::resync_table(&mut cx, task, table),
     };
     Applied { outcome, effects }
 }

@@ -19,7 +19,6 @@ use pgconvoy_shared::unit::{
     SharedSnapshot, SnapshotMode, StreamOpened, SurveyDone, SurveyedTable, TablePlan, UnitKind,
     Work, WorkResult,
 };
-
 use pgconvoy_shared::verify::{Purpose, RowsCompared, VerifySettings};
 
 use super::apply;
@@ -100,6 +99,7 @@ pub(crate) fn spec(name: &str) -> TaskSpec {
             snapshot: SnapshotMode::Task,
         },
         retry: RetryWindows { connection_ms: 60_000, other_ms: 10_000 },
+        incremental: Default::default(),
     }
 }
 

@@ -108,6 +108,8 @@ event_kinds! {
     TableGoesOn = "table_goes_on",
     /// A user says that a parked table shall go on.
     TableResumed = "table_resumed",
+    /// A user wants a table to be copied anew, or that begins.
+    TableResync = "table_resync",
 }
 
 /// The latest events of a task.

@@ -57,6 +57,7 @@ pub(crate) fn create(no: u64, snapshot: SnapshotMode) -> CreateTask {
             schema: SchemaSettings::default(),
             copy: CopySettings { jobs: 4, shard_size_bytes: 256 << 20, index_jobs: 2, snapshot },
             retry: RetryWindows { connection_ms: 60_000, other_ms: 20_000 },
+            incremental: Default::default(),
         },
         source_password: Some(Sealed(vec![1, 2, 3])),
         destination_password: None,

@@ -1,8 +1,8 @@
 //! A destination: rows, what it knows of the stream, and transactions that land when they land.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use pgconvoy_flow::stream::entry::{Batch, Entry, Reread};
+use pgconvoy_flow::stream::entry::{Batch, Entry, Parked, Reread};
 use pgconvoy_flow::stream::fold::fold;
 use pgconvoy_flow::stream::operation::{Expect, InTheWay, Operation};
 use pgconvoy_flow::stream::table::Target;
@@ -31,6 +31,8 @@ pub(super) struct Destination {
     /// The targets of the tables.
     pub(super) target_of: Vec<usize>,
     pub(super) rereads: Vec<Reread>,
+    /// What is kept of tables that are parked.
+    pub(super) kept: BTreeMap<usize, Vec<Parked>>,
     pub(super) bugs: Bugs,
 }
 
@@ -40,6 +42,10 @@ pub(super) struct Transaction {
     pub(super) expected: Progress,
     pub(super) applied: Lsn,
     pub(super) batches: Vec<Batch>,
+    /// Tables that are parked from now on.
+    pub(super) parks: BTreeSet<usize>,
+    /// A table whose kept changes these are, and that goes on.
+    pub(super) goes_on: Option<usize>,
 }
 
 pub(super) enum Landed {
@@ -55,14 +61,27 @@ impl Destination {
         transaction: &Transaction,
         reached: &mut Reached,
     ) -> Result<Landed, String> {
-        let Transaction { expected, applied, batches } = transaction;
+        let Transaction { expected, applied, batches, parks, goes_on } = transaction;
         let is = self.progress;
         if is != *expected && self.bugs.hold(Bug::NothingCompared) {
             reached.note("a transaction was fenced");
             return Ok(Landed::Fenced);
         }
+        for table in parks {
+            self.kept.entry(*table).or_default();
+        }
+        if let Some(table) = goes_on {
+            reached.note("a parked table went on");
+            self.kept.remove(table);
+        }
         for batch in batches {
             self.apply(&batch.entries, reached)?;
+            if goes_on.is_some() && !batch.entries.is_empty() {
+                reached.note("a kept change was applied");
+            }
+            for parked in &batch.parked {
+                self.kept.entry(parked.table.0 as usize).or_default().push(parked.clone());
+            }
             for reread in &batch.rereads {
                 reached.note("a row was read again");
                 let until = &mut self.until[reread.table.0 as usize];
@@ -166,6 +185,11 @@ impl Destination {
     pub(super) fn is_past_n(&self, target: usize, applied: Lsn) -> bool {
         let mut tables = self.until.iter().zip(&self.target_of);
         tables.all(|(until, of)| *of != target || *until <= applied)
+    }
+
+    /// Whether changes of a target's tables are kept.
+    pub(super) fn is_parked(&self, target: usize) -> bool {
+        self.kept.keys().any(|table| self.target_of[*table] == target)
     }
 
     fn take(&mut self, target: usize, key: &Tuple) -> Option<Row> {

@@ -27,7 +27,7 @@ pub enum Changes {
     /// They are applied.
     Applied,
     /// They are kept, for this cause.
-    Parked(Cause),
+    Parked(Box<Cause>),
     /// They are kept while it is copied anew: no snapshot may be older than this transaction, which was given out when they
     /// were kept already (law S2).
     Held(u64),

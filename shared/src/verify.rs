@@ -1,10 +1,13 @@
 //! The words of verification: what is compared, and what comes of it.
 //!
 //! Rows are *missing* (the destination lacks them), *extra* (only the destination has them) or *different* (the same key, not
-//! the same row). A table without a key is a multiset: its rows are missing or extra, with a count. What could not be compared
+//! the same row). A table without a key is a multiset: its rows are missing or extra, with a count. Beside a stream a row that
+//! does not rest long enough to be judged is *moving*. What could not be compared
 //! is named with the reason; where the reason is itself a difference between the two ends, it counts as one.
 
 use serde::{Deserialize, Serialize};
+
+use crate::name::QualifiedName;
 
 /// Differences listed for one table, or of the schema; all are counted.
 pub const LISTED_MAX: usize = 100;
@@ -125,6 +128,8 @@ pub struct RowsCompared {
     pub extra: u64,
     /// Rows that are not the same at both ends.
     pub different: u64,
+    /// Rows that were changed again and again while a stream was followed: whether they are the same is not known.
+    pub moving: u64,
     /// So much differs that not all of it was looked at: the three figures are lower bounds.
     pub at_least: bool,
     /// Some of the rows that differ, at most [`LISTED_MAX`].
@@ -133,6 +138,8 @@ pub struct RowsCompared {
     pub lists: Vec<String>,
     /// Why nothing was compared.
     pub not_compared: Option<NotCompared>,
+    /// The root of its partitions, where these are compared as one table: the figures stand with the first of them.
+    pub through: Option<QualifiedName>,
 }
 
 impl RowsCompared {
@@ -146,7 +153,9 @@ impl RowsCompared {
     /// Rows found to be the same.
     #[must_use]
     pub fn same(&self) -> u64 {
-        self.compared.saturating_sub(self.missing).saturating_sub(self.different)
+        [self.missing, self.different, self.moving]
+            .into_iter()
+            .fold(self.compared, u64::saturating_sub)
     }
 
     /// Adds what came of other rows of the same table.
@@ -159,6 +168,7 @@ impl RowsCompared {
             (&mut self.missing, other.missing),
             (&mut self.extra, other.extra),
             (&mut self.different, other.different),
+            (&mut self.moving, other.moving),
         ];
         for (sum, more) in sums {
             *sum = sum.saturating_add(more);

@@ -15,6 +15,12 @@ pub fn lock_table(table: &QualifiedName) -> String {
     format!("lock table only {} in access share mode", table.quoted())
 }
 
+/// The same for a partitioned table with all its partitions.
+#[must_use]
+pub fn lock_partitions(root: &QualifiedName) -> String {
+    format!("lock table {} in access share mode", root.quoted())
+}
+
 /// What the server describes when asked for a table's fingerprint.
 #[must_use]
 pub fn describe_table(table: &QualifiedName) -> String {
@@ -73,6 +79,33 @@ pub fn copy_out_compared(
     let only = if only { "only " } else { "" };
     let predicate = predicate(&plan.key, part).map(|p| format!(" where {p}")).unwrap_or_default();
     format!("copy (select {columns} from {only}{}{predicate}) to stdout", table.quoted())
+}
+
+/// Reads the rows with these keys, for comparing them: as [`copy_out_compared`] does.
+#[must_use]
+pub fn copy_out_keys(
+    plan: &TablePlan,
+    keys: &[Vec<String>],
+    table: &QualifiedName,
+    only: bool,
+) -> String {
+    let columns = names(&plan.columns);
+    let only = if only { "only " } else { "" };
+    let value = |(column, value): (&KeyColumn, &String)| {
+        format!("{}::{}", quote_literal(value), column.type_name)
+    };
+    let row = |values: &Vec<String>| -> String {
+        let values: Vec<String> = plan.key.iter().zip(values).map(value).collect();
+        format!("({})", values.join(", "))
+    };
+    let keys: Vec<String> = keys.iter().map(row).collect();
+    let key: Vec<String> = plan.key.iter().map(|column| quote_identifier(&column.name)).collect();
+    format!(
+        "copy (select {columns} from {only}{} where ({}) in (values {})) to stdout",
+        table.quoted(),
+        key.join(", "),
+        keys.join(", ")
+    )
 }
 
 fn options(format: CopyFormat) -> &'static str {
@@ -237,6 +270,16 @@ mod tests {
         assert_eq!(
             here,
             r#"copy (select "a", "b" from "s"."root" where "a" >= '7'::integer) to stdout"#
+        );
+    }
+
+    #[test]
+    fn rows_are_looked_up_by_their_keys() {
+        let table = plan(&["a", "b", "c"], &[("a", "integer"), ("b", "text")]);
+        let keys = [["1", "it's"], ["2", "x"]].map(|key| key.map(String::from).to_vec());
+        assert_eq!(
+            copy_out_keys(&table, &keys, &table.write_to, true),
+            r#"copy (select "a", "b", "c" from only "s"."root" where ("a", "b") in (values ('1'::integer, 'it''s'::text), ('2'::integer, 'x'::text))) to stdout"#
         );
     }
 

@@ -83,9 +83,6 @@ impl Migrate {
                 "add --types schema,full,incremental",
             ));
         }
-        if self.verify && follows {
-            return Err(Problem::not_yet("--verify while changes are followed"));
-        }
         let report = self.report.create()?;
         let lists = report.is_some().then(|| data_dir.join("differences"));
         let slots = slots_for(&order.wanted);
@@ -95,7 +92,12 @@ impl Migrate {
         embedded.stop().await;
         let ended = match driven? {
             Driven::Ended(ended) => *ended,
-            Driven::Reached(task) => return reached(*task, &data_dir, format),
+            Driven::Reached(task) => {
+                if let Some(report) = report {
+                    report.write(&task, lists.as_deref())?;
+                }
+                return reached(*task, &data_dir, format);
+            }
             Driven::Interrupted => return Ok(Exit::Interrupted),
         };
         if let Some(report) = report {
@@ -150,6 +152,7 @@ async fn drive(
         }
     };
     if ended.status() == v1::TaskStatus::Running {
+        let ended = cluster.task(&task, 0).await?;
         let request = || v1::PauseTaskRequest { task: task.clone() };
         cluster.tasks(async |mut client| client.pause_task(request()).await).await?;
         return Ok(Driven::Reached(Box::new(ended)));
@@ -163,31 +166,38 @@ async fn drive(
 /// What is told of a task that has reached its goal, and goes on when the command is run again.
 fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Problem> {
     let (id, name) = (task.id.clone(), task.name.clone());
-    let progress = task.stream.as_ref().and_then(|stream| stream.progress).unwrap_or_default();
+    let progress = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
+    let parked_tables = progress.map_or(0, |progress| progress.parked);
+    let differs = task.verification.as_ref().is_some_and(|found| found.differences > 0);
     let parked = task.tables.iter().find(|table| table.parked.is_some()).cloned();
     let view = TaskView::from(task);
     match format {
         Format::Json => output::json(&view)?,
-        Format::Table => output::line(&view.summary())?,
+        Format::Table => output::line(&with_verification(&view))?,
     }
     note(&format!(
         "the slot and the publication pgconvoy_{id} stay at the source, which keeps its log for them: run the same command \
          again to go on, or remove them with `pgconvoy task cancel {name} --data-dir {}`",
         data_dir.display()
     ));
-    if progress.parked > 0 {
+    if parked_tables > 0 {
         let first =
             parked.map_or(String::new(), |table| format!(", {}: {}", table.name, table.cause));
         note(&format!(
-            "error: {} tables are parked: their changes are kept at the destination and not applied{first}; `pgconvoy task show \
+            "error: {parked_tables} tables are parked: their changes are kept at the destination and not applied{first}; `pgconvoy task show \
              {name} --data-dir {data_dir}` tells of all, and when the cause is mended `pgconvoy task resume {name} --table TABLE \
              --data-dir {data_dir}` lets a table go on",
-            progress.parked,
             data_dir = data_dir.display()
         ));
         return Ok(Exit::Failed);
     }
-    Ok(Exit::Done)
+    Ok(if differs { Exit::Differs } else { Exit::Done })
+}
+
+/// How far a task is, and what came of comparing both ends if that was asked for.
+fn with_verification(view: &TaskView) -> String {
+    let compared = view.verification_text().map(|text| format!("\n{text}"));
+    format!("{}{}", view.summary(), compared.unwrap_or_default())
 }
 
 /// Shows how the task goes on until nothing more happens, or its goal is reached; the task as it is then.
@@ -369,8 +379,7 @@ pub(super) fn conclude(task: v1::Task, format: Format) -> Result<Exit, Problem> 
     match format {
         Format::Json => output::json(&view)?,
         Format::Table if matches!(exit, Exit::Done | Exit::Differs) => {
-            let compared = view.verification_text().map(|text| format!("\n{text}"));
-            output::line(&format!("{}{}", view.summary(), compared.unwrap_or_default()))?;
+            output::line(&with_verification(&view))?;
         }
         Format::Table => {
             if stopped_at_gate {

@@ -7,6 +7,7 @@ pub(crate) mod agent;
 pub(crate) mod cluster;
 pub(crate) mod event;
 pub(crate) mod precheck;
+pub(crate) mod stream;
 pub(crate) mod task;
 pub(crate) mod verification;
 

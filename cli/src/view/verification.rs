@@ -24,8 +24,11 @@ pub(crate) struct VerificationView {
     tables_same: u32,
     tables_different: u32,
     tables_skipped: u32,
+    tables_moving: u32,
     /// Of those that are different: not compared, because one end lacks the table or a column.
     tables_unlike: u32,
+    /// Partitions whose rows are compared with those of a table that is counted: all under one root as one table.
+    tables_with_root: u32,
     rows: RowsView,
     schema: Option<ObjectsCompared>,
     sequences: Option<ObjectsCompared>,
@@ -41,6 +44,8 @@ pub(crate) struct RowsView {
     missing: u64,
     extra: u64,
     different: u64,
+    /// Changed again and again meanwhile: not known whether they are the same.
+    moving: u64,
     /// The figures are lower bounds.
     at_least: bool,
     listed: Vec<RowDifference>,
@@ -48,12 +53,15 @@ pub(crate) struct RowsView {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lists: Vec<String>,
     not_compared: Option<NotCompared>,
+    /// The root of its partitions, where these are compared as one table: the figures stand with the first of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    through: Option<String>,
 }
 
 /// A table that was, or will be, compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct TableVerificationView {
-    /// same, different, skipped; none = not yet.
+    /// same, different, skipped, with_root; none = not yet.
     status: Option<String>,
     #[serde(flatten)]
     rows: RowsView,
@@ -72,7 +80,9 @@ impl VerificationView {
             tables_same: found.tables_same,
             tables_different: found.tables_different,
             tables_skipped: found.tables_skipped,
+            tables_moving: found.tables_moving,
             tables_unlike: found.tables_unlike,
+            tables_with_root: found.tables_with_root,
             rows: found.rows.map(RowsView::of).unwrap_or_default(),
             schema: objects(found.schema),
             sequences: objects(found.sequences),
@@ -86,12 +96,13 @@ impl VerificationView {
     ) -> String {
         let mut parts = vec![self.coverage()];
         let tells = |view: &TableVerificationView| {
-            matches!(view.status.as_deref(), Some("different" | "skipped"))
+            matches!(view.status.as_deref(), Some("different" | "skipped" | "moving"))
         };
         let telling: Vec<_> = tables.into_iter().filter(|(_, view)| tells(view)).collect();
         if !telling.is_empty() {
             let rows = telling.iter().map(|(name, view)| view.row(name));
-            let head = ["table", "result", ">same", ">missing", ">extra", ">different", ""];
+            let head =
+                ["table", "result", ">same", ">missing", ">extra", ">different", ">moving", ""];
             parts.push(table(&head, rows));
         }
         let keys: Vec<String> = telling.iter().flat_map(|(name, view)| view.keys(name)).collect();
@@ -115,7 +126,8 @@ impl VerificationView {
 
     fn coverage(&self) -> String {
         let mut lines = vec![self.verdict()];
-        let compared = self.tables_same + self.tables_different.saturating_sub(self.tables_unlike);
+        let differing = self.tables_different.saturating_sub(self.tables_unlike);
+        let compared = self.tables_same + self.tables_moving + differing;
         if compared > 0 {
             let sample = match self.sample_percent.as_str() {
                 "100" => String::new(),
@@ -125,6 +137,18 @@ impl VerificationView {
                 "  rows       {} compared in {}{sample}",
                 human::count(self.rows.compared),
                 human::counted(compared.into(), "table")
+            ));
+        }
+        if self.tables_with_root > 0 {
+            let more = human::counted(self.tables_with_root.into(), "more table");
+            lines.push(format!(
+                "  together   {more}: partitions whose key each server hashes in its own way, all under one root as one table"
+            ));
+        }
+        if self.rows.moving > 0 {
+            lines.push(format!(
+                "  moving     {} did not rest long enough to be compared",
+                human::counted(self.rows.moving, "row")
             ));
         }
         if self.tables_skipped > 0 {
@@ -164,7 +188,9 @@ impl VerificationView {
         };
         let tables = u64::from(self.tables_skipped + self.tables_unlike);
         let objects: usize = objects_of(self).map(|objects| objects.skipped.len()).sum();
-        let left_out: Vec<String> = [(tables, "table"), (objects as u64, "object")]
+        let moving = self.rows.moving;
+        let left_out = [(tables, "table"), (objects as u64, "object"), (moving, "moving row")];
+        let left_out: Vec<String> = left_out
             .into_iter()
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| human::counted(count, what))
@@ -204,10 +230,12 @@ impl RowsView {
             missing: found.missing,
             extra: found.extra,
             different: found.different,
+            moving: found.moving,
             at_least: found.at_least,
             listed: found.listed,
             lists: found.lists,
             not_compared: found.not_compared,
+            through: found.through.map(|root| root.to_string()),
         }
     }
 }
@@ -218,22 +246,29 @@ impl TableVerificationView {
         Self { status: non_empty(&table.verification), rows }
     }
 
-    fn row(&self, name: &str) -> [String; 7] {
+    /// Whose rows they are.
+    fn subject<'v>(&'v self, table: &'v str) -> &'v str {
+        self.rows.through.as_deref().unwrap_or(table)
+    }
+
+    fn row(&self, name: &str) -> [String; 8] {
         let rows = &self.rows;
         let least = if rows.at_least { "at least " } else { "" };
         let figure = |figure| format!("{least}{}", human::count(figure));
         [
-            name.to_owned(),
+            self.subject(name).to_owned(),
             self.status.clone().unwrap_or_default(),
             human::count(rows.same),
             figure(rows.missing),
             figure(rows.extra),
             figure(rows.different),
+            figure(rows.moving),
             rows.not_compared.as_ref().map(|why| why.reason.clone()).unwrap_or_default(),
         ]
     }
 
     fn keys(&self, table: &str) -> Vec<String> {
+        let table = self.subject(table);
         let listed = &self.rows.listed;
         let mut lines: Vec<String> = listed
             .iter()
@@ -270,16 +305,16 @@ pub(crate) fn object_lines(task: &v1::Task) -> Vec<Value> {
 
 /// Rows of a table that differ, as far as the task keeps them, as JSON lines.
 pub(crate) fn row_lines(table: &v1::TaskTable) -> Vec<Value> {
-    let rows = TableVerificationView::of(table).rows.listed;
+    let view = TableVerificationView::of(table);
     let line = |row: &RowDifference| {
         json!({
-            "table": table.name,
+            "table": view.subject(&table.name),
             "difference": row.difference,
             "key": row.key,
             "count": row.count,
         })
     };
-    rows.iter().map(line).collect()
+    view.rows.listed.iter().map(line).collect()
 }
 
 /// Hundredths of a percent as a number without needless zeros; 0 stands for all.

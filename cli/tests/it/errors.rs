@@ -54,7 +54,6 @@ fn what_is_not_built_is_refused_by_name() {
         &["--types", "schema,full,incremental", "--until", "cutover"][..],
         &["--fence"],
         &["--writers-stopped"],
-        &["--types", "schema,full,incremental", "--verify"],
         &["--types", "full,incremental"],
     ] {
         let arguments: Vec<&str> = ["migrate"].iter().chain(&URLS).chain(extra).copied().collect();

@@ -47,9 +47,6 @@ impl Tasks {
             return Ok((task, true));
         }
         spec.check().map_err(|problems| ApiError::Invalid(problems.to_failure().into()))?;
-        if verify.is_some() && purpose == Purpose::Migrate && spec.is_incremental() {
-            return Err(unreadable("verify", "a source that is followed cannot be compared yet"));
-        }
         let id = TaskId::from_parts(clock::wall_clock_ms(), rand::rng().next_u64());
         let command = Command::CreateTask(Box::new(CreateTask {
             source_password: self.seal(source_password, &id, Side::Source)?,

@@ -122,10 +122,12 @@ impl From<RowsCompared> for v1::RowsCompared {
             missing: compared.missing,
             extra: compared.extra,
             different: compared.different,
+            moving: compared.moving,
             at_least: compared.at_least,
             listed: wire_list(compared.listed),
             lists: compared.lists,
             not_compared: compared.not_compared.map(Into::into),
+            through: compared.through.map(Into::into),
         }
     }
 }
@@ -141,10 +143,12 @@ impl TryFrom<v1::RowsCompared> for RowsCompared {
             missing: wire.missing,
             extra: wire.extra,
             different: wire.different,
+            moving: wire.moving,
             at_least: wire.at_least,
             listed: list(wire.listed, "listed")?,
             lists: wire.lists,
             not_compared: optional(wire.not_compared, "not_compared")?,
+            through: optional(wire.through, "through")?,
         })
     }
 }

@@ -26,10 +26,29 @@ impl Kept {
 
 /// What differs between all rows of some buckets at both ends, told one by one. Rows are matched by key: of several with one
 /// key (a constraint that one end lacks, or no key at all) equal ones are matched first.
-pub fn classify(
+pub fn classify(source: Vec<Kept>, destination: Vec<Kept>, mut each: impl FnMut(RowDifference)) {
+    of_each_key(source, destination, |ours, theirs| {
+        let (missing, extra) = unmatched(ours, theirs);
+        let different = missing.min(extra);
+        let Some(shown) = ours.first().or(theirs.first()).map(|kept| &kept.shown) else { return };
+        for (difference, count) in [
+            (Difference::Different, different),
+            (Difference::Missing, missing - different),
+            (Difference::Extra, extra - different),
+        ] {
+            if count > 0 {
+                let key = String::from_utf8_lossy(shown).into_owned();
+                each(RowDifference { difference, key, count });
+            }
+        }
+    });
+}
+
+/// The rows of each key at both ends, sorted by hash.
+pub(super) fn of_each_key(
     mut source: Vec<Kept>,
     mut destination: Vec<Kept>,
-    mut each: impl FnMut(RowDifference),
+    mut each: impl FnMut(&[Kept], &[Kept]),
 ) {
     let order = |kept: &Kept| (kept.key, kept.hash);
     source.sort_unstable_by_key(order);
@@ -45,19 +64,7 @@ pub fn classify(
         here = rest;
         let (theirs, rest) = there.split_at(there.partition_point(|kept| kept.key == key));
         there = rest;
-        let (missing, extra) = unmatched(ours, theirs);
-        let different = missing.min(extra);
-        let Some(shown) = ours.first().or(theirs.first()).map(|kept| &kept.shown) else { return };
-        for (difference, count) in [
-            (Difference::Different, different),
-            (Difference::Missing, missing - different),
-            (Difference::Extra, extra - different),
-        ] {
-            if count > 0 {
-                let key = String::from_utf8_lossy(shown).into_owned();
-                each(RowDifference { difference, key, count });
-            }
-        }
+        each(ours, theirs);
     }
 }
 

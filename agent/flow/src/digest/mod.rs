@@ -14,15 +14,21 @@
 //!
 //! Without a key a row is its own key, and a table a multiset.
 //!
+//! Where the destination follows the source, what differs is looked at again ([`Suspects`]).
+//!
 //! (XXH3 with a random secret of its full 192 bytes: this is no signature, and nobody who could write rows knows the secret.)
 
 mod buckets;
 mod difference;
+mod question;
+mod suspects;
 
 pub use buckets::{
     BUCKETS, Bucket, Digest, Focus, PASSES_MAX, Passes, ROWS_PER_PASS, narrowing, passes,
 };
 pub use difference::{Kept, classify};
+pub use question::{Answer, Asked, Distilled, Distiller, Found, OutOfPlace, Question, Wanted};
+pub use suspects::{LOOKS_MAX, Suspects};
 
 use xxhash_rust::xxh3::{Xxh3Builder, xxh3_128_with_secret};
 

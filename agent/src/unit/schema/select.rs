@@ -16,6 +16,7 @@ use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::spec::ObjectRules;
 
 use super::toc::TocEntry;
+use crate::unit::open_stream;
 
 /// What an entry is, to the rules.
 enum Role {
@@ -89,11 +90,13 @@ fn owner_of(entry: &TocEntry, by_id: &BTreeMap<u32, &TocEntry>) -> Option<u32> {
     if entry.kind == "SEQUENCE" { relation } else { relation.or_else(|| known.clone().next()) }
 }
 
-/// Relations that the rules do not name, and all that cannot be made without them.
+/// Relations that the rules do not name, what pgconvoy made for a task, and all that cannot be made without those.
 fn left_out(entries: &[TocEntry], rules: &ObjectRules) -> BTreeSet<u32> {
-    let relations = entries.iter().filter(|entry| matches!(role(&entry.kind), Role::Relation));
-    let mut out: BTreeSet<u32> =
-        relations.filter(|entry| !by_rules(entry, rules)).map(|entry| entry.id).collect();
+    let is_out = |entry: &&TocEntry| match &*entry.kind {
+        "PUBLICATION" => entry.name.starts_with(open_stream::PREFIX),
+        kind => matches!(role(kind), Role::Relation) && !by_rules(entry, rules),
+    };
+    let mut out: BTreeSet<u32> = entries.iter().filter(is_out).map(|entry| entry.id).collect();
     // Entries stand behind what they need, so one round does; a cycle that pg_dump broke up may take another.
     loop {
         let before = out.len();
@@ -197,6 +200,8 @@ mod tests {
             entry(18, "RULE", "public.counts _RETURN", &[17, 7]),
             // Schema `public` itself is in no archive.
             entry(19, "ACL", "SCHEMA public", &[99]),
+            entry(20, "PUBLICATION", "pgconvoy_06abcdefghjk", &[]),
+            entry(21, "PUBLICATION TABLE", "pgconvoy_06abcdefghjk people", &[5, 20]),
         ]
     }
 

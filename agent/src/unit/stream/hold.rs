@@ -5,6 +5,8 @@
 //! that no snapshot of the new copy may be older than (law S2), so the copy shows all of that. What it does not show of the
 //! rest is applied when it is there.
 
+use std::collections::BTreeSet;
+
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::parking::{Changes, Parking};
@@ -52,7 +54,7 @@ impl Applier<'_> {
 
     async fn hold(&mut self, table: TableNo) -> Result<(), UnitEnd> {
         self.ctx.still_mine()?;
-        self.begin_piece().await?;
+        self.begin_piece(BTreeSet::new()).await?;
         // Not the table's own row: whoever still writes for its plan holds that until it is raised.
         let hold = "with held as (insert into pgconvoy.copied_anew (task, table_no, held_from)
                                   values ($1, $2, $3::text::pg_lsn))

@@ -50,7 +50,7 @@ impl Applier<'_> {
         };
         self.note_cause(table, cause).await?;
         // The reader is gone only when the unit ends.
-        let _gone = self.park.send(table);
+        let _gone = self.reports.park.send(table);
         Ok(())
     }
 
@@ -73,7 +73,7 @@ impl Applier<'_> {
                     update pgconvoy.table_state set parked = $3::text::jsonb where task = $1 and table_no = $2";
         let (task, no) = (self.ctx.task.as_str(), i64::from(table.0));
         self.session.execute(note, &[&task, &no, &json]).await.about(&self.access)?;
-        self.shall_tell(table, Changes::Parked(cause));
+        self.shall_tell(table, Changes::Parked(Box::new(cause)));
         Ok(())
     }
 

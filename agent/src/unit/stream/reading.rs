@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::catalog::Course;
+use super::figures::Figures;
 use super::reread;
 use super::spool::Spool;
 use crate::pg::wire::Wire;
@@ -59,6 +60,7 @@ pub(super) struct Reader {
     tables: BTreeMap<TableNo, (QualifiedName, usize)>,
     rereader: Wire,
     to_applier: mpsc::Sender<Cut>,
+    figures: Arc<Figures>,
     /// A transaction is being followed.
     open: bool,
     reached: Lsn,
@@ -75,6 +77,7 @@ impl Reader {
         rereads: Vec<Reread>,
         (rereader, newest): (Wire, FullXid),
         to_applier: mpsc::Sender<Cut>,
+        figures: Arc<Figures>,
     ) -> Self {
         let tables = course.tables.iter();
         let tables = tables.map(|table| (table.no, (table.name.clone(), table.target))).collect();
@@ -88,6 +91,7 @@ impl Reader {
             tables,
             rereader,
             to_applier,
+            figures,
             open: false,
             reached: applied,
             told: applied,
@@ -142,6 +146,8 @@ impl Reader {
     }
 
     async fn take(&mut self, event: Event) -> Result<(), UnitEnd> {
+        let (Event::Change { at, .. } | Event::Reached { at }) = event;
+        self.figures.received(at);
         match event {
             Event::Change { message, .. } => self.message(message).await,
             // All that was committed before has been read, whole.
@@ -173,6 +179,7 @@ impl Reader {
             }
             Step::RolledBack(xid) => {
                 self.spools.remove(&xid);
+                self.tell_spilled();
                 Ok(())
             }
             Step::Logical(_) => Ok(()),
@@ -220,8 +227,13 @@ impl Reader {
                 None => Spool::new()?,
             };
             self.spools.entry(xid).insert_entry(spool).get_mut().append(spill).await?;
+            self.tell_spilled();
         }
         Ok(())
+    }
+
+    fn tell_spilled(&self) {
+        self.figures.spilled(self.spools.values().map(Spool::bytes).sum());
     }
 
     async fn spooled(&mut self, xid: Xid, spooled: &Spooled) -> Result<(), UnitEnd> {
@@ -236,6 +248,7 @@ impl Reader {
                 self.item(item).await?;
             }
         }
+        self.tell_spilled();
         Ok(())
     }
 }

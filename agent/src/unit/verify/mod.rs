@@ -2,6 +2,7 @@
 //!
 //! - [`plan`]: how a table's rows can be compared, and by which shards;
 //! - [`rows`]: the rows of one shard, each end's as [`reading`] gives them;
+//! - [`relook`]: looking again at what differs while a stream is followed;
 //! - [`schema`](crate::unit::schema): what pg_dump says of both ends, statement by statement;
 //! - [`sequences`]: where sequences stand.
 //!
@@ -10,6 +11,7 @@
 mod list;
 pub(super) mod plan;
 mod reading;
+mod relook;
 pub(super) mod rows;
 pub(super) mod sequences;
 

@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn tell(story: &mut Story, held: &Held, cause: Option<Cause>) -> Reception {
-        say(story, held, 1, cause.map_or(Changes::Applied, Changes::Parked))
+        say(story, held, 1, cause.map_or(Changes::Applied, |cause| Changes::Parked(Box::new(cause))))
     }
 
     fn resync(story: &mut Story) -> Result<bool, Rejected> {
@@ -316,7 +316,7 @@ mod tests {
     fn what_is_said_of_an_older_plan_is_not_heard() {
         let mut story = streaming();
         let held = story.lease("a", UnitKind::Stream);
-        let heard = say(&mut story, &held, 9, Changes::Parked(cause(0)));
+        let heard = say(&mut story, &held, 9, Changes::Parked(Box::new(cause(0))));
         assert_eq!(heard, Reception::Taken);
         assert!(story.view().tables.iter().all(|table| table.parked.is_none()));
     }

@@ -110,6 +110,12 @@ event_kinds! {
     TableResumed = "table_resumed",
     /// A user wants a table to be copied anew, or that begins.
     TableResync = "table_resync",
+    /// Tables that were made after the stream was opened: nobody follows them.
+    TablesNotFollowed = "tables_not_followed",
+    /// The source may soon give the slot up.
+    SlotAtRisk = "slot_at_risk",
+    /// It will not any more, as things are.
+    SlotSafe = "slot_safe",
 }
 
 /// The latest events of a task.

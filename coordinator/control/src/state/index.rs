@@ -70,6 +70,9 @@ pub(crate) struct Checked {
     pub(crate) tables_same: u32,
     pub(crate) tables_different: u32,
     pub(crate) tables_skipped: u32,
+    pub(crate) tables_with_root: u32,
+    /// Rows of them did not rest long enough; nothing else differs.
+    pub(crate) tables_moving: u32,
     /// Of those that are different: not compared, because one end lacks something.
     pub(crate) tables_unlike: u32,
     /// Tables with figures that are lower bounds.
@@ -81,12 +84,14 @@ pub(crate) struct Checked {
     pub(crate) missing: u64,
     pub(crate) extra: u64,
     pub(crate) different: u64,
+    pub(crate) moving: u64,
 }
 
 impl Checked {
     /// Tables that were compared, or will not be.
     pub(crate) fn tables(&self) -> u32 {
-        self.tables_same + self.tables_different + self.tables_skipped
+        let judged = self.tables_same + self.tables_different + self.tables_moving;
+        judged + self.tables_skipped + self.tables_with_root
     }
 
     fn table(&mut self, table: &Table, add: bool) {
@@ -95,6 +100,8 @@ impl Checked {
             Some(Verdict::Same) => Some(&mut self.tables_same),
             Some(Verdict::Different) => Some(&mut self.tables_different),
             Some(Verdict::Skipped) => Some(&mut self.tables_skipped),
+            Some(Verdict::WithRoot) => Some(&mut self.tables_with_root),
+            Some(Verdict::Moving) => Some(&mut self.tables_moving),
             None => None,
         };
         if let Some(tables) = tables {
@@ -115,6 +122,7 @@ impl Checked {
             (&mut self.missing, found.missing),
             (&mut self.extra, found.extra),
             (&mut self.different, found.different),
+            (&mut self.moving, found.moving),
         ] {
             // Wrapping: what is added can be taken away again, whatever an agent reported.
             *sum = if add { sum.wrapping_add(part) } else { sum.wrapping_sub(part) };

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{RequestId, TableNo, TaskId, UnitId, UnitNo};
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::{MigrationType, TaskSpec};
@@ -84,6 +85,8 @@ pub enum Stage {
     Settle,
     /// Whether both ends are the same.
     Verify,
+    /// Whether the destination has all shards still: a crash empties unlogged tables there.
+    LastAudit,
     /// Nothing is left but to follow the source, for as long as the user wants it.
     Stream,
     /// What the task keeps at the databases goes.
@@ -153,7 +156,7 @@ pub(crate) struct TaskSnapshot {
 }
 
 /// How far a task follows its source.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Following {
     /// What was made for it at the source.
     pub(crate) opened: Option<StreamOpened>,
@@ -161,6 +164,10 @@ pub(crate) struct Following {
     pub(crate) unit: Option<UnitNo>,
     /// What the stream reported last.
     pub(crate) checkpoint: Checkpoint,
+    /// It was told that the source may soon give the slot up.
+    pub(crate) slot_at_risk: bool,
+    /// Tables that were told of as not followed.
+    pub(crate) not_followed: Arc<BTreeSet<QualifiedName>>,
 }
 
 /// What the last precheck found.
@@ -200,6 +207,8 @@ pub(crate) struct TaskRecord {
     pub(crate) outdated: BTreeSet<TableNo>,
     /// Audits in a row that found shards missing.
     pub(crate) audits_failed: u32,
+    /// Tables whose rows the destination lost after all of them had been there.
+    pub(crate) refilled: BTreeSet<TableNo>,
     /// Both ends are compared, and how.
     pub(crate) verify: Option<VerifySettings>,
     /// What came of comparing the schemas.
@@ -292,9 +301,15 @@ impl TaskRecord {
             Stage::SchemaPost | Stage::Settle if self.follows() => Phase::CatchUp,
             Stage::Stream => Phase::Stream,
             Stage::Verify => Phase::Verify,
-            Stage::Finish if self.verify.is_some() => Phase::Verify,
-            Stage::Settle | Stage::Finish if !self.moves_schema() => Phase::Copy,
-            Stage::Index | Stage::SchemaPost | Stage::Settle | Stage::Finish => Phase::Index,
+            Stage::LastAudit | Stage::Finish if self.verify.is_some() => Phase::Verify,
+            Stage::SchemaPost | Stage::Settle | Stage::LastAudit | Stage::Finish
+                if !self.moves_schema() =>
+            {
+                Phase::Copy
+            }
+            Stage::Index | Stage::SchemaPost | Stage::Settle | Stage::LastAudit | Stage::Finish => {
+                Phase::Index
+            }
             Stage::Ended => Phase::Done,
         }
     }

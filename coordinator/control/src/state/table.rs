@@ -96,6 +96,10 @@ pub enum Verdict {
     Different,
     /// It was not compared, for a reason that is no difference.
     Skipped,
+    /// Its rows are compared with those of another partition, under which the figures of all stand.
+    WithRoot,
+    /// Nothing was found to differ, but some rows did not rest long enough to be judged.
+    Moving,
 }
 
 impl Verdict {
@@ -106,6 +110,8 @@ impl Verdict {
             Self::Same => "same",
             Self::Different => "different",
             Self::Skipped => "skipped",
+            Self::WithRoot => "with_root",
+            Self::Moving => "moving",
         }
     }
 }
@@ -118,6 +124,9 @@ impl Check {
         match &found.not_compared {
             Some(why) if why.differs => return Some(Verdict::Different),
             Some(_) if self.plan.is_none() => return Some(Verdict::Skipped),
+            None if self.plan.is_none() && found.through.is_some() => {
+                return Some(Verdict::WithRoot);
+            }
             Some(_) | None => {}
         }
         let done = self.plan.is_some() && self.shards_done as usize == self.shards.len();
@@ -126,6 +135,8 @@ impl Check {
                 Verdict::Different
             } else if found.not_compared.is_some() {
                 Verdict::Skipped
+            } else if found.moving > 0 {
+                Verdict::Moving
             } else {
                 Verdict::Same
             }

@@ -29,6 +29,6 @@ pub(crate) fn parking(table: u32, generation: u32, parked: bool) -> Parking {
         ordinal: 2,
         statement: "insert into public.t".into(),
     };
-    let changes = if parked { Changes::Parked(cause()) } else { Changes::Applied };
+    let changes = if parked { Changes::Parked(Box::new(cause())) } else { Changes::Applied };
     Parking { table: TableNo(table), generation: Generation(generation), changes }
 }

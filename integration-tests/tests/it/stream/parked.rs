@@ -1,15 +1,12 @@
 //! Tables whose changes cannot be applied: they are parked with the cause, the others go on, and when the cause is mended
 //! they go on as well.
 
-use std::ops::Range;
-
 use pgconvoy_integration_tests::process::{Finished, Program};
-use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::v1::{Phase, Task, TaskTable};
 use serde_json::Value;
 
-use super::faults::{caught_up, follower};
 use super::live::{Load, SCHEMA, cancel, in_sync};
+use super::{caught_up, follower};
 use crate::world::{DATABASE, Fleet, LIMIT, Pair, SOON, told};
 
 /// A command on the embedded task.
@@ -166,73 +163,6 @@ async fn cluster_what_was_kept_is_applied_once_though_agents_die_while_it_is() {
     let turns = load.end().await;
     assert!(turns > 10, "{turns}");
     caught_up(&job, &pair).await;
-    fleet.ok(&["task", "cancel", "shop"]).await;
-    job.until("nothing of it to be left", |task| task.cleaned_up).await;
-    pair.same().await;
-}
-
-/// Unique values and keys move, rows come and go.
-async fn write(pair: &Pair, turns: Range<u32>) {
-    let turn = "update wide set mark = -mark where id between $n * 100 and $n * 100 + 50;
-        delete from wide where id = 20000 + $n; insert into wide values (40000 + $n, 40000 + $n, 'new');
-        update wide set id = -id where id = 10000 + $n;";
-    for n in turns {
-        pair.source.sql(DATABASE, &turn.replace("$n", &n.to_string())).await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn cluster_a_table_is_copied_anew_while_the_rest_streams_and_agents_die() {
-    let pair = Pair::new(SCHEMA).await;
-    let more = "
-        create table owner (id int primary key, seat int references seat);
-        insert into owner select i, i from generate_series(1, 50) i;
-        create table wide (id int primary key, mark int unique, body text);
-        insert into wide select i, i, repeat(md5(i::text), 50) from generate_series(1, 30000) i;
-        create function refuse() returns trigger language plpgsql as $$begin raise exception 'fired'; end$$;
-        create trigger never after delete on wide for each row when (old.id < 0) execute function refuse()";
-    pair.source.sql(DATABASE, more).await.unwrap();
-    let fleet = Fleet::of_three(&["anna", "bert"]).await;
-    let job = fleet.begin(&pair.task_file("shop", "types: [schema, full, incremental]")).await;
-    job.until("the source to be followed", |task| {
-        task.phase() == Phase::Stream && follower(task).is_some()
-    })
-    .await;
-    fleet.refused(&["task", "resync", "shop", "public.nothing"], 2, "unknown_table").await;
-
-    // One has been written to by somebody, another one is pointed at by a foreign key, a third one has no key.
-    let meddled = "delete from wide where id % 3 = 0; update seat set place = place + 1000;
-        insert into log values (now(), 'nobody said so')";
-    let replica = format!("set session_replication_role = replica; {meddled}");
-    pair.destination.sql(DATABASE, &replica).await.unwrap();
-    let load = Load::begin(&pair.source).await;
-    write(&pair, 1..20).await;
-    for table in ["public.wide", "public.seat", "public.log"] {
-        fleet.ok(&["task", "resync", "shop", table]).await;
-    }
-    // Whoever copies or follows dies, now and then.
-    for n in 1..4 {
-        let task = job.until("somebody to work", |task| !task.running.is_empty()).await;
-        let agent = task.running.last().unwrap().agent.clone();
-        fleet.convoy.agent(&agent).kill().unwrap();
-        write(&pair, n * 20..n * 20 + 20).await;
-        fleet.convoy.agent(&agent).start_again().unwrap();
-    }
-    wait::until(LIMIT, "all three to be followed again", async || {
-        match job.events("table_goes_on").await.len() {
-            3.. => Ok(()),
-            fewer => Err(fewer),
-        }
-    })
-    .await
-    .unwrap();
-    write(&pair, 80..100).await;
-    let turns = load.end().await;
-    assert!(turns > 10, "{turns}");
-    caught_up(&job, &pair).await;
-    let task = job.task().await;
-    let wide = task.tables.iter().find(|table| table.name == "public.wide").unwrap();
-    assert!(wide.generation > 1 && wide.status == "streaming", "{wide:?}");
     fleet.ok(&["task", "cancel", "shop"]).await;
     job.until("nothing of it to be left", |task| task.cleaned_up).await;
     pair.same().await;

@@ -11,7 +11,7 @@ use pgconvoy_shared::lsn::Lsn;
 
 use super::Reached;
 use super::bugs::{Bug, Bugs};
-use super::source::{KEY, Kind, Row};
+use super::source::{Kind, Row};
 
 /// Of `apply_progress`: what each transaction of the stream compares and sets (law O3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +156,8 @@ impl Destination {
                 for (key, row) in rows {
                     let kind = self.kinds[*target];
                     let mut there = self.rows[*target].iter();
-                    let found = there.position(|each| kind.same_key(&each[KEY], &one(key)));
+                    let of_key = with_key(kind, key);
+                    let found = there.position(|each| kind.same_key(each, &of_key));
                     let Some(place) = found else { continue };
                     changed += 1;
                     let mut after = self.rows[*target].swap_remove(place);
@@ -193,8 +194,9 @@ impl Destination {
     }
 
     fn take(&mut self, target: usize, key: &Tuple) -> Option<Row> {
-        let (kind, key) = (self.kinds[target], one(key));
-        let place = self.rows[target].iter().position(|row| kind.same_key(&row[KEY], &key))?;
+        let kind = self.kinds[target];
+        let of_key = with_key(kind, key);
+        let place = self.rows[target].iter().position(|row| kind.same_key(row, &of_key))?;
         Some(self.rows[target].swap_remove(place))
     }
 
@@ -204,10 +206,10 @@ impl Destination {
         target: usize,
         row: Row,
         in_the_way: InTheWay,
-        by_this_statement: &mut BTreeSet<String>,
+        by_this_statement: &mut BTreeSet<Vec<String>>,
     ) -> Result<(), String> {
         let kind = self.kinds[target];
-        let there = self.rows[target].iter().position(|each| kind.same_key(&each[KEY], &row[KEY]));
+        let there = self.rows[target].iter().position(|each| kind.same_key(each, &row));
         if let Some(place) = there {
             let replaced = self.rows[target].swap_remove(place);
             let identity = self.targets[target].columns.iter().any(|column| column.identity_always);
@@ -216,12 +218,12 @@ impl Destination {
                 InTheWay::IsReplaced => identity,
                 InTheWay::IsRemoved => false,
             };
-            if refused || by_this_statement.contains(&replaced[KEY]) {
+            if refused || by_this_statement.contains(&key_of(kind, &replaced)) {
                 return Err(format!("a row with the key of {row:?} is there"));
             }
         }
         self.check_unique(target, &row)?;
-        by_this_statement.insert(row[KEY].clone());
+        by_this_statement.insert(key_of(kind, &row));
         self.rows[target].push(row);
         Ok(())
     }
@@ -229,8 +231,7 @@ impl Destination {
     /// What is unique beside the key is made so only when a table is past its N (law S11).
     fn check_unique(&self, target: usize, row: &Row) -> Result<(), String> {
         let kind = self.kinds[target];
-        let collides =
-            |each: &Row| kind.collide(each, row) && !kind.same_key(&each[KEY], &row[KEY]);
+        let collides = |each: &Row| kind.collide(each, row) && !kind.same_key(each, row);
         if self.is_past_n(target, self.progress.applied) && self.rows[target].iter().any(collides) {
             return Err(format!("a value of {row:?} is there already"));
         }
@@ -250,11 +251,18 @@ fn text(value: &[u8]) -> String {
     String::from_utf8(value.to_vec()).expect("a history has no other texts")
 }
 
-fn one(key: &Tuple) -> String {
-    match key.fields().next() {
-        Some(Field::Text(value)) => text(value),
-        other => panic!("no key: {other:?}"),
+/// A row of which only the key is known.
+pub(super) fn with_key(kind: Kind, key: &Tuple) -> Row {
+    let mut row = Row::default();
+    for (column, field) in kind.key().iter().zip(key.fields()) {
+        let Field::Text(value) = field else { panic!("no key: {key:?}") };
+        row[*column] = text(value);
     }
+    row
+}
+
+fn key_of(kind: Kind, row: &Row) -> Vec<String> {
+    kind.key().iter().map(|column| row[*column].clone()).collect()
 }
 
 fn told(row: &Tuple) -> Row {

@@ -10,7 +10,6 @@ use pgconvoy_flow::stream::follow::{Follower, RereadAnswer, RereadWanted};
 use pgconvoy_flow::stream::message::{Commit, Xid};
 use pgconvoy_flow::stream::snapshot::{FullXid, Snapshot};
 use pgconvoy_flow::stream::table::{KeyColumn, SourceColumn, Table, Target, TargetColumn};
-use pgconvoy_flow::stream::tuple::Field;
 use pgconvoy_flow::stream::window::Window;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
@@ -18,7 +17,7 @@ use pgconvoy_shared::lsn::Lsn;
 use super::Reached;
 use super::bugs::{Bug, Bugs};
 use super::chance::Chance;
-use super::destination::{Destination, Landed, Progress, Transaction};
+use super::destination::{Destination, Landed, Progress, Transaction, with_key};
 use super::sender::{COLUMNS, Sender, TEXT_OID, name, relation_id, tuple};
 use super::source::{KEY, Kind, Row, SHORT, Shape, Source};
 
@@ -345,10 +344,9 @@ impl Migration {
             self.source.step(&mut self.chance);
         }
         let snapshot = self.source.snapshot();
-        let Some(Field::Text(key)) = wanted.key.fields().next() else { panic!("{wanted:?}") };
-        let key = String::from_utf8_lossy(key);
         let kind = self.source.shapes[table].kind;
-        let row = self.source.read(table).find(|row| kind.same_key(&row[KEY], &key)).map(tuple);
+        let of_key = with_key(kind, &wanted.key);
+        let row = self.source.read(table).find(|row| kind.same_key(row, &of_key)).map(tuple);
         self.reached.note(if row.is_some() { "it was there" } else { "it was not there any more" });
         RereadAnswer { row, snapshot, noted: Lsn(self.source.insert_lsn) }
     }
@@ -471,16 +469,18 @@ impl Migration {
 
 /// With an identity among its values, no update may set all of them.
 fn target(table: usize, kind: Kind, identity: bool) -> Target {
+    let identity = identity && !kind.key().contains(&SHORT);
     let column = |name: &&str| TargetColumn {
         name: (*name).into(),
         type_name: r#"pg_catalog."text""#.into(),
         identity_always: identity && *name == COLUMNS[SHORT],
     };
-    let key = KeyColumn { column: KEY, equals: "operator(pg_catalog.=)".into() };
+    let key =
+        |column: &usize| KeyColumn { column: *column, equals: "operator(pg_catalog.=)".into() };
     Target {
         name: name(table),
         only: true,
         columns: COLUMNS.iter().map(column).collect(),
-        key: if kind == Kind::Keyless { [].into() } else { [key].into() },
+        key: kind.key().iter().map(key).collect(),
     }
 }

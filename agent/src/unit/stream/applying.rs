@@ -153,7 +153,9 @@ impl<'a> Applier<'a> {
             applier.parked.insert(table.no);
             match &table.cause {
                 _ if table.held => drop(applier.held.insert(table.no)),
-                Some(cause) => applier.shall_tell(table.no, Changes::Parked(Box::new(cause.clone()))),
+                Some(cause) => {
+                    applier.shall_tell(table.no, Changes::Parked(Box::new(cause.clone())))
+                }
                 None => {}
             }
         }

@@ -182,7 +182,12 @@ mod tests {
     }
 
     fn tell(story: &mut Story, held: &Held, cause: Option<Cause>) -> Reception {
-        say(story, held, 1, cause.map_or(Changes::Applied, |cause| Changes::Parked(Box::new(cause))))
+        say(
+            story,
+            held,
+            1,
+            cause.map_or(Changes::Applied, |cause| Changes::Parked(Box::new(cause))),
+        )
     }
 
     fn resync(story: &mut Story) -> Result<bool, Rejected> {

@@ -194,7 +194,9 @@ impl From<Rejected> for ApiError {
             | Rejected::StaleEpoch { .. }
             | Rejected::PartsMissing { .. }
             | Rejected::FormerLife { .. }
-            | Rejected::OtherRound { .. } => ApiError::Refused(Box::new(rejected.into())),
+            | Rejected::OtherRound { .. }
+            | Rejected::NotInSync { .. }
+            | Rejected::CutoverUnderWay { .. } => ApiError::Refused(Box::new(rejected.into())),
         }
     }
 }

@@ -144,6 +144,18 @@ pub enum Rejected {
         /// The round named.
         round: u32,
     },
+    /// Only a task that has nothing left to do but to follow its source can be cut over.
+    #[error("task {task} is not in sync with its source")]
+    NotInSync {
+        /// Which task.
+        task: TaskId,
+    },
+    /// A cutover holds the source: it ends by itself, one way or the other.
+    #[error("task {task} is being cut over")]
+    CutoverUnderWay {
+        /// Which task.
+        task: TaskId,
+    },
 }
 
 impl Rejected {
@@ -169,6 +181,8 @@ impl Rejected {
             Self::PartsMissing { .. } => "parts_missing",
             Self::UnknownTable { .. } => "unknown_table",
             Self::OtherRound { .. } => "other_snapshot_round",
+            Self::NotInSync { .. } => "not_in_sync",
+            Self::CutoverUnderWay { .. } => "cutover_under_way",
         }
     }
 
@@ -182,7 +196,9 @@ impl Rejected {
             | Self::WrongStatus { task, .. }
             | Self::StillCleaningUp { task }
             | Self::UnknownTable { task, .. }
-            | Self::OtherRound { task, .. } => format!("task {task}"),
+            | Self::OtherRound { task, .. }
+            | Self::NotInSync { task }
+            | Self::CutoverUnderWay { task } => format!("task {task}"),
             Self::UnknownAgent { agent }
             | Self::AgentPresent { agent }
             | Self::NotPresent { agent, .. }
@@ -211,6 +227,12 @@ impl Rejected {
             Self::UnknownAgent { .. } => "`pgconvoy agents list` shows the agents there are",
             Self::UnknownTable { .. } => "`pgconvoy task show` names them as schema.table",
             Self::AgentPresent { .. } => "stop the agent first",
+            Self::NotInSync { .. } => {
+                "only a task with type incremental can be cut over, once `task show` says phase stream"
+            }
+            Self::CutoverUnderWay { .. } => {
+                "it is done or undone within its timeout; see `pgconvoy task show`"
+            }
             Self::FormerLife { .. } => {
                 "if two agents run under one name, give one of them another name; then start it again"
             }

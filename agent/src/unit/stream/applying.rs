@@ -26,6 +26,7 @@ use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::name::quote_literal;
 use pgconvoy_shared::parking::{Cause, Parking};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
@@ -33,7 +34,7 @@ use tracing::warn;
 
 use super::catalog::Course;
 use super::parking::{Why, is_refusal, not_as_planned};
-use super::reading::Cut;
+use super::reading::{Cut, Noted};
 use super::{Applied, Position, count};
 use crate::pg::{About, Access, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd};
@@ -153,7 +154,7 @@ impl<'a> Applier<'a> {
     }
 
     async fn apply(&mut self, cut: Cut) -> Result<(), UnitEnd> {
-        let Cut { mut batch, reached } = cut;
+        let Cut { mut batch, reached, noted } = cut;
         // Cut before it was known that these are parked.
         let beginning = Place { commit_lsn: Lsn(0), ordinal: 0, xid: FullXid(0) };
         for table in &self.parked {
@@ -165,7 +166,7 @@ impl<'a> Applier<'a> {
         self.keep(&batch).await?;
         self.ctx.progress.add(rows, batch.bytes as u64);
         if batch.at_boundary {
-            self.step_to(reached).await?;
+            self.step_to(reached, noted).await?;
         }
         Ok(())
     }
@@ -353,10 +354,16 @@ impl<'a> Applier<'a> {
     }
 
     /// The destination is at this position, and says so in the transaction that brought it there.
-    pub(super) async fn step_to(&mut self, reached: Lsn) -> Result<(), UnitEnd> {
+    pub(super) async fn step_to(&mut self, reached: Lsn, noted: Noted) -> Result<(), UnitEnd> {
         let to = reached.max(self.position.lsn);
+        let or_null =
+            |lsn: Option<Lsn>| lsn.map_or_else(|| "null".to_owned(), |lsn| format!("'{lsn}'"));
+        let last_change = or_null(noted.last_change);
+        let (marker, marker_lsn) = noted.marker.unzip();
+        let marker = marker.map_or_else(|| "null".to_owned(), |marker| quote_literal(&marker));
+        let marker_lsn = or_null(marker_lsn);
         let advance = format!(
-            "select pgconvoy.advance_stream('{}', {}, '{}', {}, '{to}'); commit",
+            "select pgconvoy.advance_stream('{}', {}, '{}', {}, '{to}', {last_change}, {marker}, {marker_lsn}); commit",
             self.ctx.task, self.ctx.epoch, self.position.lsn, self.position.seq
         );
         self.ctx.still_mine()?;

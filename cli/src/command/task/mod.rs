@@ -2,6 +2,7 @@
 
 mod change;
 mod create;
+mod cutover;
 mod events;
 mod precheck;
 mod show;
@@ -40,8 +41,7 @@ enum TaskCommand {
     Verify(verify::Verify),
     #[command(hide = true)]
     Resync(NotYet),
-    #[command(hide = true)]
-    Cutover(NotYet),
+    Cutover(cutover::Cutover),
     #[command(hide = true)]
     Update(NotYet),
 }
@@ -72,7 +72,7 @@ impl Task {
             TaskCommand::Delete(command) => command.run(format).await,
             TaskCommand::Resync(_) => Err(Problem::not_yet("copying one table anew")),
             TaskCommand::Verify(command) => command.run(format).await,
-            TaskCommand::Cutover(_) => Err(Problem::not_yet("a cutover")),
+            TaskCommand::Cutover(command) => command.run(format).await,
             TaskCommand::Update(_) => Err(Problem::not_yet("changing a task's specification")),
         }
     }

@@ -91,7 +91,8 @@ fn batch() -> Vec<Stamped> {
             incarnation: Incarnation(7),
             export_id: "00000003-1".into(),
         }),
-        Command::ResumeTable { task, table: "public.orders".into() },
+        Command::ResumeTable { task: task.clone(), table: "public.orders".into() },
+        Command::CutoverTask { task, settings: fixtures::cutover_settings() },
     ];
     commands
         .into_iter()

@@ -82,8 +82,13 @@ impl Agent {
             address: address(config.advertise, config.listener.as_ref()),
         };
         let sessions = Sessions::new(introduction, runner.clone(), &config.coordinators)?;
-        let probe =
-            Probe::new(config.id.clone(), config.slots, runner.clone(), sessions.connected());
+        let probe = Probe::new(
+            config.id.clone(),
+            config.slots,
+            runner.clone(),
+            relay.clone(),
+            sessions.connected(),
+        );
         let closing = CancellationToken::new();
         let task = tasks::owned(format!("agent {}", config.id), {
             let (runner, closing) = (runner.clone(), closing.clone());

@@ -11,6 +11,8 @@ use pgconvoy_shared::ids::NodeId;
 const LEASE_MS: u32 = 10_000;
 /// Default time between heartbeats: five may be lost before a lease is.
 const HEARTBEAT_MS: u32 = 2_000;
+/// Within a process they cost nothing, and somebody watches.
+const EMBEDDED_HEARTBEAT_MS: u32 = 500;
 
 /// The node of an embedded run has no others to be told from.
 const EMBEDDED_NODE: NodeId = NodeId(1);
@@ -79,7 +81,7 @@ impl CoordinatorConfig {
             http: None,
             data_dir: data_dir.into(),
             lease_ms: LEASE_MS,
-            heartbeat_ms: HEARTBEAT_MS,
+            heartbeat_ms: EMBEDDED_HEARTBEAT_MS,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use pgconvoy_control::view::TaskView;
+use pgconvoy_shared::stream::StreamProgress;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -75,6 +76,11 @@ struct Levels {
     rows_expected: Family<TaskLabels, Level>,
     bytes_done: Family<TaskLabels, Level>,
     bytes_expected: Family<TaskLabels, Level>,
+    lag_bytes: Family<TaskLabels, Level>,
+    lag: Family<TaskLabels, Gauge<f64, AtomicU64>>,
+    slot_kept: Family<TaskLabels, Level>,
+    slot_left: Family<TaskLabels, Level>,
+    parked: Family<TaskLabels, Level>,
 }
 
 /// What is read off a node for a scrape.
@@ -102,6 +108,8 @@ pub(crate) struct TaskReading {
     pub(crate) rows_expected: u64,
     pub(crate) bytes_done: u64,
     pub(crate) bytes_expected: u64,
+    /// Where changes are followed, and somebody says how far.
+    pub(crate) stream: Option<StreamProgress>,
 }
 
 impl Metrics {
@@ -173,6 +181,15 @@ impl Levels {
         registry.register("task_rows_expected", "Rows to copy", self.rows_expected.clone());
         registry.register("task_bytes_done", "Bytes copied", self.bytes_done.clone());
         registry.register("task_bytes_expected", "Bytes to copy", self.bytes_expected.clone());
+        let lag = "Between the source's log and what is applied";
+        registry.register_with_unit("task_lag", lag, bytes(), self.lag_bytes.clone());
+        let lag = "Since the source committed what is not applied yet";
+        registry.register_with_unit("task_lag", lag, Unit::Seconds, self.lag.clone());
+        let kept = "Log that the source keeps for the slot";
+        registry.register_with_unit("task_slot_kept", kept, bytes(), self.slot_kept.clone());
+        let left = "Until max_slot_wal_keep_size is reached, as things go; absent where it is not";
+        registry.register_with_unit("task_slot_left", left, Unit::Seconds, self.slot_left.clone());
+        registry.register("task_tables_parked", "Tables that are parked", self.parked.clone());
     }
 
     fn set(&self, reading: &Reading) {
@@ -186,10 +203,18 @@ impl Levels {
         self.tasks.clear();
         self.units.clear();
         self.agents.clear();
-        for family in [&self.rows_done, &self.rows_expected, &self.bytes_done, &self.bytes_expected]
-        {
-            family.clear();
-        }
+        let families = [
+            &self.rows_done,
+            &self.rows_expected,
+            &self.bytes_done,
+            &self.bytes_expected,
+            &self.lag_bytes,
+            &self.slot_kept,
+            &self.slot_left,
+            &self.parked,
+        ];
+        families.into_iter().for_each(Family::clear);
+        self.lag.clear();
         for task in &reading.tasks {
             self.tasks.get_or_create(&StatusLabel { status: task.status }).inc();
             let labels = TaskLabels { task: task.id.clone(), name: task.name.clone() };
@@ -197,12 +222,29 @@ impl Levels {
             self.rows_expected.get_or_create(&labels).set(task.rows_expected);
             self.bytes_done.get_or_create(&labels).set(task.bytes_done);
             self.bytes_expected.get_or_create(&labels).set(task.bytes_expected);
+            if let Some(stream) = &task.stream {
+                self.set_stream(&labels, stream);
+            }
         }
         for &(kind, state, number) in &reading.units {
             self.units.get_or_create(&UnitLabels { kind, state }).inc_by(number);
         }
         for &(status, number) in &reading.agents {
             self.agents.get_or_create(&StatusLabel { status }).inc_by(number);
+        }
+    }
+}
+
+impl Levels {
+    fn set_stream(&self, labels: &TaskLabels, stream: &StreamProgress) {
+        let behind = stream.source.0.saturating_sub(stream.applied.0);
+        self.lag_bytes.get_or_create(labels).set(behind);
+        self.lag.get_or_create(labels).set(Duration::from_millis(stream.lag_ms).as_secs_f64());
+        self.parked.get_or_create(labels).set(stream.parked.into());
+        let Some(slot) = &stream.slot else { return };
+        self.slot_kept.get_or_create(labels).set(slot.kept);
+        if let Some(left) = slot.seconds_left() {
+            self.slot_left.get_or_create(labels).set(left);
         }
     }
 }
@@ -229,12 +271,16 @@ impl Reading {
             rows_expected: task.rows_total,
             bytes_done: task.bytes_done,
             bytes_expected: task.bytes_total,
+            stream: task.stream.and_then(|stream| stream.progress),
         });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use pgconvoy_shared::lsn::Lsn;
+    use pgconvoy_shared::stream::{SlotState, WalStatus};
+
     use super::*;
 
     #[test]
@@ -244,6 +290,19 @@ mod tests {
             id: "t1".into(),
             name: "shop".into(),
             rows_done: 7,
+            stream: Some(StreamProgress {
+                applied: Lsn(60),
+                source: Lsn(100),
+                lag_ms: 1_500,
+                slot: Some(SlotState {
+                    status: WalStatus::Extended,
+                    kept: 90,
+                    left: Some(20),
+                    growth: Some(4),
+                    source_spilled: 0,
+                }),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         let reading = Reading { leads: true, term: 3, tasks: vec![task], ..Default::default() };
@@ -254,6 +313,11 @@ mod tests {
             "pgconvoy_raft_term 3",
             "pgconvoy_task_rows_done{task=\"t1\",name=\"shop\"} 7",
             "pgconvoy_agents_lost_total 1",
+            "pgconvoy_task_lag_bytes{task=\"t1\",name=\"shop\"} 40",
+            "pgconvoy_task_lag_seconds{task=\"t1\",name=\"shop\"} 1.5",
+            "pgconvoy_task_slot_kept_bytes{task=\"t1\",name=\"shop\"} 90",
+            "pgconvoy_task_slot_left_seconds{task=\"t1\",name=\"shop\"} 5",
+            "pgconvoy_task_tables_parked{task=\"t1\",name=\"shop\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -8,7 +8,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
 use crate::postgres::{Options, PASSWORD, Postgres, SUPERUSER, quoted};
-use crate::process::{Finished, Program};
+use crate::process::{Finished, Process, Program};
+use crate::wait;
 
 /// For one command.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
@@ -30,6 +31,8 @@ pub struct Timed {
     pub own: f64,
     /// Processor time of the two servers meanwhile, in seconds.
     pub servers: f64,
+    /// The most memory that it had at once, in bytes.
+    pub peak: u64,
     /// What it said.
     pub finished: Finished,
 }
@@ -91,28 +94,59 @@ impl Ends {
     pub fn pgconvoy(&self, command: &str, database: &str) -> anyhow::Result<Program> {
         let (source, destination) =
             (self.url(&self.source, database), self.url(&self.destination, database));
+        self.pgconvoy_between(command, "data", &source, &destination)
+    }
+
+    /// The same between any two ends, with a data directory of its own.
+    pub fn pgconvoy_between(
+        &self,
+        command: &str,
+        data: &str,
+        source: &str,
+        destination: &str,
+    ) -> anyhow::Result<Program> {
         Ok(self
             .program(Program::pgconvoy()?)
-            .args([command, "--yes", "--source", &source, "--destination", &destination])
+            .args([command, "--yes", "--source", source, "--destination", destination])
             .arg("--data-dir")
-            .arg(self.path("data")))
+            .arg(self.path(data)))
     }
 
     /// Runs a program, which must end well.
     pub async fn timed(&self, program: Program) -> anyhow::Result<Timed> {
-        let (own, servers, began) = (of_children()?, self.of_servers()?, Instant::now());
         let shown = program.to_string();
-        let finished = program.run(LIMIT).await?;
+        let (own, servers, began) = (of_children()?, self.of_servers()?, Instant::now());
+        let process = Process::start("timed", program, self.folder.path())?;
+        let mut peak = 0;
+        let status = wait::closely(LIMIT, &shown, async || {
+            // One that has just ended tells no more of its memory.
+            peak = peak.max(process.peak_memory_bytes().unwrap_or_default());
+            process.ended().transpose().ok_or("it runs")
+        });
+        let status = status.await??;
         let seconds = began.elapsed().as_secs_f64();
+        let finished = Finished { status, stdout: process.stdout(), log: process.log() };
+        for output in ["timed.out", "timed.log"] {
+            std::fs::remove_file(self.path(output))?;
+        }
         ensure!(finished.code() == Some(0), "{shown}:\n{}\n{}", finished.stdout, finished.log);
         let (own, servers) = (of_children()? - own, self.of_servers()? - servers);
-        Ok(Timed { seconds, own, servers, finished })
+        Ok(Timed { seconds, own, servers, peak, finished })
     }
 
-    fn of_servers(&self) -> anyhow::Result<f64> {
+    /// Processor time that the two servers took so far, in seconds.
+    pub fn of_servers(&self) -> anyhow::Result<f64> {
         let times = [self.source.processor_time()?, self.destination.processor_time()?];
         Ok(times.iter().map(Duration::as_secs_f64).sum())
     }
+}
+
+/// The one in the middle.
+pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.into_iter().collect();
+    figures.sort_by(f64::total_cmp);
+    let (below, above) = (figures[(figures.len() - 1) / 2], figures[figures.len() / 2]);
+    (below + above) / 2.0
 }
 
 /// Processor time of the programs that this process started, and that ended.

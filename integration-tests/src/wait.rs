@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// The pause after the first look.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+
 /// The longest pause between two looks; the first looks come quicker.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
@@ -33,10 +36,28 @@ impl std::error::Error for TooLate {}
 pub async fn until<T, S: Display>(
     limit: Duration,
     what: &str,
+    look: impl AsyncFnMut() -> Result<T, S>,
+) -> Result<T, TooLate> {
+    look_until(limit, PAUSE_MAX, what, look).await
+}
+
+/// The same without ever pausing for long: for what is timed.
+pub async fn closely<T, S: Display>(
+    limit: Duration,
+    what: &str,
+    look: impl AsyncFnMut() -> Result<T, S>,
+) -> Result<T, TooLate> {
+    look_until(limit, PAUSE_MIN, what, look).await
+}
+
+async fn look_until<T, S: Display>(
+    limit: Duration,
+    pause_max: Duration,
+    what: &str,
     mut look: impl AsyncFnMut() -> Result<T, S>,
 ) -> Result<T, TooLate> {
     let end = Instant::now() + limit;
-    let mut pause = Duration::from_millis(5);
+    let mut pause = PAUSE_MIN;
     let mut seen_last = String::from("nothing, the first look did not return");
     loop {
         match tokio::time::timeout_at(end, look()).await {
@@ -53,7 +74,7 @@ pub async fn until<T, S: Display>(
             reason = "the one place that pauses between two looks"
         )]
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        pause = (pause * 2).min(pause_max);
     }
 }
 

@@ -19,6 +19,7 @@ pub mod precheck;
 pub mod retry;
 pub mod secret;
 pub mod spec;
+pub mod stream;
 pub mod time;
 pub mod unit;
 pub mod verify;

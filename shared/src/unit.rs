@@ -13,6 +13,7 @@ use crate::ids::{AgentId, TableNo};
 use crate::lsn::Lsn;
 use crate::name::QualifiedName;
 use crate::precheck::PrecheckItem;
+use crate::stream::StreamProgress;
 use crate::verify::{NotCompared, ObjectsCompared, RowsCompared, Sample};
 
 /// What a unit is, without its details: for counting, naming (`application_name`), priorities and events.
@@ -344,7 +345,7 @@ pub struct CopyShard {
 /// A shard to compare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyRows {
-    /// What is read, at both ends: [`TablePlan::name`] at the source, [`TablePlan::write_to`] at the destination, columns in
+    /// What is read at both ends, [`TablePlan::write_to`]: the table, or the root of its partitions with all of them; columns in
     /// the plan's order, which begins with the key. The key is set for a whole table too: rows are known by it.
     pub shard: CopyShard,
     /// Which rows are compared.
@@ -523,7 +524,7 @@ pub struct SurveyedTable {
 }
 
 /// How far a running unit is; travels in heartbeats and never enters Raft.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Rows so far.
     pub rows: u64,
@@ -531,26 +532,4 @@ pub struct Progress {
     pub bytes: u64,
     /// Of a stream.
     pub stream: Option<StreamProgress>,
-}
-
-/// How far a stream is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StreamProgress {
-    /// Read up to here.
-    pub received: Lsn,
-    /// Applied up to here, durably.
-    pub applied: Lsn,
-    /// The slot is confirmed up to here.
-    pub confirmed: Lsn,
-    /// The source's log is on disk up to here, as it was looked at last.
-    pub source: Lsn,
-    /// How often that was looked at. Whoever has seen this number grow twice knows that the later look began after the
-    /// first was seen.
-    pub looks: u64,
-    /// Milliseconds since the source committed what is not applied yet; 0 = all that was committed is applied.
-    pub lag_ms: u64,
-    /// Every table has reached its N.
-    pub consistent: bool,
-    /// Tables whose changes are kept instead of being applied.
-    pub parked: u32,
 }

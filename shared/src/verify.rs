@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::name::QualifiedName;
+
 /// Differences listed for one table, or of the schema; all are counted.
 pub const LISTED_MAX: usize = 100;
 
@@ -136,6 +138,8 @@ pub struct RowsCompared {
     pub lists: Vec<String>,
     /// Why nothing was compared.
     pub not_compared: Option<NotCompared>,
+    /// The root of its partitions, where these are compared as one table: the figures stand with the first of them.
+    pub through: Option<QualifiedName>,
 }
 
 impl RowsCompared {

@@ -1,5 +1,5 @@
 //! Do the fault tests show their teeth? Each law of ownership is left out in turn, and a test must tell that rows came
-//! twice, or that somebody wrote who may not.
+//! twice, that somebody wrote who may not, or that changes are gone.
 //!
 //! Laws of the stream are left out in the histories of `agent/flow`, and a wrong row is to be found.
 //!
@@ -14,12 +14,17 @@ use super::run::cargo;
 
 /// What is left out, the test that must go red then, and the words it must do so with: red for another reason is no
 /// proof.
-const CASES: [(&str, &str, &str); 4] = [
+const CASES: [(&str, &str, &str); 5] = [
     ("generation", "cluster_a_table_planned_anew_takes_no_row_of_an_old_plan", DIFFER),
     ("progress", "cluster_a_commit_whose_answer_is_lost_is_found_done", DIFFER),
     ("lease", LEASE_TEST, "they write beyond their lease"),
     // Beyond its lease alone nobody doubles a row: the progress row still stands in the way. Without both:
     ("lease,progress", LEASE_TEST, DIFFER),
+    (
+        "recorded",
+        "cluster_what_was_read_and_not_applied_is_read_again_by_whoever_comes_next",
+        "slot_lost",
+    ),
 ];
 
 const LEASE_TEST: &str =

@@ -15,6 +15,12 @@ pub fn lock_table(table: &QualifiedName) -> String {
     format!("lock table only {} in access share mode", table.quoted())
 }
 
+/// The same for a partitioned table with all its partitions.
+#[must_use]
+pub fn lock_partitions(root: &QualifiedName) -> String {
+    format!("lock table {} in access share mode", root.quoted())
+}
+
 /// What the server describes when asked for a table's fingerprint.
 #[must_use]
 pub fn describe_table(table: &QualifiedName) -> String {

@@ -193,12 +193,19 @@ impl Access {
         unreachable!("there is a last attempt, and it returns")
     }
 
-    /// A connection on which somebody else logs in: with TLS where the server has it, unless that is not wanted.
-    pub(super) async fn unnamed(&self) -> Result<Transport, PgError> {
-        let attempt = match Attempt::of(self.endpoint()) {
-            [only] => *only,
-            _several => Attempt::Offered,
-        };
+    /// The kind of connection that a login succeeds on. Where `sslmode` allows several, that is found by one.
+    pub(crate) async fn proven(&self) -> Result<Attempt, PgError> {
+        if let [only] = Attempt::of(self.endpoint()) {
+            return Ok(*only);
+        }
+        let wire = self.reader().await?;
+        let attempt = if wire.is_encrypted() { Attempt::Tls } else { Attempt::Plain };
+        wire.close().await;
+        Ok(attempt)
+    }
+
+    /// A connection on which somebody else logs in.
+    pub(super) async fn unnamed(&self, attempt: Attempt) -> Result<Transport, PgError> {
         self.limited(Transport::open(self.endpoint(), &self.inner.way, attempt, Patience::Short))
             .await
     }

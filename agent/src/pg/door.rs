@@ -1,6 +1,9 @@
 //! A Unix socket of this agent's behind which a database of another site stands, for client programs that know nothing of
 //! relays: pg_dump connects to it as to a server on this machine, and logs in by itself.
 //!
+//! Whoever comes through it is past the choice that `sslmode` may leave between kinds of connections. So that is made before,
+//! as libpq would make it: by a login of ours ([`Access::proven`]).
+//!
 //! Only this user comes to the socket: its folder is closed to others. All connections end with the [`Door`].
 
 use std::io;
@@ -15,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::warn;
 
 use super::Access;
+use super::transport::Attempt;
 
 /// The port in the socket's name.
 const PORT: u16 = 5432;
@@ -27,13 +31,13 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// To the database of `access`.
-    pub(crate) fn to(access: &Access) -> io::Result<Self> {
+    /// To the database of `access`, on connections of that kind.
+    pub(crate) fn to(access: &Access, attempt: Attempt) -> io::Result<Self> {
         // Its mode is 0700.
         let folder = tempfile::Builder::new().prefix("pgconvoy-").tempdir()?;
         let listener = UnixListener::bind(folder.path().join(format!(".s.PGSQL.{PORT}")))?;
         let name = format!("door to {access}");
-        let _porter = tasks::owned(name, let_in(listener, access.clone()));
+        let _porter = tasks::owned(name, let_in(listener, access.clone(), attempt));
         Ok(Self { folder, _porter })
     }
 
@@ -48,12 +52,12 @@ impl Door {
     }
 }
 
-async fn let_in(listener: UnixListener, access: Access) {
+async fn let_in(listener: UnixListener, access: Access, attempt: Attempt) {
     let mut inside = FuturesUnordered::new();
     loop {
         tokio::select! {
             came = listener.accept() => match came {
-                Ok((client, _)) => inside.push(pass_on(client, &access)),
+                Ok((client, _)) => inside.push(pass_on(client, &access, attempt)),
                 Err(error) => return warn!("a door to {access} is stuck: {error}"),
             },
             Some(()) = inside.next(), if !inside.is_empty() => {}
@@ -62,8 +66,8 @@ async fn let_in(listener: UnixListener, access: Access) {
 }
 
 /// How it ended, the client program tells from its own end.
-async fn pass_on(mut client: UnixStream, access: &Access) {
-    match access.unnamed().await {
+async fn pass_on(mut client: UnixStream, access: &Access, attempt: Attempt) {
+    match access.unnamed(attempt).await {
         Ok(mut server) => {
             let _ended = copy_bidirectional(&mut client, &mut server).await;
         }

@@ -21,6 +21,9 @@ const ROW_MISSING: &str = "PC003";
 /// SQLSTATE of a unique violation.
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
 
+/// SQLSTATE of what the role may not do.
+pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
 /// SQLSTATEs of a name that is not found: a function, table, type or schema.
 const NAME_NOT_FOUND: [&str; 4] = ["42883", "42P01", "42704", "3F000"];
 
@@ -133,7 +136,9 @@ fn server(error: &ServerError) -> Meaning {
         "3D000" | "57P04" => {
             (Definite, "no_such_database", "correct the database's name, or create it")
         }
-        "42501" => (Definite, "missing_privilege", "grant what the message names to the role"),
+        INSUFFICIENT_PRIVILEGE => {
+            (Definite, "missing_privilege", "grant what the message names to the role")
+        }
         "42P01" => (
             Definite,
             "undefined_table",

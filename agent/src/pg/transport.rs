@@ -25,7 +25,7 @@ use pgconvoy_shared::endpoint::{Endpoint, SslMode};
 
 use super::error::PgError;
 use super::tls;
-use crate::relay::Relay;
+use crate::relay::{Errands, Relay};
 
 /// Ten seconds of silence, then three probes five seconds apart: a vanished server is noticed after 25 s.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -105,6 +105,8 @@ pub(crate) struct Transport {
     io: Box<dyn Io>,
     channel_binding: Option<Vec<u8>>,
     encrypted: bool,
+    /// Of another agent, which connected for us.
+    errands: Option<Errands>,
 }
 
 impl std::fmt::Debug for Transport {
@@ -162,12 +164,13 @@ impl Transport {
         io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         encrypted: bool,
         channel_binding: Option<Vec<u8>>,
+        errands: Errands,
     ) -> Self {
-        Self { io: Box::new(io), channel_binding, encrypted }
+        Self { io: Box::new(io), channel_binding, encrypted, errands: Some(errands) }
     }
 
     fn plain(io: impl Io + 'static) -> Self {
-        Self { io: Box::new(io), channel_binding: None, encrypted: false }
+        Self { io: Box::new(io), channel_binding: None, encrypted: false, errands: None }
     }
 
     async fn encrypted(socket: TcpStream, endpoint: &Endpoint) -> Result<Self, PgError> {
@@ -179,12 +182,17 @@ impl Transport {
             .map_err(|source| PgError::TlsHandshake { endpoint: endpoint.to_string(), source })?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let channel_binding = certificate.and_then(tls::channel_binding);
-        Ok(Self { io: Box::new(stream), channel_binding, encrypted: true })
+        Ok(Self { io: Box::new(stream), channel_binding, encrypted: true, errands: None })
     }
 
     /// Whether TLS is spoken with the server.
     pub(crate) fn is_encrypted(&self) -> bool {
         self.encrypted
+    }
+
+    /// Lets the agent that connected for us read rows; none where we did ourselves.
+    pub(super) fn errands(&self) -> Option<&Errands> {
+        self.errands.as_ref()
     }
 
     /// What a SCRAM login can be bound to.

@@ -10,6 +10,8 @@
 //! - Units know nothing of it: the whole unit runs at one agent, under one lease and epoch, and what differs is how
 //!   [`crate::pg`] opens a stream. Names of sessions are the owner's, so that law O5 finds them whoever passes them on.
 //! - The password stays with the owner: it logs in through the [`tunnel`]. Files of certificates are the partner's.
+//! - Rows are not sent where only hashes of them are wanted: the owner says so before a COPY, and the partner reads its rows in
+//!   the owner's place ([`errand`]).
 //! - Either agent may be the one that dials: the owner calls `Open`; where it cannot, the partner calls `Offer` beforehand,
 //!   several times, and the owner takes one of those calls ([`lines`]). Which way works is found by trying.
 //! - Both ends prove by certificate to be agents, of the names that the leader told ([`Neighbours`]). A partner opens
@@ -17,6 +19,7 @@
 //! - If owner, partner or the way between them dies, whoever is left closes its end at once: for the unit the connection
 //!   is lost, as if the server had dropped it.
 
+mod errand;
 mod lines;
 mod pack;
 mod partner;
@@ -46,9 +49,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use crate::pg::{Attempt, Patience, PgError, Transport, Way};
+pub(crate) use errand::{Errands, Replies};
 pub(crate) use lines::Direction;
 use lines::Line;
 pub(crate) use service::Service;
+pub(crate) use tunnel::Tally;
 use tunnel::{Ends, Tunnel};
 
 /// A partner that failed is asked after the others for so long.
@@ -73,6 +78,7 @@ struct Shared {
     lines: Mutex<BTreeMap<AgentId, Arc<Line>>>,
     /// Cancelled when the agent leaves.
     leaving: CancellationToken,
+    tally: Arc<Tally>,
 }
 
 impl Relay {
@@ -89,6 +95,7 @@ impl Relay {
             neighbours: watch::channel(Neighbours::default()).0,
             lines: Mutex::default(),
             leaving: CancellationToken::new(),
+            tally: Arc::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -124,6 +131,11 @@ impl Relay {
     /// Returns once the agent leaves.
     pub(crate) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
         self.shared.leaving.clone().cancelled_owned()
+    }
+
+    /// What it passed on for agents of other sites.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.shared.tally
     }
 
     /// How this agent reaches a database.
@@ -268,9 +280,9 @@ async fn ask(
     };
     match answer.await.map_err(NotOpened::NotReached)? {
         Some(Frame::Opened(v1::RelayOpened { encrypted, channel_binding })) => {
-            let tunnel = Tunnel::over(ends, Some(line.ticket()));
+            let (tunnel, errands) = Tunnel::of_owner(ends, line.ticket());
             let binding = (!channel_binding.is_empty()).then(|| channel_binding.to_vec());
-            Ok(Transport::relayed(tunnel, encrypted, binding))
+            Ok(Transport::relayed(tunnel, encrypted, binding, errands))
         }
         Some(Frame::Refused(refused)) => {
             Err(NotOpened::Refused(refusal(endpoint, &line.partner.agent, refused)))

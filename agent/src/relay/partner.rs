@@ -1,6 +1,7 @@
 //! The partner's part: connects for owners of other sites, and passes bytes on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgconvoy_proto::v1;
@@ -50,7 +51,7 @@ pub(super) async fn serve(relay: Relay, owner: AgentId, open: v1::RelayOpen, end
     if ends.send(Frame::Opened(opened)).await.is_err() {
         return;
     }
-    let mut tunnel = Tunnel::over(ends, None);
+    let mut tunnel = Tunnel::of_partner(ends, Arc::clone(&relay.shared.tally));
     let passing =
         copy_bidirectional_with_sizes(&mut tunnel, &mut transport, FRAME_BYTES, FRAME_BYTES);
     let passed = tokio::select! {

@@ -4,17 +4,20 @@
 use std::path::Path;
 use std::time::Duration;
 
+use pgconvoy_flow::digest::{Answer, Focus, Found, HashKey, Question, Wanted};
 use pgconvoy_integration_tests::net::Link;
 use pgconvoy_integration_tests::postgres::{Options, Postgres};
 use pgconvoy_integration_tests::wait;
 use pgconvoy_runtime::certs;
 use pgconvoy_runtime::tls::{Listener, TlsFiles};
 use pgconvoy_shared::endpoint::{Endpoint, Side};
+use pgconvoy_shared::verify::Sample;
 
 use super::*;
 use crate::listen;
 use crate::pg::Access;
 use crate::pg::tests::{access, endpoint};
+use crate::pg::wire::Wire;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -293,4 +296,80 @@ async fn of_several_partners_one_that_fails_is_passed_over() {
     for _ in 0..4 {
         assert_eq!(read_rows(&good.access(&endpoint, "passed"), 10).await.unwrap(), 10);
     }
+}
+
+fn question(wanted: Wanted, focus: Focus) -> Question {
+    let mut secret = Box::new([0; HashKey::BYTES]);
+    secret[7] = 4;
+    Question { secret: HashKey(secret), key_columns: 1, sample: Sample::ALL, focus, wanted }
+}
+
+async fn ask(wire: &mut Wire, sql: &str, asked: Question) -> Result<Answer, PgError> {
+    wire.ask(sql, asked, |_, _| {}).await
+}
+
+#[tokio::test]
+async fn rows_that_are_asked_about_stay_where_they_are() {
+    let (server, endpoint) = server().await;
+    let fill = "create table public.t as select i, repeat(md5(i::text), 8) v from generate_series(1, 60000) i";
+    server.sql("postgres", fill).await.unwrap();
+    let sites = TwoSites::start(Dialled::Partner);
+    let link = sites.through_a_link(Duration::ZERO, 1 << 30).await;
+    let mut there = sites.access(&endpoint, "asks").reader().await.unwrap();
+    let mut here = access(Side::Source, &endpoint, "asks").reader().await.unwrap();
+    let all = "copy public.t to stdout";
+
+    let before = link.carried();
+    let (mut rows, mut bytes) = (0, 0);
+    let whole = || question(Wanted::Digest, Focus::all());
+    let told = |more_rows, more_bytes| {
+        rows += more_rows;
+        bytes += more_bytes;
+    };
+    let far = there.ask(all, whole(), told).await.unwrap();
+    let sent = link.carried() - before;
+    assert_eq!(far, ask(&mut here, all, whole()).await.unwrap());
+    assert_eq!((rows, bytes), (far.rows, far.bytes));
+    assert!(sent * 25 < far.bytes, "{sent} bytes were sent for {} bytes of rows", far.bytes);
+
+    // A few rows, one by one.
+    let before = link.carried();
+    let some = || question(Wanted::Rows, Focus::all().narrowed(&[3, 14, 15_926]));
+    let far = ask(&mut there, all, some()).await.unwrap();
+    let sent = link.carried() - before;
+    assert_eq!(far, ask(&mut here, all, some()).await.unwrap());
+    let Found::Rows(kept) = far.found else { panic!("rows were asked for") };
+    assert!(!kept.is_empty() && sent < 10_000, "{} rows in {sent} bytes", kept.len());
+
+    // Rows by other buckets than those of an earlier digest.
+    let fewer = || question(Wanted::Digest, Focus::all().narrowed(&[1, 2, 3]));
+    let far = ask(&mut there, all, fewer()).await.unwrap();
+    assert_eq!(far, ask(&mut here, all, fewer()).await.unwrap());
+
+    // An error in the middle leaves the session as it was.
+    let fails = "copy (select i / (50000 - i) from public.t) to stdout";
+    let error = ask(&mut there, fails, whole()).await.unwrap_err();
+    assert_eq!(error.sqlstate(), Some("22012"), "{error}");
+    assert_eq!(there.value("select 'still here'").await.unwrap(), "still here");
+    let mut copy = there.copy_out("copy (select 1) to stdout").await.unwrap();
+    assert!(copy.next().await.unwrap().is_some(), "rows that nobody asked about are passed on");
+    assert!(copy.next().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_question_ends_with_the_partner() {
+    let (server, endpoint) = server().await;
+    let mut sites = TwoSites::start(Dialled::Owner);
+    let mut wire = sites.access(&endpoint, "asks").reader().await.unwrap();
+    let endless = "copy (select generate_series(1, 1000000000)) to stdout";
+    let (reads, mut read) = tokio::sync::mpsc::unbounded_channel();
+    let told = move |rows, _| reads.send(rows).unwrap();
+    let asking = wire.ask(endless, question(Wanted::Digest, Focus::all()), told);
+    let leaving = async {
+        assert!(read.recv().await.unwrap() > 0);
+        sites.partner.leave();
+    };
+    let (answer, ()) = tokio::join!(asking, leaving);
+    assert_eq!(answer.unwrap_err().failure("").code, "connection_lost");
+    sessions_called(&server, "asks", 0).await;
 }

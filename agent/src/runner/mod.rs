@@ -85,7 +85,7 @@ struct State {
 }
 
 /// What came of the units of a kind since this process began.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) running: u64,
     pub(crate) done: u64,

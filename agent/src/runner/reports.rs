@@ -13,6 +13,7 @@ use pgconvoy_proto::convert::ReportBody;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::UnitId;
 use pgconvoy_shared::parking::Parking;
+use pgconvoy_shared::stream::StreamNote;
 use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart};
 
 use crate::unit::UnitEnd;
@@ -163,8 +164,16 @@ impl PartSender {
 
     /// Reports how far a stream is; returns once that is agreed on.
     pub(crate) async fn record(&self, checkpoint: Checkpoint) -> Result<(), UnitEnd> {
+        self.agree(ReportBody::Checkpoint(checkpoint)).await
+    }
+
+    /// Tells users something of a stream; returns once that is agreed on.
+    pub(crate) async fn note(&self, note: StreamNote) -> Result<(), UnitEnd> {
+        self.agree(ReportBody::Note(note)).await
+    }
+
+    async fn agree(&self, body: ReportBody) -> Result<(), UnitEnd> {
         let (waiter, taken) = oneshot::channel();
-        let body = ReportBody::Checkpoint(checkpoint);
         self.reports.push(self.unit.clone(), self.epoch, body, Then::Tell(waiter));
         match taken.await {
             Ok(true) => Ok(()),

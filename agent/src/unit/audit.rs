@@ -1,7 +1,7 @@
 //! The audit: what Raft holds for done is a copy; `shard_progress` decides (law O6).
 //!
-//! Asked before indexes are built. A shard that is missing there, because the destination was restored or a
-//! synchronous standby lost, is run again.
+//! Asked before indexes are built, and once more at the end. A shard that is missing there, because the destination was
+//! restored or a synchronous standby lost, or because a crash emptied its unlogged table, is run again.
 
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::unit::{AuditTable, WorkResult};

@@ -27,7 +27,7 @@ mod survey;
 mod verify;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +37,8 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitNo};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{MigrationType, TaskSpec};
-use pgconvoy_shared::unit::{Ended, Progress, StreamProgress, UnitKind, Work, WorkResult};
+use pgconvoy_shared::stream::StreamProgress;
+use pgconvoy_shared::unit::{Ended, Progress, UnitKind, Work, WorkResult};
 use pgconvoy_shared::verify::Purpose;
 
 use crate::pg::Access;
@@ -231,8 +232,8 @@ impl ProgressCell {
     }
 
     /// A stream is so far.
-    pub(crate) fn follow(&self, progress: StreamProgress) {
-        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+    pub(crate) fn follow(&self, step: impl FnOnce(&mut StreamProgress)) {
+        step(self.stream().get_or_insert_default());
     }
 
     /// How far it is.
@@ -240,7 +241,11 @@ impl ProgressCell {
         Progress {
             rows: self.rows.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
-            stream: *self.stream.lock().unwrap_or_else(PoisonError::into_inner),
+            stream: self.stream().clone(),
         }
+    }
+
+    fn stream(&self) -> MutexGuard<'_, Option<StreamProgress>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,12 +15,13 @@
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TaskId;
-use pgconvoy_shared::name::{QualifiedName, quote_identifier};
+use pgconvoy_shared::name::{QualifiedName, quote_identifier, quote_literal};
 use pgconvoy_shared::unit::{StreamOpened, WorkResult};
 
 use super::{UnitContext, UnitEnd, apply_key, survey};
 use crate::pg::destination::takeover::end_old_sessions;
-use crate::pg::{About, PgError, Session};
+use crate::pg::wire::Wire;
+use crate::pg::{About, Access, PgError, Session};
 
 /// Tables that are told of by name in one failure.
 const NAMES_TOLD: usize = 20;
@@ -74,6 +75,59 @@ pub(super) async fn remove(session: &Session, task: &TaskId) -> Result<(), PgErr
         quote_identifier(&name)
     );
     Ok(session.batch_execute(&publication).await?)
+}
+
+/// Tables that the task would follow if they had been there when the publication was made.
+pub(super) async fn unpublished(
+    session: &Session,
+    ctx: &UnitContext,
+) -> Result<Vec<QualifiedName>, PgError> {
+    let tables = format!(
+        "select n.nspname::text, c.relname::text
+         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where c.relpersistence = 'p' and {taking_part} and not exists (
+             select from pg_catalog.pg_publication_rel pr join pg_catalog.pg_publication p on p.oid = pr.prpubid
+             where pr.prrelid = c.oid and p.pubname = $1)
+         order by 1, 2",
+        taking_part = survey::TAKING_PART,
+    );
+    let rows = session.query(&tables, &[&name(&ctx.task)]).await?;
+    let names =
+        rows.iter().map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)));
+    Ok(names.filter(|table| ctx.spec.objects.matches(table)).collect())
+}
+
+/// Whether the source still keeps the changes that the copy relies on: without them all that is copied is in vain.
+pub(super) async fn check_kept(ctx: &UnitContext, wire: &mut Wire) -> Result<(), UnitEnd> {
+    let (name, access) = (name(&ctx.task), wire.access().clone());
+    let ask = format!(
+        "select coalesce(wal_status, '') from pg_catalog.pg_replication_slots where slot_name = {}",
+        quote_literal(&name)
+    );
+    let rows = wire.query(&ask).await.about(&access)?;
+    match rows.first().and_then(|row| row.first()).and_then(Option::as_deref) {
+        None => Err(gone(&access, &name).into()),
+        Some("lost") => Err(given_up(&access, &name).into()),
+        Some(_) => Ok(()),
+    }
+}
+
+/// There is no slot any more.
+pub(super) fn gone(access: &Access, slot: &str) -> Failure {
+    lost(access, format!("the source has no slot {slot} any more"))
+}
+
+/// The source has no log for it any more.
+pub(super) fn given_up(access: &Access, slot: &str) -> Failure {
+    lost(access, format!("the source has given slot {slot} up: it kept too much log"))
+}
+
+/// The slot does not hold what comes next.
+pub(super) fn lost(access: &Access, what: String) -> Failure {
+    Failure::definite("slot_lost", what).about(access.to_string()).remedy(
+        "changes are missing that nothing can bring back: cancel the task, empty the destination and create the task again, \
+         with max_slot_wal_keep_size = -1 or more disk for the source's log",
+    )
 }
 
 async fn publish(ctx: &UnitContext, session: &Session) -> Result<(), UnitEnd> {

@@ -5,6 +5,8 @@
 //!    policies, grants, …
 //! 3. What reads whole tables, side by side: constraints are validated, materialized views filled.
 //! 4. Event triggers, which would see all that.
+//!
+//! Where the schema is not migrated, only the materialized views that are there already.
 
 use pgconvoy_shared::unit::WorkResult;
 
@@ -13,6 +15,9 @@ use super::{UnitContext, UnitEnd, fence};
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     let mut session = fence::writing_session(ctx).await?;
+    if !ctx.with_schema() {
+        schema::keep_refreshes(ctx, &mut session).await?;
+    }
     let mut entries_run = 0;
     for section in [Section::Index, Section::Post] {
         entries_run += schema::run(ctx, &mut session, &Pick::Section(section)).await?;

@@ -193,7 +193,8 @@ impl Leader {
                     ReportBody::Ended { ended, .. } => Some(ended),
                     ReportBody::Part { .. }
                     | ReportBody::Checkpoint(_)
-                    | ReportBody::Parking(_) => None,
+                    | ReportBody::Parking(_)
+                    | ReportBody::Note(_) => None,
                 }
             })
         })
@@ -211,9 +212,10 @@ impl Leader {
         reports
             .filter_map(|report| match body(report) {
                 ReportBody::Part { part, .. } => Some(part),
-                ReportBody::Ended { .. } | ReportBody::Checkpoint(_) | ReportBody::Parking(_) => {
-                    None
-                }
+                ReportBody::Ended { .. }
+                | ReportBody::Checkpoint(_)
+                | ReportBody::Parking(_)
+                | ReportBody::Note(_) => None,
             })
             .collect()
     }

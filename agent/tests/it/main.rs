@@ -2,6 +2,7 @@
 
 mod leader;
 mod precheck;
+mod precheck_streaming;
 mod rows;
 mod schema;
 mod session;

@@ -8,7 +8,7 @@ use pgconvoy_shared::unit::{SnapshotMode, Work, WorkResult};
 
 use crate::world::{DATABASE, World, task_id};
 
-async fn precheck(world: &World) -> Vec<PrecheckItem> {
+pub(crate) async fn precheck(world: &World) -> Vec<PrecheckItem> {
     match world.done(0, Work::Precheck { verified: false }).await {
         WorkResult::Precheck(items) => items,
         other => panic!("another result: {other:?}"),
@@ -30,7 +30,7 @@ fn told(items: &[PrecheckItem]) -> Vec<(Severity, String)> {
 }
 
 #[track_caller]
-fn check(items: &[PrecheckItem], severity: Severity, expected: &[&str]) {
+pub(crate) fn check(items: &[PrecheckItem], severity: Severity, expected: &[&str]) {
     let told = told(items);
     let of_severity: Vec<&str> =
         told.iter().filter(|(s, _)| *s == severity).map(|(_, text)| text.as_str()).collect();
@@ -169,7 +169,8 @@ async fn what_is_at_the_destination_already() -> anyhow::Result<()> {
         .sql(
             DATABASE,
             "create table a (id int primary key, w text not null); create table b (id int primary key);
-             insert into b values (1); create type mood as enum ('y');
+             insert into b values (1); alter table b add constraint late check (id > 0) not valid;
+             create type mood as enum ('y');
              create function f(int) returns int language sql as 'select 2';
              create function watch() returns trigger language plpgsql as 'begin return new; end';
              create trigger watcher before insert on b for each row execute function watch();
@@ -205,6 +206,7 @@ async fn what_is_at_the_destination_already() -> anyhow::Result<()> {
         &items,
         Severity::Warning,
         &[
+            "destination_constraint destination public.b",
             "destination_event_trigger destination seer",
             "destination_trigger destination public.b",
             "sequence_missing destination public.counter",

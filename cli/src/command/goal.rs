@@ -45,7 +45,8 @@ impl Goal {
     }
 
     fn is_in_sync(&mut self, task: &v1::Task) -> bool {
-        let Some(progress) = task.stream.as_ref().and_then(|stream| stream.progress) else {
+        let Some(progress) = task.stream.as_ref().and_then(|stream| stream.progress.as_ref())
+        else {
             return false;
         };
         if self.target.is_none() {

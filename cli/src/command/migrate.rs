@@ -166,7 +166,8 @@ async fn drive(
 /// What is told of a task that has reached its goal, and goes on when the command is run again.
 fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Problem> {
     let (id, name) = (task.id.clone(), task.name.clone());
-    let progress = task.stream.as_ref().and_then(|stream| stream.progress).unwrap_or_default();
+    let progress = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
+    let parked_tables = progress.map_or(0, |progress| progress.parked);
     let differs = task.verification.as_ref().is_some_and(|found| found.differences > 0);
     let parked = task.tables.iter().find(|table| table.parked.is_some()).cloned();
     let view = TaskView::from(task);
@@ -179,14 +180,13 @@ fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Prob
          again to go on, or remove them with `pgconvoy task cancel {name} --data-dir {}`",
         data_dir.display()
     ));
-    if progress.parked > 0 {
+    if parked_tables > 0 {
         let first =
             parked.map_or(String::new(), |table| format!(", {}: {}", table.name, table.cause));
         note(&format!(
-            "error: {} tables are parked: their changes are kept at the destination and not applied{first}; `pgconvoy task show \
+            "error: {parked_tables} tables are parked: their changes are kept at the destination and not applied{first}; `pgconvoy task show \
              {name} --data-dir {data_dir}` tells of all, and when the cause is mended `pgconvoy task resume {name} --table TABLE \
              --data-dir {data_dir}` lets a table go on",
-            progress.parked,
             data_dir = data_dir.display()
         ));
         return Ok(Exit::Failed);

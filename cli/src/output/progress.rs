@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use pgconvoy_proto::v1;
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::stream::{ChangeCounts, SlotState};
 
 use super::{human, note};
+use crate::view::stream::bytes_behind;
 use crate::view::task::{has_ended, phase_word, status_word};
 
 /// Rates are reckoned over this time: long enough to be calm, short enough to notice a stall.
@@ -168,15 +170,24 @@ fn moving(task: &v1::Task, meter: &mut Meter, now: Instant) -> (Option<u64>, Vec
 
 /// How far the destination is behind.
 fn following(task: &v1::Task) -> Vec<String> {
-    let Some(progress) = task.stream.as_ref().and_then(|stream| stream.progress) else {
+    let Some(progress) = task.stream.as_ref().and_then(|stream| stream.progress.as_ref()) else {
         return Vec::new();
     };
-    let behind = progress.source.saturating_sub(progress.applied);
     let mut parts = vec![
         format!("applied up to {}", Lsn(progress.applied)),
-        format!("{} behind", human::bytes(behind)),
+        format!("{} behind", human::bytes(bytes_behind(progress))),
         format!("lag {}", human::duration_ms(progress.lag_ms)),
     ];
+    let recent = ChangeCounts::from(progress.recent.unwrap_or_default()).all();
+    let rate = recent.saturating_mul(1000).checked_div(progress.recent_ms);
+    parts.extend(rate.map(|rate| format!("{} changes/s", human::count(rate))));
+    let slot = progress.slot.and_then(|slot| SlotState::try_from(slot).ok());
+    if let Some(slot) = slot.filter(SlotState::is_at_risk) {
+        let left = slot.seconds_left().map_or_else(String::new, |secs| {
+            format!(", {} left", human::duration_ms(secs.saturating_mul(1000)))
+        });
+        parts.push(format!("the slot is at risk ({}{left})", slot.status.as_str()));
+    }
     if progress.parked > 0 {
         parts.push(format!("{} tables parked", progress.parked));
     }

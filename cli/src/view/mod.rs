@@ -8,6 +8,7 @@ pub(crate) mod cluster;
 pub(crate) mod cutover;
 pub(crate) mod event;
 pub(crate) mod precheck;
+pub(crate) mod stream;
 pub(crate) mod task;
 pub(crate) mod verification;
 

@@ -2,13 +2,13 @@
 
 use pgconvoy_proto::v1;
 use pgconvoy_shared::failure::Failure;
-use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::parking::Cause;
 use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::spec::TaskSpec;
 use serde::Serialize;
 
 use super::cutover::CutoverView;
+use super::stream::{StreamView, bytes_behind};
 use super::verification::{TableVerificationView, VerificationView};
 use super::{non_empty, word};
 use crate::output::human;
@@ -30,7 +30,7 @@ pub(crate) fn phase_word(phase: v1::Phase) -> String {
 }
 
 /// A task as JSON shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct TaskView {
     pub(crate) id: String,
     pub(crate) name: String,
@@ -126,41 +126,11 @@ struct PhaseTimeView {
     ms: Option<u64>,
 }
 
-/// How the source's changes are followed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct StreamView {
-    /// Changes that were committed behind this position are followed.
-    start_lsn: Lsn,
-    /// Applied, as far as is agreed on.
-    applied_lsn: Lsn,
-    /// All tables show one moment of the source after another.
-    consistent: bool,
-    /// The slot is confirmed up to here; none = nobody runs it now.
-    confirmed_lsn: Option<Lsn>,
-    /// Where the source's log is.
-    source_lsn: Option<Lsn>,
-    /// Tables whose changes are kept instead of being applied.
-    tables_parked: Option<u32>,
-}
-
-impl From<&v1::TaskStream> for StreamView {
-    fn from(stream: &v1::TaskStream) -> Self {
-        let (checkpoint, progress) = (stream.checkpoint.unwrap_or_default(), &stream.progress);
-        let applied = progress.map_or(0, |now| now.applied).max(checkpoint.applied);
-        Self {
-            start_lsn: Lsn(stream.start),
-            applied_lsn: Lsn(applied),
-            consistent: checkpoint.consistent,
-            confirmed_lsn: progress.map(|now| Lsn(now.confirmed)),
-            source_lsn: progress.map(|now| Lsn(now.source)),
-            tables_parked: progress.map(|now| now.parked),
-        }
-    }
-}
-
 impl From<v1::Task> for TaskView {
     fn from(task: v1::Task) -> Self {
-        let progress = task.stream.as_ref().and_then(|stream| stream.progress);
+        let progress = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
+        let (lag_bytes, lag_seconds) =
+            (progress.map(bytes_behind), progress.map(|now| now.lag_ms / 1000));
         let cutover = CutoverView::of(&task);
         Self {
             verification: VerificationView::of(&task),
@@ -173,8 +143,8 @@ impl From<v1::Task> for TaskView {
             rows_total: task.rows_total,
             bytes_done: task.bytes_done,
             bytes_total: task.bytes_total,
-            lag_bytes: progress.map(|now| now.source.saturating_sub(now.applied)),
-            lag_seconds: progress.map(|now| now.lag_ms / 1000),
+            lag_bytes,
+            lag_seconds,
             stream: task.stream.as_ref().map(StreamView::from),
             cutover,
             tables_done: task.tables_done,
@@ -282,6 +252,7 @@ impl TaskView {
             ("acknowledged", self.acknowledged.join(", ")),
             ("cause", self.cause.as_ref().map(in_lines).unwrap_or_default()),
         ])];
+        parts.extend(self.stream.as_ref().map(StreamView::to_text));
         if !self.tables.is_empty() {
             let rows = self.tables.iter().map(TableView::row);
             parts.push(table(&["table", "status", ">rows", ">bytes", ">shards", "cause"], rows));

@@ -27,6 +27,8 @@ pub(crate) struct VerificationView {
     tables_moving: u32,
     /// Of those that are different: not compared, because one end lacks the table or a column.
     tables_unlike: u32,
+    /// Partitions whose rows are compared with those of a table that is counted: all under one root as one table.
+    tables_with_root: u32,
     rows: RowsView,
     schema: Option<ObjectsCompared>,
     sequences: Option<ObjectsCompared>,
@@ -51,12 +53,15 @@ pub(crate) struct RowsView {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lists: Vec<String>,
     not_compared: Option<NotCompared>,
+    /// The root of its partitions, where these are compared as one table: the figures stand with the first of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    through: Option<String>,
 }
 
 /// A table that was, or will be, compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct TableVerificationView {
-    /// same, different, skipped; none = not yet.
+    /// same, different, skipped, with_root; none = not yet.
     status: Option<String>,
     #[serde(flatten)]
     rows: RowsView,
@@ -77,6 +82,7 @@ impl VerificationView {
             tables_skipped: found.tables_skipped,
             tables_moving: found.tables_moving,
             tables_unlike: found.tables_unlike,
+            tables_with_root: found.tables_with_root,
             rows: found.rows.map(RowsView::of).unwrap_or_default(),
             schema: objects(found.schema),
             sequences: objects(found.sequences),
@@ -131,6 +137,12 @@ impl VerificationView {
                 "  rows       {} compared in {}{sample}",
                 human::count(self.rows.compared),
                 human::counted(compared.into(), "table")
+            ));
+        }
+        if self.tables_with_root > 0 {
+            let more = human::counted(self.tables_with_root.into(), "more table");
+            lines.push(format!(
+                "  together   {more}: partitions whose key each server hashes in its own way, all under one root as one table"
             ));
         }
         if self.rows.moving > 0 {
@@ -223,6 +235,7 @@ impl RowsView {
             listed: found.listed,
             lists: found.lists,
             not_compared: found.not_compared,
+            through: found.through.map(|root| root.to_string()),
         }
     }
 }
@@ -233,12 +246,17 @@ impl TableVerificationView {
         Self { status: non_empty(&table.verification), rows }
     }
 
+    /// Whose rows they are.
+    fn subject<'v>(&'v self, table: &'v str) -> &'v str {
+        self.rows.through.as_deref().unwrap_or(table)
+    }
+
     fn row(&self, name: &str) -> [String; 8] {
         let rows = &self.rows;
         let least = if rows.at_least { "at least " } else { "" };
         let figure = |figure| format!("{least}{}", human::count(figure));
         [
-            name.to_owned(),
+            self.subject(name).to_owned(),
             self.status.clone().unwrap_or_default(),
             human::count(rows.same),
             figure(rows.missing),
@@ -250,6 +268,7 @@ impl TableVerificationView {
     }
 
     fn keys(&self, table: &str) -> Vec<String> {
+        let table = self.subject(table);
         let listed = &self.rows.listed;
         let mut lines: Vec<String> = listed
             .iter()
@@ -286,16 +305,16 @@ pub(crate) fn object_lines(task: &v1::Task) -> Vec<Value> {
 
 /// Rows of a table that differ, as far as the task keeps them, as JSON lines.
 pub(crate) fn row_lines(table: &v1::TaskTable) -> Vec<Value> {
-    let rows = TableVerificationView::of(table).rows.listed;
+    let view = TableVerificationView::of(table);
     let line = |row: &RowDifference| {
         json!({
-            "table": table.name,
+            "table": view.subject(&table.name),
             "difference": row.difference,
             "key": row.key,
             "count": row.count,
         })
     };
-    rows.iter().map(line).collect()
+    view.rows.listed.iter().map(line).collect()
 }
 
 /// Hundredths of a percent as a number without needless zeros; 0 stands for all.

@@ -12,6 +12,7 @@ use pgconvoy_shared::ids::{AgentId, Incarnation, RequestId, TaskId, UnitId};
 use pgconvoy_shared::parking::Parking;
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::stream::StreamNote;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart};
 use pgconvoy_shared::verify::{Purpose, VerifySettings};
@@ -219,6 +220,8 @@ pub enum ReportBody {
     Checkpoint(Checkpoint),
     /// A stream has a table in another way from now on.
     Parking(Box<Parking>),
+    /// A stream has something to tell, and goes on.
+    Note(StreamNote),
 }
 
 /// See [`Command::NoteExport`].

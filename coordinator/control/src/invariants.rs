@@ -228,7 +228,7 @@ fn of_stage(kind: UnitKind, stage: Stage) -> bool {
         UnitKind::Cutover => stage == Stage::Cutover,
         UnitKind::Survey => stage == Stage::Survey || stage == Stage::Copy,
         UnitKind::Plan | UnitKind::Copy => stage == Stage::Copy,
-        UnitKind::Audit => stage == Stage::Audit,
+        UnitKind::Audit => stage == Stage::Audit || stage == Stage::LastAudit,
         UnitKind::Index => stage == Stage::Index || stage == Stage::LateIndex,
         UnitKind::SchemaPost => stage == Stage::SchemaPost,
         UnitKind::Sequences | UnitKind::Analyze => stage == Stage::Settle,

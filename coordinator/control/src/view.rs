@@ -1,14 +1,17 @@
 //! What users see of a task. Made from totals that `apply` keeps, so it costs what it shows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pgconvoy_shared::epoch::{Epoch, Generation};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitId, UnitNo};
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::stream::StreamProgress;
 use pgconvoy_shared::time::Timestamp;
-use pgconvoy_shared::unit::{Checkpoint, Progress, StreamOpened, StreamProgress, UnitKind};
+use pgconvoy_shared::unit::{Checkpoint, Progress, StreamOpened, UnitKind};
 use pgconvoy_shared::verify::{ObjectsCompared, Purpose, RowsCompared, VerifySettings};
 
 use crate::state::clerk::Task;
@@ -84,7 +87,7 @@ pub struct TaskView {
 }
 
 /// How the source's changes are followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamView {
     /// What was made for it at the source.
     pub opened: StreamOpened,
@@ -92,6 +95,8 @@ pub struct StreamView {
     pub checkpoint: Checkpoint,
     /// What the agent that runs it says; none while none does.
     pub progress: Option<StreamProgress>,
+    /// Tables that were made since, match `objects`, and are not followed.
+    pub not_followed: Arc<BTreeSet<QualifiedName>>,
 }
 
 /// What came of comparing both ends, so far.
@@ -113,6 +118,8 @@ pub struct VerificationView {
     pub tables_moving: u32,
     /// Of those that differ: not compared, because one end lacks the table or a column.
     pub tables_unlike: u32,
+    /// Partitions whose rows are compared with those of a table that is counted.
+    pub tables_with_root: u32,
     /// The figures of all tables; lists are in the tables.
     pub rows: RowsCompared,
     /// Everything that differs.
@@ -252,12 +259,13 @@ pub fn task(
     let stream = record.following.opened.map(|opened| StreamView {
         opened,
         checkpoint: record.following.checkpoint,
-        progress: running.iter().find_map(|unit| unit.progress.stream),
+        progress: running.iter().find_map(|unit| unit.progress.stream.clone()),
+        not_followed: Arc::clone(&record.following.not_followed),
     });
     let moving = if record.migrates() { UnitKind::Copy } else { UnitKind::VerifyRows };
     let copying = running.iter().filter(|unit| unit.kind == moving);
     let (rows, bytes) = copying.fold((0u64, 0u64), |(rows, bytes), unit| {
-        let progress = unit.progress;
+        let progress = &unit.progress;
         (rows.saturating_add(progress.rows), bytes.saturating_add(progress.bytes))
     });
     let (done, total) = if record.migrates() {
@@ -326,6 +334,7 @@ fn verification(task: &Task) -> Option<VerificationView> {
         tables_skipped: checked.tables_skipped,
         tables_moving: checked.tables_moving,
         tables_unlike: checked.tables_unlike,
+        tables_with_root: checked.tables_with_root,
         rows,
         differences: crate::course::differences(record, checked),
         complete: record.stage > Stage::Verify,

@@ -51,6 +51,7 @@ fn stream(view: StreamView) -> v1::TaskStream {
         start: view.opened.start.0,
         checkpoint: Some(view.checkpoint.into()),
         progress: view.progress.map(Into::into),
+        tables_not_followed: view.not_followed.iter().cloned().map(Into::into).collect(),
     }
 }
 
@@ -90,6 +91,7 @@ fn verification(view: VerificationView) -> v1::Verification {
         tables_skipped: view.tables_skipped,
         tables_moving: view.tables_moving,
         tables_unlike: view.tables_unlike,
+        tables_with_root: view.tables_with_root,
         rows: Some(view.rows.into()),
         differences: view.differences,
         complete: view.complete,

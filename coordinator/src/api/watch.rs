@@ -19,7 +19,7 @@ use crate::leader::Leader;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Progress is in no entry: it is looked for this often.
-const PROGRESS: Duration = Duration::from_secs(1);
+const PROGRESS: Duration = PAUSE;
 
 /// The task, as often as it changes; ends once it is done, failed or cancelled. An end of the
 /// leader's office ends it with an error, on which the client asks the next leader.

@@ -119,7 +119,7 @@ impl Ledger {
         self.known
             .range(first..)
             .take_while(move |(unit, _)| unit.task == *task)
-            .map(|(unit, known)| (unit.no, (known.epoch, known.progress)))
+            .map(|(unit, known)| (unit.no, (known.epoch, known.progress.clone())))
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
     fn progress_is_that_of_the_task_asked_for() {
         let mut ledger = Ledger::default();
         let progress = Progress { rows: 7, bytes: 70, stream: None };
-        ledger.heard(vec![RunningUnit { progress, ..runs(1, 1) }]);
+        ledger.heard(vec![RunningUnit { progress: progress.clone(), ..runs(1, 1) }]);
         let of = |task: &str| ledger.progress(&task.parse().unwrap()).collect::<Vec<_>>();
         assert_eq!(of("aaaaaaaaaaaa"), [(UnitNo(1), (Epoch(1), progress))]);
         assert_eq!(of("bbbbbbbbbbbb"), []);

@@ -140,7 +140,7 @@ impl Leader {
         // here.
         let known = self.sessions.progress(task);
         let progress = |unit: &UnitId, epoch| {
-            known.get(&unit.no).filter(|(of, _)| *of == epoch).map(|(_, progress)| *progress)
+            known.get(&unit.no).filter(|(of, _)| *of == epoch).map(|(_, progress)| progress.clone())
         };
         self.node.replica.read(|state| view::task(state, task, tables_max, &progress))
     }

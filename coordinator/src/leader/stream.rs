@@ -252,6 +252,7 @@ async fn take_in(
         convert::ReportBody::Part { no, part } => ReportBody::Part { no, part },
         convert::ReportBody::Checkpoint(checkpoint) => ReportBody::Checkpoint(checkpoint),
         convert::ReportBody::Parking(parking) => ReportBody::Parking(parking),
+        convert::ReportBody::Note(note) => ReportBody::Note(note),
         convert::ReportBody::Ended { parts, ended } => {
             session.ending(&unit, epoch);
             ReportBody::Ended { parts, ended }

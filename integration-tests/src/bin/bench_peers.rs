@@ -6,7 +6,7 @@
 
 use anyhow::ensure;
 use clap::Parser;
-use pgconvoy_integration_tests::bench::{Ends, Timed};
+use pgconvoy_integration_tests::bench::{Ends, Timed, median};
 use pgconvoy_integration_tests::process::Program;
 
 /// All tables of pgbench, with their keys.
@@ -137,9 +137,9 @@ fn table<'a>(title: &str, contenders: impl Iterator<Item = &'a Contender>) {
     let mut ours = None;
     for Contender { name, runs, .. } in contenders {
         let [seconds, own, servers] = [
-            median(runs, |run| run.seconds),
-            median(runs, |run| run.own),
-            median(runs, |run| run.servers),
+            median(runs.iter().map(|run| run.seconds)),
+            median(runs.iter().map(|run| run.own)),
+            median(runs.iter().map(|run| run.servers)),
         ];
         let ratio = seconds / *ours.get_or_insert(seconds);
         let share = own / (own + servers) * 100.0;
@@ -147,13 +147,6 @@ fn table<'a>(title: &str, contenders: impl Iterator<Item = &'a Contender>) {
             "| {name} | {seconds:.1} | {ratio:.2} | {own:.1} s, {share:.0} % | {servers:.1} s |"
         );
     }
-}
-
-fn median(runs: &[Timed], figure: impl Fn(&Timed) -> f64) -> f64 {
-    let mut figures: Vec<f64> = runs.iter().map(figure).collect();
-    figures.sort_by(f64::total_cmp);
-    let (below, above) = (figures[(figures.len() - 1) / 2], figures[figures.len() / 2]);
-    (below + above) / 2.0
 }
 
 fn remove(path: &std::path::Path) -> anyhow::Result<()> {

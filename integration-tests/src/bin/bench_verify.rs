@@ -41,7 +41,7 @@ async fn run(scale: u32, rounds: u32) -> anyhow::Result<()> {
 }
 
 fn told(command: &str, timed: &Timed, ratio: &str) {
-    let Timed { seconds, own, servers, finished } = timed;
+    let Timed { seconds, own, servers, finished, .. } = timed;
     println!(
         "{command:8} {seconds:6.1} s{ratio}; processor: {own:.1} s, the servers {servers:.1} s\n{}",
         finished.stdout.trim_end()

@@ -227,6 +227,11 @@ struct Ports(Vec<TcpListener>);
 /// and on a busy machine somebody's outgoing connection would have it by then.
 const PORTS: Range<u16> = 10_000..30_000;
 
+/// Addresses that nobody listens on yet.
+pub(super) fn free_addresses() -> anyhow::Result<[SocketAddr; 2]> {
+    Ports::take(2)?.free().pop().context("two ports are a pair")
+}
+
 impl Ports {
     fn take(count: u64) -> anyhow::Result<Ports> {
         let mut listeners = Vec::new();

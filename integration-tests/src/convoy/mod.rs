@@ -37,7 +37,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::logs::Expected;
-use crate::net::Proxy;
+use crate::net::{Namespace, Proxy, page};
 use crate::process::{Process, Program};
 use crate::wait;
 
@@ -76,6 +76,9 @@ struct Agent {
     links: Vec<Proxy>,
     /// The way of other sites' agents to it.
     relay: Option<Proxy>,
+    network: Option<Namespace>,
+    /// Its HTTP listener, in that network.
+    http: SocketAddr,
 }
 
 impl Coordinator {
@@ -143,6 +146,14 @@ impl Convoy {
         self.started(name).relay.as_ref().expect("the test asks for a way that it made")
     }
 
+    /// What an agent tells Prometheus under a name.
+    pub async fn metric(&self, agent: &str, name: &str) -> anyhow::Result<u64> {
+        let Agent { network, http, .. } = self.started(agent);
+        let (_, text) = page(network.as_ref(), *http, "/metrics").await?;
+        let told = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(told.with_context(|| format!("no {name} in {text}"))?.trim().parse()?)
+    }
+
     fn started(&self, name: &str) -> &Agent {
         self.agents.get(name).expect("the test asks for an agent that it started")
     }
@@ -165,9 +176,9 @@ impl Convoy {
             links.push(Proxy::between(network, None, node.link.address()).await?);
         }
         let coordinators = listed(links.iter().map(|link| link.address().to_string()));
-        let listen = match &plan.network {
-            Some(network) => network.free_address()?,
-            None => ([127, 0, 0, 1], 0).into(),
+        let [listen, http] = match &plan.network {
+            Some(network) => network.free_addresses()?,
+            None => builder::free_addresses()?,
         };
         let relay = match &plan.dialled_from {
             Some(network) => {
@@ -177,6 +188,7 @@ impl Convoy {
         };
         let mut program = Program::pgconvoy()?
             .args(["agent", "--id", &plan.name, "--listen", &listen.to_string()])
+            .args(["--http", &http.to_string()])
             .args(["--coordinators", &coordinators])
             .args(plan.flags())
             .env("RUST_LOG", "info");
@@ -190,7 +202,8 @@ impl Convoy {
             program = program.args(["--advertise", &relay.address().to_string()]);
         }
         let process = Process::start(&plan.name, program, self.folder.path())?;
-        self.agents.insert(plan.name.clone(), Agent { process, links, relay });
+        let network = plan.network.clone();
+        self.agents.insert(plan.name.clone(), Agent { process, links, relay, network, http });
         Ok(())
     }
 

@@ -1,10 +1,12 @@
 //! Networks that misbehave on command.
 
+mod http;
 mod link;
 mod namespace;
 mod proxy;
 mod trap;
 
+pub use http::page;
 pub use link::Link;
 pub use namespace::Namespace;
 pub use proxy::{Proxy, Weather};

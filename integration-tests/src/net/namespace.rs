@@ -68,9 +68,11 @@ impl Namespace {
         Ok(listener)
     }
 
-    /// An address that nobody in here listens on yet.
-    pub(crate) fn free_address(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.listen()?.local_addr()?)
+    /// Addresses that nobody in here listens on yet.
+    pub(crate) fn free_addresses(&self) -> anyhow::Result<[SocketAddr; 2]> {
+        // Held together, so that they are two.
+        let (one, other) = (self.listen()?, self.listen()?);
+        Ok([one.local_addr()?, other.local_addr()?])
     }
 
     /// A socket that connects from here, whoever uses it.

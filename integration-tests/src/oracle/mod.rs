@@ -101,6 +101,14 @@ impl fmt::Display for Differences {
     }
 }
 
+/// Compares rows alone.
+pub async fn compare_rows(source: End<'_>, destination: End<'_>) -> anyhow::Result<Differences> {
+    let mut differences = Differences::default();
+    let (left, right) = tokio::try_join!(source.snapshot(), destination.snapshot())?;
+    rows::compare(&left, &right, &mut differences).await?;
+    Ok(differences)
+}
+
 /// Compares rows and sequences.
 pub async fn compare_contents(
     source: End<'_>,

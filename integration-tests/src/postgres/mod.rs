@@ -16,6 +16,7 @@
 //! dropped, when the test panics, and when the test process is killed. Started from a copied template, so that one
 //! server a test is affordable (0.3 s).
 
+mod backup;
 mod disk;
 mod home;
 mod major;
@@ -36,6 +37,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub use backup::Backup;
 pub use disk::Disk;
 pub use major::{Major, fetched};
 pub use options::{Options, Tls};

@@ -1,5 +1,6 @@
-//! The quickstart: a shop of about 1 GB moves from one server to another while an agent and the leader are killed, and
-//! both ends are the same afterwards: that is what its verification says, and what is found without it.
+//! The quickstart: a shop of about 1 GB moves from one server to another, each at a site that only its own agents reach,
+//! while an agent and the leader are killed, and both ends are the same afterwards: that is what its verification says, and
+//! what is found without it.
 //!
 //! It is what a user sees first, and a test as well: it starts the binary, speaks its public interface, and judges by
 //! plain SQL and pg_dump. Everything it starts dies with it, and what it makes goes, however it ends; after a failure
@@ -9,6 +10,7 @@ mod faults;
 mod follow;
 mod screen;
 mod servers;
+mod sites;
 mod summary;
 mod witness;
 
@@ -28,13 +30,13 @@ use crate::postgres::PASSWORD;
 use faults::{Striker, Struck};
 use screen::Screen;
 use servers::Servers;
+use sites::{AT_DESTINATION, AT_SOURCE, Sites};
 use witness::Witness;
 
 /// At scale 1; a smaller shop is cut finer, so that the faults find a shard half copied.
 const SHARD_MIB: f64 = 32.0;
-/// Copied at once in the whole task: two for each agent.
+/// Copied at once in the whole task: two for each agent near the destination.
 const JOBS: u32 = 6;
-const AGENTS: [&str; 3] = ["agent-1", "agent-2", "agent-3"];
 /// The task's name.
 const TASK: &str = "shop";
 /// What a command may take that only talks to a cluster on this machine.
@@ -61,9 +63,13 @@ pub struct Failed {
 /// Runs it all. Dropped before its end, it cleans up.
 pub async fn run(options: &Options) -> Result<(), Failed> {
     let screen = Screen::new();
-    let servers = Servers::start(&screen).await.map_err(|error| Failed { error, logs: None })?;
+    let sites = Sites::make();
+    screen.line("sites", &sites.told());
+    let started = Servers::start(&screen, &sites).await;
+    let servers = started.map_err(|error| Failed { error, logs: None })?;
     let mut convoy = None;
-    let Err(error) = story(options, &screen, &servers, &mut convoy).await else { return Ok(()) };
+    let story = story(options, &screen, &sites, &servers, &mut convoy);
+    let Err(error) = story.await else { return Ok(()) };
     match keep_logs(&servers, convoy.as_ref()) {
         Ok(logs) => Err(Failed { error, logs: Some(logs) }),
         Err(lost) => Err(Failed { error: error.context(format!("no logs: {lost:#}")), logs: None }),
@@ -73,11 +79,12 @@ pub async fn run(options: &Options) -> Result<(), Failed> {
 async fn story(
     options: &Options,
     screen: &Screen,
+    sites: &Sites,
     servers: &Servers,
     convoy: &mut Option<Convoy>,
 ) -> anyhow::Result<()> {
     servers.fill(screen, options.scale).await?;
-    let convoy = convoy.insert(start_convoy(screen).await?);
+    let convoy = convoy.insert(start_convoy(screen, sites).await?);
     let task = create_task(screen, servers, convoy, options.scale).await?;
     let (done, struck) = migrate(screen, servers, convoy, &task, options.scale).await?;
     for item in done.precheck.iter().filter(|item| item.severity() == Severity::Warning) {
@@ -88,6 +95,7 @@ async fn story(
     convoy.check_logs(&Expected::nothing().allow("").secret(PASSWORD))?;
     servers.compare(screen).await?;
     summary::tell(screen, &done, &struck);
+    summary::relayed(screen, convoy).await?;
     screen.line("identical", "");
     if options.keep {
         stay(screen, servers, convoy).await?;
@@ -95,12 +103,17 @@ async fn story(
     Ok(())
 }
 
-async fn start_convoy(screen: &Screen) -> anyhow::Result<Convoy> {
+async fn start_convoy(screen: &Screen, sites: &Sites) -> anyhow::Result<Convoy> {
     let step = screen.begin("cluster", "starting coordinators and agents");
     let builder = Convoy::builder().coordinators(3).tls().by_commands();
-    let builder = AGENTS.iter().fold(builder, |builder, agent| builder.agent(agent));
-    let convoy = builder.start().await?;
-    step.done("3 coordinators and 3 agents, each a process, mutual TLS between them");
+    let convoy = sites.agents(builder).start().await?;
+    step.done(&format!(
+        "3 coordinators, {} agents at {}, {} at {}, each a process, mutual TLS between them",
+        AT_SOURCE.len(),
+        sites::SOURCE,
+        AT_DESTINATION.len(),
+        sites::DESTINATION,
+    ));
     Ok(convoy)
 }
 
@@ -114,11 +127,12 @@ async fn create_task(
     let step = screen.begin("task", "creating it");
     let password = convoy.folder().join("password");
     write_secret(&password, PASSWORD)?;
-    let end = |server| {
+    let end = |server, site| {
         let (url, password) = (Servers::url(server), password.display());
-        format!("{{ url: \"{url}\", password: {{ file: \"{password}\" }} }}")
+        format!("{{ url: \"{url}\", password: {{ file: \"{password}\" }}, site: {site} }}")
     };
-    let (source, destination) = (end(&servers.source), end(&servers.destination));
+    let source = end(&servers.source, sites::SOURCE);
+    let destination = end(&servers.destination, sites::DESTINATION);
     let shard_mib = shard_bytes(scale) >> 20;
     let specification = format!(
         "name: {TASK}\nsource: {source}\ndestination: {destination}\n\
@@ -167,8 +181,9 @@ async fn stay(screen: &Screen, servers: &Servers, convoy: &Convoy) -> anyhow::Re
     write_secret(&passwords, &format!("*:*:*:*:{PASSWORD}\n"))?;
     screen.line("", "everything stays up until Ctrl-C; to look around:");
     screen.line("", &format!("  export PGPASSFILE={}", passwords.display()));
-    screen.line("", &format!("  psql {}   # the source", Servers::url(&servers.source)));
-    screen.line("", &format!("  psql {}   # the destination", Servers::url(&servers.destination)));
+    screen.line("", &format!("  psql '{}'   # the source", Servers::way_in(&servers.source)));
+    let destination = Servers::way_in(&servers.destination);
+    screen.line("", &format!("  psql '{destination}'   # the destination"));
     screen.line("", &format!("  {}", convoy.cli(["task", "events", TASK])?));
     screen.line("", &format!("  logs are in {}", convoy.folder().display()));
     std::future::pending().await

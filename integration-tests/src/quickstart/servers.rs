@@ -7,6 +7,7 @@ use futures::try_join;
 use indicatif::{HumanBytes, HumanCount};
 
 use super::screen::Screen;
+use super::sites::Sites;
 use crate::oracle::{self, End};
 use crate::postgres::{Options, Postgres, SUPERUSER};
 use crate::shop;
@@ -20,7 +21,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    pub(super) async fn start(screen: &Screen) -> anyhow::Result<Servers> {
+    pub(super) async fn start(screen: &Screen, sites: &Sites) -> anyhow::Result<Servers> {
         let step = screen.begin("servers", "starting two throw-away PostgreSQL servers");
         // The sizes of a small machine, and a log of changes that seldom asks for a checkpoint.
         let options = || {
@@ -29,8 +30,9 @@ impl Servers {
                 .setting("maintenance_work_mem", "128MB")
                 .setting("max_wal_size", "2GB")
         };
+        let [source, destination] = sites.place([options(), options()]);
         let (source, destination) =
-            try_join!(Postgres::start(options()), Postgres::start(options()))?;
+            try_join!(Postgres::start(source), Postgres::start(destination))?;
         step.done(&format!(
             "PostgreSQL {}: source on port {}, destination on port {}",
             source.major().number(),
@@ -71,6 +73,12 @@ impl Servers {
             HumanCount(compared.schema_lines.try_into()?)
         ));
         Ok(())
+    }
+
+    /// An end's URL for whoever looks around, from outside its network.
+    pub(super) fn way_in(server: &Postgres) -> String {
+        let (socket, port) = (server.socket(), server.port());
+        format!("postgres://{SUPERUSER}@/{DATABASE}?host={}&port={port}", socket.display())
     }
 
     /// An end's URL, without a password.

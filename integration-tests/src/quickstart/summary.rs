@@ -8,6 +8,8 @@ use pgconvoy_proto::v1::{Event, ObjectsCompared, Phase, Task};
 use super::faults::{Struck, moves};
 use super::follow::phase;
 use super::screen::Screen;
+use super::sites::{AT_SOURCE, DESTINATION};
+use crate::convoy::Convoy;
 
 /// Moved units that are named; the rest is counted.
 const NAMED_MAX: usize = 12;
@@ -68,6 +70,27 @@ pub(super) fn tell(screen: &Screen, task: &Task, struck: &Struck) {
     );
     screen.line("cost", &cost(task, struck.agent.bytes(), struck.moved_after, struck.leader.away));
     screen.line("verified", &verified(task));
+}
+
+/// What the agents near the source passed on, of which the other site knows nothing but them.
+pub(super) async fn relayed(screen: &Screen, convoy: &Convoy) -> anyhow::Result<()> {
+    let mut name = "relayed";
+    for agent in AT_SOURCE {
+        let told = async |what: &str| {
+            let metric = format!("pgconvoy_agent_relayed_{what}_bytes_total");
+            anyhow::Ok(HumanBytes(convoy.metric(agent, &metric).await?))
+        };
+        screen.line(
+            name,
+            &format!(
+                "{agent}: {} from the source, sent to {DESTINATION} as {}",
+                told("from_server").await?,
+                told("sent").await?,
+            ),
+        );
+        name = "";
+    }
+    Ok(())
 }
 
 /// What the kills cost: work done twice, and time without it.

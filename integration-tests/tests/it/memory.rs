@@ -1,10 +1,11 @@
-//! An agent's memory does not grow with the size of what it copies. Many megabytes are moved, so only a soak runs these.
+//! An agent's memory does not grow with the size of what it copies or follows. Many megabytes are moved, so only a soak runs
+//! these.
 
 use pgconvoy_integration_tests::convoy::Convoy;
 use pgconvoy_integration_tests::postgres::Options;
-use pgconvoy_proto::v1::Task;
+use pgconvoy_proto::v1::{Phase, Task};
 
-use crate::world::{DATABASE, Fleet, Gate, LIMIT, Pair};
+use crate::world::{DATABASE, Fleet, Gate, Job, LIMIT, Pair};
 
 const MIB: u64 = 1 << 20;
 
@@ -17,12 +18,17 @@ async fn one_agent() -> Fleet {
     Fleet { convoy: builder.start().await.unwrap() }
 }
 
-/// What the agent took at most; it must be little.
-fn checked_peak(fleet: &Fleet, task: &Task) -> u64 {
+/// What the agent took at most.
+fn peak(fleet: &Fleet, task: &Task) -> u64 {
     let peak = fleet.convoy.agent("mover").peak_memory_bytes().unwrap();
-    eprintln!("copied {} MiB with at most {} MiB of memory", task.bytes_done / MIB, peak / MIB);
-    assert!(peak < MEMORY_MAX, "{peak} bytes");
+    eprintln!("{} MiB passed with at most {} MiB of memory", task.bytes_done / MIB, peak / MIB);
     peak
+}
+
+/// The same; it must be little.
+fn checked_peak(fleet: &Fleet, task: &Task) {
+    let peak = peak(fleet, task);
+    assert!(peak < MEMORY_MAX, "{peak} bytes");
 }
 
 #[tokio::test]
@@ -64,4 +70,56 @@ async fn soak_a_value_of_500_mb_passes() {
     assert_eq!(pair.destination.value(DATABASE, query).await.unwrap(), Some(source));
     assert!(task.bytes_done >= 1_000_000_000, "{}", task.bytes_done);
     checked_peak(&fleet, &task);
+}
+
+/// Moves a source, does this to it, and waits until that has arrived; the most memory that the agent took meanwhile.
+async fn followed(schema: &str, change: &str, content: &str) -> u64 {
+    let pair = Pair::new(schema).await;
+    let fleet = one_agent().await;
+    let task = pair.task_file("followed", "types: [schema, full, incremental]");
+    let job: Job<'_> = fleet.begin(&task).await;
+    job.until("the source to be followed", |task| task.phase() == Phase::Stream).await;
+    pair.source.sql(DATABASE, change).await.unwrap();
+    let flushed = "select pg_current_wal_flush_lsn() - '0/0'::pg_lsn";
+    let flushed = pair.source.value(DATABASE, flushed).await.unwrap().unwrap();
+    let flushed: u64 = flushed.parse().unwrap();
+    let task = job
+        .until("the change to have arrived", |task| {
+            let progress = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
+            progress.is_some_and(|progress| progress.applied >= flushed)
+        })
+        .await;
+    let source = pair.source.value(DATABASE, content).await.unwrap();
+    assert_eq!(pair.destination.value(DATABASE, content).await.unwrap(), source);
+    peak(&fleet, &task)
+}
+
+#[tokio::test]
+async fn soak_a_transaction_of_two_million_changes_is_followed() {
+    let peak = followed(
+        "create table public.large (id int primary key, number int, words text);
+         insert into public.large select no, 0, md5(no::text) from generate_series(1, 1000000) no",
+        "begin; update public.large set number = number + 1;
+         insert into public.large select no, 0, md5(no::text) from generate_series(1000001, 1500000) no;
+         delete from public.large where id <= 500000; commit",
+        "select count(*) || ' ' || sum(hashtextextended(l::text, 0)) from public.large l",
+    )
+    .await;
+    assert!(peak < MEMORY_MAX, "{peak} bytes");
+}
+
+/// A value that comes in the stream is held whole, as it came and as it is sent: a few times, and not more often for the
+/// rows beside it.
+#[tokio::test]
+async fn soak_an_update_to_a_value_of_300_mb_is_followed() {
+    let value = 300_000_000;
+    let peak = followed(
+        "create table public.long (no int primary key, words text);
+         alter table public.long alter words set storage external;
+         insert into public.long values (1, 'short'), (2, 'short')",
+        "update public.long set words = repeat('0123456789', 30000000) where no = 1",
+        "select string_agg(no || ' ' || md5(words), '; ' order by no) from public.long",
+    )
+    .await;
+    assert!(peak < 5 * value, "{peak} bytes");
 }

@@ -20,6 +20,14 @@ async fn cluster_a_quickstart_survives_its_kills_and_ends_identical() {
     let count = |start| lines.iter().filter(|line| line.starts_with(start)).count();
     assert_eq!(count("KILLED"), 2, "{told}");
     assert!(count("moved") >= 1, "{told}");
+    assert!(told.contains("two networks without a route between them"), "{told}");
+    for agent in ["dc1-1", "dc1-2"] {
+        let relayed = lines.iter().any(|line| {
+            line.contains(&format!("{agent}: "))
+                && line.contains("MiB from the source, sent to cloud")
+        });
+        assert!(relayed, "{agent} passed sessions on: {told}");
+    }
 }
 
 #[tokio::test]
@@ -29,7 +37,7 @@ async fn cluster_an_interrupted_quickstart_leaves_nothing() {
     quickstart.wait_for_line("move ", LIMIT).await.unwrap();
     let children = children_of(quickstart.pid().unwrap());
     // Servers, coordinators, agents, of which one may have been killed already.
-    assert!((7..=8).contains(&children.len()), "{children:?}");
+    assert!((9..=10).contains(&children.len()), "{children:?}");
 
     let signal = nix::sys::signal::Signal::SIGINT;
     let status = quickstart.terminate(signal, Duration::from_secs(30)).await.unwrap();

@@ -4,7 +4,7 @@ use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::UnitId;
 use pgconvoy_shared::unit::Progress;
 
-use super::{WireError, unit_id};
+use super::{WireError, optional, unit_id};
 use crate::v1;
 
 /// A unit that an agent says it runs.
@@ -37,7 +37,7 @@ impl TryFrom<v1::UnitProgress> for RunningUnit {
             progress: Progress {
                 rows: wire.rows,
                 bytes: wire.bytes,
-                stream: wire.stream.map(Into::into),
+                stream: optional(wire.stream, "stream")?,
             },
         })
     }

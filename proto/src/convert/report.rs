@@ -2,6 +2,7 @@
 
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::parking::Parking;
+use pgconvoy_shared::stream::StreamNote;
 use pgconvoy_shared::unit::{Checkpoint, Ended, ResultPart};
 
 use super::{WireError, agent_id, required};
@@ -21,6 +22,8 @@ pub enum ReportBody {
     Checkpoint(Checkpoint),
     /// A stream has a table in another way from now on.
     Parking(Box<Parking>),
+    /// A stream has something to tell, and goes on.
+    Note(StreamNote),
     /// The end of the lease.
     Ended {
         /// How many pieces went before; told by a done unit only, 0 otherwise.
@@ -35,6 +38,7 @@ impl From<ReportBody> for Body {
             ReportBody::Part { no, part } => Self::Part(v1::ResultPart::numbered(no, part)),
             ReportBody::Checkpoint(checkpoint) => Self::Checkpoint(checkpoint.into()),
             ReportBody::Parking(parking) => Self::Parking((*parking).into()),
+            ReportBody::Note(note) => Self::Note(note.into()),
             ReportBody::Ended { parts, ended } => Self::from_ended(ended, parts),
         }
     }
@@ -74,6 +78,7 @@ impl TryFrom<Body> for ReportBody {
             Body::Parking(parking) => {
                 return Ok(Self::Parking(Box::new(required(Some(parking), "parking")?)));
             }
+            Body::Note(note) => return Ok(Self::Note(required(Some(note), "note")?)),
             Body::Done(done) => (done.parts, Ended::Done(required(done.result, "done")?)),
             Body::Failed(failure) => (0, Ended::Failed(required(Some(failure), "failed")?)),
             Body::Released(v1::Released {}) => (0, Ended::Released),

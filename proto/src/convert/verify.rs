@@ -127,6 +127,7 @@ impl From<RowsCompared> for v1::RowsCompared {
             listed: wire_list(compared.listed),
             lists: compared.lists,
             not_compared: compared.not_compared.map(Into::into),
+            through: compared.through.map(Into::into),
         }
     }
 }
@@ -147,6 +148,7 @@ impl TryFrom<v1::RowsCompared> for RowsCompared {
             listed: list(wire.listed, "listed")?,
             lists: wire.lists,
             not_compared: optional(wire.not_compared, "not_compared")?,
+            through: optional(wire.through, "through")?,
         })
     }
 }

@@ -17,6 +17,7 @@ use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{
     CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec,
 };
+use pgconvoy_shared::stream::*;
 use pgconvoy_shared::unit::*;
 use pgconvoy_shared::verify::*;
 use proptest::collection::{btree_map, btree_set, vec};
@@ -231,15 +232,68 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn changes()(counts in any::<[u64; 4]>()) -> ChangeCounts {
+        let [inserts, updates, deletes, truncates] = counts;
+        ChangeCounts { inserts, updates, deletes, truncates }
+    }
+}
+
+prop_compose! {
+    fn table_changes()(name in name(), changes in changes(), recent in changes()) -> TableChanges {
+        TableChanges { name, changes, recent }
+    }
+}
+
+prop_compose! {
+    fn slot()(
+        status in select(vec!["reserved", "extended", "unreserved", "lost"]),
+        kept in any::<u64>(),
+        left in any::<Option<u64>>(),
+        growth in any::<Option<i64>>(),
+        source_spilled in any::<u64>(),
+    ) -> SlotState {
+        let status = WalStatus::named(status).unwrap();
+        SlotState { status, kept, left, growth, source_spilled }
+    }
+}
+
+fn note() -> impl Strategy<Value = StreamNote> {
+    prop_oneof![
+        vec(name(), 0..3).prop_map(StreamNote::NotFollowed),
+        slot().prop_map(StreamNote::SlotAtRisk),
+        slot().prop_map(StreamNote::SlotSafe),
+    ]
+}
+
+prop_compose! {
     fn stream_progress()(
         positions in any::<[u64; 4]>(),
-        looks in any::<u64>(),
-        lag_ms in any::<u64>(),
+        counts in any::<[u64; 4]>(),
         consistent in any::<bool>(),
         parked in any::<u32>(),
+        slot in option::of(slot()),
+        changes in changes(),
+        recent in changes(),
+        tables in vec(table_changes(), 0..3),
     ) -> StreamProgress {
         let [received, applied, confirmed, source] = positions.map(Lsn);
-        StreamProgress { received, applied, confirmed, source, looks, lag_ms, consistent, parked }
+        let [looks, lag_ms, spilled, recent_ms] = counts;
+        StreamProgress {
+            received,
+            applied,
+            confirmed,
+            source,
+            looks,
+            lag_ms,
+            consistent,
+            parked,
+            spilled,
+            slot,
+            changes,
+            recent,
+            recent_ms,
+            tables,
+        }
     }
 }
 
@@ -308,6 +362,7 @@ prop_compose! {
         listed in vec((difference(), text(), any::<u64>()), 0..3),
         lists in vec(text(), 0..3),
         not_compared in option::of(not_compared()),
+        through in option::of(name()),
     ) -> RowsCompared {
         let [source_rows, destination_rows, bytes, compared, missing, extra, different, moving] = figures;
         let listed = listed
@@ -316,7 +371,7 @@ prop_compose! {
             .collect();
         RowsCompared {
             source_rows, destination_rows, bytes, compared, missing, extra, different, moving, at_least,
-            listed, lists, not_compared,
+            listed, lists, not_compared, through,
         }
     }
 }
@@ -468,6 +523,7 @@ pub(crate) fn report_body() -> impl Strategy<Value = ReportBody> {
     prop_oneof![
         (any::<u32>(), result_part()).prop_map(|(no, part)| ReportBody::Part { no, part }),
         checkpoint().prop_map(ReportBody::Checkpoint),
+        note().prop_map(ReportBody::Note),
         parking().prop_map(|parking| ReportBody::Parking(Box::new(parking))),
         done,
         undone.prop_map(|ended| ReportBody::Ended { parts: 0, ended }),

@@ -44,6 +44,14 @@ impl Focus {
         self
     }
 
+    /// How it was narrowed: the buckets of each digest.
+    pub fn levels(&self) -> impl Iterator<Item = Vec<u32>> {
+        self.levels.iter().map(|wanted| {
+            let numbered = (0u32..).zip(wanted).filter(|(_, wanted)| **wanted);
+            numbered.map(|(no, _)| no).collect()
+        })
+    }
+
     /// Whether a row is one of them.
     #[must_use]
     pub fn holds(&self, row: &Row<'_>) -> bool {

@@ -20,12 +20,14 @@
 
 mod buckets;
 mod difference;
+mod question;
 mod suspects;
 
 pub use buckets::{
     BUCKETS, Bucket, Digest, Focus, PASSES_MAX, Passes, ROWS_PER_PASS, narrowing, passes,
 };
 pub use difference::{Kept, classify};
+pub use question::{Answer, Asked, Distilled, Distiller, Found, OutOfPlace, Question, Wanted};
 pub use suspects::{LOOKS_MAX, Suspects};
 
 use xxhash_rust::xxh3::{Xxh3Builder, xxh3_128_with_secret};

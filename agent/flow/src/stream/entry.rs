@@ -161,6 +161,7 @@ impl Batch {
                 continue;
             }
             last = Some(place);
+            let change = change.of(now.id);
             if relation.as_ref() != Some(&now) {
                 self.parked.push(Parked::relation(table, place, &now));
                 relation = Some(now);

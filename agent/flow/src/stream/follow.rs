@@ -398,7 +398,7 @@ impl Batch {
 
 impl Change {
     /// The part of it that is about one table.
-    fn of(&self, relation: RelationId) -> Self {
+    pub(super) fn of(&self, relation: RelationId) -> Self {
         match self {
             Self::Truncate { cascade, restart_identity, .. } => Self::Truncate {
                 relations: [relation].into(),

@@ -20,6 +20,7 @@ use pgconvoy_shared::ids::{TableNo, TaskId};
 use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::Transaction;
 
+use super::progress;
 use crate::pg::{About, PgError, Session};
 use crate::unit::apply_key::Followed;
 
@@ -331,6 +332,11 @@ impl Plan<'_> {
         if by_shards {
             return Ok(());
         }
+        let made = format!(
+            "update pgconvoy.schema_entry set done = false where task = $1 and {}",
+            progress::MADE_OF_ROWS
+        );
+        transaction.execute(&made, &[&self.task.as_str()]).await.about(self.name)?;
         empty(transaction, self.write_to).await.about(self.name)
     }
 

@@ -16,6 +16,9 @@ use crate::laws::Law;
 use crate::pg::wire::{TextRow, Wire};
 use crate::pg::{About, PgError, Session};
 
+/// Which statements of a schema show in what they made which rows were there.
+pub(super) const MADE_OF_ROWS: &str = "kind = 'MATERIALIZED VIEW DATA' and done";
+
 /// Names a shard of one plan of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ShardId {
@@ -57,11 +60,13 @@ impl ShardId {
         )
     }
 
-    /// The statement that forgets a completion whose rows were lost in a crash.
+    /// The statement that forgets a completion whose rows were lost in a crash, and what was made of them since.
     fn forget_lost(&self) -> String {
         format!(
-            "delete from pgconvoy.shard_progress where unlogged and (task, table_no, generation, shard) = ({0}) \
-             and not exists (select from pgconvoy.shard_done where (task, table_no, generation, shard) = ({0}))",
+            "with lost as (delete from pgconvoy.shard_progress \
+             where unlogged and (task, table_no, generation, shard) = ({0}) \
+             and not exists (select from pgconvoy.shard_done where (task, table_no, generation, shard) = ({0})) returning task) \
+             update pgconvoy.schema_entry e set done = false from lost where e.task = lost.task and {MADE_OF_ROWS}",
             self.values()
         )
     }

@@ -286,14 +286,16 @@ begin
 end
 $function$;
 
--- Steps the applied position on; raises unless all is as the caller left it (law O3).
+-- Steps the applied position on; raises unless all is as the caller left it (law O3). What was noted of the source's log only
+-- grows: a new owner of the stream reads again what an older one had read.
 create function pgconvoy.advance_stream(of_task text, mine bigint, expected_lsn pg_lsn, expected_seq bigint, to_lsn pg_lsn,
     changed_at pg_lsn, passed text, passed_at pg_lsn) returns void
 language plpgsql as $function$
 begin
     update pgconvoy.apply_progress set lsn = to_lsn, seq = expected_seq + 1,
-        last_change = coalesce(changed_at, last_change),
-        marker = coalesce(passed, marker), marker_lsn = coalesce(passed_at, marker_lsn)
+        last_change = greatest(changed_at, last_change),
+        marker = case when passed_at <= marker_lsn then marker else coalesce(passed, marker) end,
+        marker_lsn = greatest(passed_at, marker_lsn)
         where task = of_task and epoch = mine and lsn = expected_lsn and seq = expected_seq;
     if not found then
         raise exception using

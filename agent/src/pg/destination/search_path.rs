@@ -19,6 +19,8 @@ pub(crate) fn for_rows_of(task: &TaskId, table: &QualifiedName) -> String {
              where k.contype = 'c' and (k.conrelid = {name}::regclass or k.contypid in (
                  select a.atttypid from pg_attribute a where a.attrelid = {name}::regclass and a.attnum > 0))
              union all
+             select 'pg_class'::regclass, i.indexrelid from pg_index i where i.indrelid = {name}::regclass
+             union all
              select 'pg_class'::regclass, above.relid from pg_partition_ancestors({name}::regclass) as above (relid)
          )
          {set} where exists (

@@ -6,7 +6,7 @@ use pgconvoy_shared::failure::FailureClass;
 use pgconvoy_shared::secret::Secret;
 
 use super::{access, endpoint};
-use crate::pg::{Access, PgError};
+use crate::pg::{Access, Attempt, PgError};
 use crate::relay::tests::{Dialled, TwoSites};
 
 /// Logs in with both clients; whether TLS is spoken, or the code of the failure, which must be the same for both.
@@ -77,6 +77,25 @@ async fn a_server_that_offers_tls() {
         let trusted = with(&server, mode, |endpoint| endpoint.sslrootcert = text(authority)).await;
         assert_eq!(trusted, Ok(true), "{mode:?}");
     }
+}
+
+/// A door leads to the kind of connection that libpq would have logged in on.
+#[tokio::test]
+async fn where_several_kinds_of_connection_are_allowed_a_login_tells_which_one_works() {
+    let starts = [Tls::Off, Tls::Offered, Tls::Required];
+    let starts = starts.map(|tls| Postgres::start(Options::default().tls(tls)));
+    let [off, offered, required] = &futures::future::try_join_all(starts).await.unwrap()[..] else {
+        panic!("three servers");
+    };
+    let proven = async |server, sslmode| {
+        let endpoint = Endpoint { sslmode, ..endpoint(server, "postgres") };
+        access(Side::Source, &endpoint, "test").proven().await.unwrap()
+    };
+    assert_eq!(proven(off, SslMode::Prefer).await, Attempt::Plain);
+    assert_eq!(proven(offered, SslMode::Prefer).await, Attempt::Tls);
+    assert_eq!(proven(offered, SslMode::Allow).await, Attempt::Plain);
+    assert_eq!(proven(required, SslMode::Allow).await, Attempt::Tls);
+    assert_eq!(proven(required, SslMode::Require).await, Attempt::Tls);
 }
 
 #[tokio::test]

@@ -42,6 +42,16 @@ impl Source {
     }
 }
 
+#[tokio::test]
+async fn a_slot_is_kept_for_standbys_where_the_server_can_do_that() {
+    let Ok(major) = Major::numbered(17) else {
+        eprintln!("not tested: PostgreSQL 17 is not on this machine");
+        return;
+    };
+    let source = Source::start(Options::default().major(major)).await;
+    assert_eq!(source.value("select failover::text from pg_replication_slots").await, "true");
+}
+
 /// A stream in the hands of a test.
 struct Stream {
     events: mpsc::Receiver<Vec<Event>>,

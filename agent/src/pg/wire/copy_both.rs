@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use pgconvoy_shared::lsn::Lsn;
 
 use super::*;
+use crate::laws::Law;
 
 /// Tag and length word.
 const HEADER_BYTES: usize = 5;
@@ -140,6 +141,11 @@ impl CopyBoth {
                 Frame::Cut => return Ok(()),
                 Frame::Whole { tag: b'd', bytes } => {
                     asked |= event(self.wire.split_frame(bytes), events)?;
+                    if Law::Recorded.is_left_out()
+                        && let Some(Event::Change { at, .. }) = events.last()
+                    {
+                        self.safe = self.safe.max(*at);
+                    }
                 }
                 Frame::Whole { tag, bytes } => {
                     if let Some(error) = self.wire.aside(tag, bytes).await {

@@ -31,6 +31,25 @@ impl Wire {
     }
 }
 
+impl Wire {
+    /// What follows CopyDone; the number of rows that the server counted.
+    pub(super) async fn copied_out(&mut self) -> Result<Option<u64>, PgError> {
+        let mut rows = None;
+        loop {
+            match self.message().await? {
+                Message::CommandComplete(body) => rows = body.tag().ok().and_then(rows_of_tag),
+                Message::ReadyForQuery(_) => break,
+                Message::ErrorResponse(body) => {
+                    return Err(self.refused(ServerError::parse(&body)).await);
+                }
+                _ => return Err(self.out_of_step("the end of a COPY")),
+            }
+        }
+        self.state = State::Idle;
+        Ok(rows)
+    }
+}
+
 impl CopyOut<'_> {
     /// The next bytes, or none after the last.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, PgError> {
@@ -77,19 +96,7 @@ impl CopyOut<'_> {
     }
 
     async fn end(&mut self) -> Result<(), PgError> {
-        let wire = &mut *self.wire;
-        let mut rows = None;
-        loop {
-            match wire.message().await? {
-                Message::CommandComplete(body) => rows = body.tag().ok().and_then(rows_of_tag),
-                Message::ReadyForQuery(_) => break,
-                Message::ErrorResponse(body) => {
-                    return Err(wire.refused(ServerError::parse(&body)).await);
-                }
-                _ => return Err(wire.out_of_step("the end of a COPY")),
-            }
-        }
-        wire.state = State::Idle;
+        let rows = self.wire.copied_out().await?;
         let messages = self.frames.messages();
         // One message a row; the binary form has one more.
         match rows {

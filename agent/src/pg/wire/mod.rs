@@ -12,6 +12,7 @@ mod copy_in;
 mod copy_out;
 mod login;
 pub(crate) mod replication;
+mod rows;
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -86,6 +87,11 @@ impl Wire {
     /// With whom.
     pub(crate) fn access(&self) -> &Access {
         &self.access
+    }
+
+    /// Whether TLS is spoken with the server.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.transport.is_encrypted()
     }
 
     /// What the server reported under this name.

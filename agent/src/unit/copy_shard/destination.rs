@@ -5,6 +5,7 @@ use std::time::Duration;
 use pgconvoy_flow::sql;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::unit::{CopyDone, CopyShard};
 use tokio::time::Instant;
 
@@ -13,7 +14,7 @@ use crate::laws::Law;
 use crate::pg::destination::progress::{self, ShardId};
 use crate::pg::destination::search_path;
 use crate::pg::destination::takeover::{end_lock_holder, end_old_sessions};
-use crate::pg::sqlstate::UNIQUE_VIOLATION;
+use crate::pg::sqlstate::{INSUFFICIENT_PRIVILEGE, UNIQUE_VIOLATION};
 use crate::pg::wire::{CopyIn, Wire};
 use crate::pg::{About, PgError};
 use crate::unit::link::{Link, out_of_turn};
@@ -106,7 +107,11 @@ async fn write_rows(
     if let Some(clear) = sql::clear(&shard.table, &shard.part) {
         wire.query(&clear).await.about(subject)?;
     }
-    wire.query(&search_path::for_rows_of(&ctx.task, subject)).await.about(subject)?;
+    let mut prepare = search_path::for_rows_of(&ctx.task, subject);
+    if ctx.with_schema() {
+        prepare = format!("{prepare}; {}", silence_triggers(subject));
+    }
+    wire.query(&prepare).await.map_err(|error| may_not_silence(&error, subject))?;
     let mut copy = wire.copy_in(&sql::copy_in(&shard.table)).await.about(subject)?;
     let read = pass_rows(ctx, &mut copy, link, subject).await?;
     let passed = copy.frames().rows_at_end(shard.table.format);
@@ -125,6 +130,37 @@ async fn write_rows(
         noted_lsn: read.noted_lsn,
         found_done: false,
     })
+}
+
+/// Triggers and foreign keys come after the rows. Where they are there, a crash of the server has emptied an unlogged table after that, and
+/// its rows come back: what they are to set off, and are to be checked for, was done at the source.
+fn silence_triggers(table: &QualifiedName) -> String {
+    format!(
+        "select pg_catalog.set_config('session_replication_role', 'replica', true) from pg_catalog.pg_class c \
+         where c.oid = {}::pg_catalog.regclass and c.relkind = 'r' and c.relpersistence = 'u' \
+         and exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid)",
+        quote_literal(&table.quoted())
+    )
+}
+
+fn may_not_silence(error: &PgError, table: &QualifiedName) -> Failure {
+    let told = error.failure(table.to_string());
+    if error.sqlstate() != Some(INSUFFICIENT_PRIVILEGE) {
+        return told;
+    }
+    Failure::definite(
+        "unlogged_rows_lost",
+        format!(
+            "a crash of the destination emptied this unlogged table after its triggers and foreign keys were made, and the \
+             role must not leave those out: {}",
+            told.message
+        ),
+    )
+    .about(table.to_string())
+    .remedy(
+        "let the role set session_replication_role (GRANT SET ON PARAMETER from PostgreSQL 15 on, or SUPERUSER) until the task \
+         is done, then resume the task",
+    )
 }
 
 /// Writes what comes until the source half says that this was all.

@@ -11,7 +11,7 @@ use crate::pg::wire::Wire;
 use crate::pg::{About, PgError};
 use crate::unit::link::Link;
 use crate::unit::plan_tables::catalog;
-use crate::unit::{UnitContext, UnitEnd, source_table};
+use crate::unit::{UnitContext, UnitEnd, open_stream, source_table};
 
 pub(super) async fn half(
     ctx: &UnitContext,
@@ -28,6 +28,7 @@ pub(super) async fn half(
     };
     let encoding = see_bytes_as_they_are(&mut wire).await.about(&access)?;
     if let Some(barrier) = shard.barrier {
+        open_stream::check_kept(ctx, &mut wire).await?;
         source_table::wait_for_barrier(&mut wire, barrier).await.about(&access)?;
     }
     source_table::begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;

@@ -11,6 +11,7 @@ use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
+use tokio_postgres::GenericClient;
 
 use super::{held, named, refused, source};
 use crate::pg::{About, PgError, Session};
@@ -40,7 +41,7 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     }
     refusals.extend(not_followed(ctx, &session).await.about(&access)?);
     refusals.extend(left_behind(ctx, &session).await.about(&access)?);
-    refusals.extend(parked(ctx, &destination).await.about(&there)?);
+    refusals.extend(parked(ctx, &*destination).await.about(&there)?);
     refusals.extend(held::broken(&destination).await.about(&there)?);
     refusals.extend(not_valid(&session, &destination).await.about(&there)?);
     refusals.retain(|refusal| {
@@ -129,7 +130,10 @@ async fn may_fence(session: &Session) -> Result<Option<Failure>, PgError> {
 }
 
 /// Tables that take part by the task's rules, and of which nothing is followed.
-async fn not_followed(ctx: &UnitContext, session: &Session) -> Result<Option<Failure>, PgError> {
+pub(super) async fn not_followed(
+    ctx: &UnitContext,
+    session: &Session,
+) -> Result<Option<Failure>, PgError> {
     let ask = format!(
         "select n.nspname::text, c.relname::text from pg_catalog.pg_class c
          join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -178,7 +182,10 @@ async fn left_behind(ctx: &UnitContext, session: &Session) -> Result<Vec<Failure
 }
 
 /// Tables whose changes are kept instead of being applied.
-async fn parked(ctx: &UnitContext, session: &Session) -> Result<Option<Failure>, PgError> {
+pub(super) async fn parked(
+    ctx: &UnitContext,
+    session: &impl GenericClient,
+) -> Result<Option<Failure>, PgError> {
     let ask = "select write_schema, write_table from pgconvoy.table_state \
                where task = $1 and parked is not null order by 1, 2";
     let rows = session.query(ask, &[&ctx.task.as_str()]).await?;

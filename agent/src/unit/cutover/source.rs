@@ -12,6 +12,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{quote_identifier, quote_literal};
 
+use super::check::not_followed;
 use super::{Until, refused, timed_out};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::{About, PgError, Session};
@@ -66,6 +67,10 @@ pub(super) async fn fence(
     }
     if let Some(prepared) = prepared(&session).await.about(&access)? {
         return Ok(refused(prepared));
+    }
+    // From now on no table is made any more.
+    if let Some(new) = not_followed(ctx, &session).await.about(&access)? {
+        return Ok(refused(new.about(access.to_string())));
     }
     let at = insert_position(&session).await.about(&access)?;
     session.close().await;

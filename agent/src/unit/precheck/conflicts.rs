@@ -1,7 +1,7 @@
 //! What is at the destination already.
 //!
 //! With the schema migrated, nothing of the same name may be there. Without it, each table has to be there: empty, and with
-//! the same columns; a sequence that is not there is left out. Once the task has begun, what is there is its own work, and not asked about.
+//! the same columns; a sequence that is not there is left out, and so is a materialized view that may not be refreshed. Once the task has begun, what is there is its own work, and not asked about.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use super::SourceFacts;
 use super::report::{Finding, Report};
 use super::tables::{COLUMNS, SourceTable};
 use crate::pg::Session;
-use crate::unit::{UnitContext, sequences};
+use crate::unit::{UnitContext, schema, sequences};
 
 /// Tables looked into by one statement.
 const BATCH: usize = 100;
@@ -29,6 +29,7 @@ pub(super) struct DestinationFacts {
     named: Named,
     tables: BTreeMap<QualifiedName, ExistingTable>,
     sequences_missing: Vec<QualifiedName>,
+    views_not_refreshable: Vec<QualifiedName>,
 }
 
 impl DestinationFacts {
@@ -48,6 +49,8 @@ struct ExistingTable {
     triggers: Vec<String>,
     /// Foreign keys that look for the parent of each row that is copied.
     references: Vec<String>,
+    /// Checks, of the table and of its columns' domains, that hold for new rows and were never held against old ones.
+    unproven: Vec<String>,
 }
 
 /// Relations, types and functions that take part.
@@ -101,6 +104,7 @@ pub(super) async fn of_destination(
         named: Named::new(),
         tables: BTreeMap::new(),
         sequences_missing: Vec::new(),
+        views_not_refreshable: Vec::new(),
     };
     if begun {
         return Ok(facts);
@@ -114,6 +118,7 @@ pub(super) async fn of_destination(
         let there = sequences::present(session, &source.sequences).await?;
         let absent = source.sequences.iter().zip(there).filter(|(_, there)| !there);
         facts.sequences_missing = absent.map(|(name, _)| name.clone()).collect();
+        facts.views_not_refreshable = schema::not_refreshable(ctx, session).await?;
     }
     Ok(facts)
 }
@@ -149,7 +154,13 @@ async fn existing(
                               where f.conrelid = c.oid and f.contype = 'f'
                                 and exists (select from pg_trigger t
                                             where t.tgconstraint = f.oid and t.tgrelid = c.oid
-                                              and t.tgenabled <> 'D'))
+                                              and t.tgenabled <> 'D')),
+                        array(select k.conname::text from pg_constraint k
+                              where k.contype = 'c' and not k.convalidated
+                                and (k.conrelid = c.oid
+                                     or k.contypid in (select a.atttypid from pg_attribute a
+                                                       where a.attrelid = c.oid and a.attnum > 0
+                                                         and not a.attisdropped and k.contypid <> 0)))
                  from unnest($1::text[]) as asked (name)
                  join pg_class c on c.oid = to_regclass(asked.name)
                  join pg_namespace n on n.oid = c.relnamespace
@@ -166,6 +177,7 @@ async fn existing(
             writable: row.get(4),
             triggers: row.get(5),
             references: row.get(6),
+            unproven: row.get(7),
             empty: is_empty(session, &name).await?,
         };
         found.insert(name, table);
@@ -207,6 +219,11 @@ pub(super) fn judge(
         .required("the sequence, to be set where the source's stands; the schema is not migrated")
         .remedy("create it, unless nothing there takes numbers from it");
     report.add_each(&missing, &destination.sequences_missing);
+    let stale = Finding::warning("materialized_view_not_refreshed", Side::Destination)
+        .observed("the role may not refresh it")
+        .required("its owner's rights, or from PostgreSQL 17 on MAINTAIN")
+        .remedy("grant them, or refresh it once the rows are there");
+    report.add_each(&stale, &destination.views_not_refreshable);
     for table in &source.tables {
         if let Some(existing) = destination.tables.get(&table.name) {
             judge_table(table, existing, report);
@@ -271,6 +288,21 @@ fn judge_table(table: &SourceTable, existing: &ExistingTable, report: &mut Repor
                 ))
                 .required("no trigger that is enabled")
                 .remedy("ALTER TABLE … DISABLE TRIGGER USER until the migration is done"),
+        );
+    }
+    if !existing.unproven.is_empty() && !table.partitioned {
+        report.add(
+            Finding::warning("destination_constraint", side)
+                .object(&table.name)
+                .observed(format!(
+                    "not valid, and so perhaps broken by rows of the source, which it refuses: {}",
+                    existing.unproven.join(", ")
+                ))
+                .required("constraints that the source's rows keep")
+                .remedy(
+                    "drop it until the rows are there, or add `schema` to the task's types, which \
+                     makes it after the rows",
+                ),
         );
     }
     // Tables are copied side by side, in no order that parents and children would agree with.

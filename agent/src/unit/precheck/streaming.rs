@@ -7,6 +7,15 @@ use super::report::{Finding, Report};
 use crate::pg::Session;
 use crate::unit::{UnitContext, apply_key, survey};
 
+/// What is copied in a minute, to be on the safe side: 50 MiB a second.
+const COPY_MIB_A_MINUTE: i64 = 3_000;
+
+/// So many times what is expected is ample: an average knows no rush hour.
+const AMPLE: i64 = 10;
+
+/// Less than that is never ample.
+const AMPLE_MIB: i64 = 1_024;
+
 /// At the source.
 #[derive(Debug)]
 pub(super) struct SourceFacts {
@@ -15,9 +24,18 @@ pub(super) struct SourceFacts {
     senders_left: i64,
     may_replicate: bool,
     may_create: bool,
-    /// As the server prints it; `-1` = without limit.
-    slot_keeps: String,
+    /// In MiB; negative = without limit.
+    slot_keeps: i64,
+    /// Log that is written in an hour, in MiB, on average since statistics were begun; none = this server does not count it.
+    log_an_hour: Option<i64>,
+    /// After which a slot that nobody reads is given up; `0` = never, as before PostgreSQL 18.
+    idle_timeout: String,
+    /// Of the database, in MiB.
     size: i64,
+    /// In all databases, for the slot's making waits for them.
+    prepared: Vec<String>,
+    /// In other databases; those of this one are told anyway.
+    long_transactions: Vec<String>,
     synchronous: String,
     /// Tables without a replica identity that would do.
     unidentified: Vec<QualifiedName>,
@@ -40,20 +58,33 @@ pub(super) async fn of_source(
     if !ctx.spec.is_incremental() {
         return Ok(None);
     }
-    let row = session
-        .query_one(
+    let log_an_hour = match session.major() {
+        14.. => {
+            "(select (wal_bytes / 1048576 / greatest(extract(epoch from now() - stats_reset), 1) * 3600)::bigint from pg_stat_wal)"
+        }
+        _ => "null::bigint",
+    };
+    let facts = format!(
             "select current_setting('wal_level'),
                     current_setting('max_replication_slots')::bigint - (select count(*) from pg_replication_slots),
                     current_setting('max_wal_senders')::bigint - (select count(*) from pg_stat_replication),
                     r.rolsuper or r.rolreplication,
                     has_database_privilege(current_database(), 'create'),
-                    current_setting('max_slot_wal_keep_size'), pg_database_size(current_database()),
+                    (select setting::bigint from pg_settings where name = 'max_slot_wal_keep_size'),
+                    pg_database_size(current_database()) / 1048576,
                     current_setting('synchronous_standby_names'),
-                    exists (select from pg_largeobject_metadata)
-             from pg_roles r where r.rolname = current_user",
-            &[],
-        )
-        .await?;
+                    exists (select from pg_largeobject_metadata), {log_an_hour},
+                    coalesce(current_setting('idle_replication_slot_timeout', true), '0'),
+                    array(select format('%s of %s in database %s, since %s', gid, owner, database, prepared::timestamptz(0))
+                          from pg_prepared_xacts order by prepared),
+                    array(select format('process %s of %s in database %s, since %s', pid, usename, datname, xact_start::timestamptz(0))
+                          from pg_stat_activity
+                          where datname <> current_database() and backend_xid is not null
+                            and xact_start < now() - interval '1 hour'
+                          order by xact_start)
+             from pg_roles r where r.rolname = current_user"
+    );
+    let row = session.query_one(&facts, &[]).await?;
     let tables = session
         .query(
             &format!(
@@ -77,6 +108,10 @@ pub(super) async fn of_source(
         size: row.get(6),
         synchronous: row.get(7),
         large_objects: row.get(8),
+        log_an_hour: row.get(9),
+        idle_timeout: row.get(10),
+        prepared: row.get(11),
+        long_transactions: row.get(12),
         unidentified: Vec::new(),
         unlogged: Vec::new(),
         foreign: Vec::new(),
@@ -180,23 +215,65 @@ pub(super) fn judge_source(facts: &SourceFacts, report: &mut Report) {
                 .remedy("move them with a task of their own when nobody writes to them any more"),
         );
     }
-    if facts.slot_keeps != "-1" {
-        report.add(
-            Finding::warning("slot_may_be_given_up", side)
-                .observed(format!(
-                    "max_slot_wal_keep_size = {}: if more is written while {} bytes are copied, the source gives the slot up",
-                    facts.slot_keeps, facts.size
-                ))
-                .required("-1, or more than is written meanwhile")
-                .remedy("raise it while the migration runs: ALTER SYSTEM SET max_slot_wal_keep_size = -1, and reload"),
-        );
-    }
+    judge_keeping(facts, report);
+    let prepared = Finding::error("prepared_transaction", side)
+        .observed("it is prepared, and the slot's making waits until it ends")
+        .required("no prepared transaction, in no database of the server")
+        .remedy("COMMIT PREPARED or ROLLBACK PREPARED");
+    report.add_each(&prepared, &facts.prepared);
+    let waits = Finding::warning("long_transaction", side)
+        .required("no transaction that writes for long, in no database: the slot's making waits until it ends")
+        .remedy("end it, or wait");
+    report.add_each(&waits, &facts.long_transactions);
     if facts.synchronous.contains('*') {
         report.add(
             Finding::warning("synchronous_standby_by_any_name", side)
                 .observed(format!("synchronous_standby_names = {}", facts.synchronous))
                 .required("names: commits may wait for this task's stream as for a standby, and last as long as applying does")
                 .remedy("name the standbys"),
+        );
+    }
+}
+
+/// Whether the slot is kept for as long as the copy takes, and pauses may.
+fn judge_keeping(facts: &SourceFacts, report: &mut Report) {
+    let side = Side::Source;
+    if facts.slot_keeps >= 0 {
+        let minutes = facts.size / COPY_MIB_A_MINUTE + 1;
+        let written = facts.log_an_hour.map(|an_hour| an_hour.saturating_mul(minutes) / 60);
+        let observed = match written {
+            Some(written) => format!(
+                "max_slot_wal_keep_size = {} MiB; some {written} MiB of log are written, as on average until now, while {} MiB are \
+                 copied, which takes {minutes} min or so",
+                facts.slot_keeps, facts.size
+            ),
+            None => format!(
+                "max_slot_wal_keep_size = {} MiB: if more is written while {} MiB are copied, which takes {minutes} min or so, the \
+                 source gives the slot up",
+                facts.slot_keeps, facts.size
+            ),
+        };
+        let ample = |written: i64| written.saturating_mul(AMPLE).max(AMPLE_MIB) < facts.slot_keeps;
+        let ample = written.is_some_and(ample);
+        let finding = if ample { Finding::info } else { Finding::warning };
+        report.add(
+            finding("slot_may_be_given_up", side)
+                .object("max_slot_wal_keep_size")
+                .observed(observed)
+                .required("-1, or much more than is written meanwhile")
+                .remedy("raise it while the migration runs: ALTER SYSTEM SET max_slot_wal_keep_size = -1, and reload"),
+        );
+    }
+    if facts.idle_timeout != "0" {
+        report.add(
+            Finding::warning("slot_may_be_given_up", side)
+                .object("idle_replication_slot_timeout")
+                .observed(format!(
+                    "{}: nobody reads the slot while rows are copied, or while the task is paused",
+                    facts.idle_timeout
+                ))
+                .required("0, or longer than the copy takes")
+                .remedy("ALTER SYSTEM SET idle_replication_slot_timeout = 0, and reload"),
         );
     }
 }

@@ -157,7 +157,7 @@ fn catalog_row(row: &Row) -> CatalogRow {
 }
 
 /// Views between materialized views count as steps too; a row of pg_depend for each column is folded by `union`.
-async fn populated_views(session: &Session) -> Result<Vec<PopulatedView>, Error> {
+pub(super) async fn populated_views(session: &Session) -> Result<Vec<PopulatedView>, Error> {
     let rows = session
         .query(
             "with recursive reads as (
@@ -185,7 +185,7 @@ async fn populated_views(session: &Session) -> Result<Vec<PopulatedView>, Error>
 }
 
 /// The database's own, or PostgreSQL's. (What stands in postgresql.conf is not shown to a session that set it otherwise.)
-async fn search_path(session: &Session) -> Result<String, Error> {
+pub(super) async fn search_path(session: &Session) -> Result<String, Error> {
     let row = session
         .query_one(
             "select coalesce((

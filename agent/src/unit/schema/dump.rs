@@ -111,7 +111,7 @@ where
         command.arg(format!("--exclude-table={}", table.quoted()));
     }
     // What it connects by has to be there until the program has ended.
-    let _connection = connection(&mut command, session.access())?;
+    let _connection = connection(&mut command, session.access()).await?;
     run("pg_dump", command, take).await
 }
 
@@ -144,7 +144,7 @@ struct Connection {
 
 /// Tells a client program where to connect, by its environment. The password is not in it, for environments are shown
 /// by too many tools: the program reads it from a file in memory.
-fn connection(command: &mut Command, access: &Access) -> Result<Connection, UnitEnd> {
+async fn connection(command: &mut Command, access: &Access) -> Result<Connection, UnitEnd> {
     let endpoint = access.endpoint();
     let sslmode = match endpoint.sslmode {
         SslMode::Disable => "disable",
@@ -162,10 +162,13 @@ fn connection(command: &mut Command, access: &Access) -> Result<Connection, Unit
         options.insert_str(0, &format!("-c {name}={value} "));
     }
     let door = match access.is_relayed() {
-        true => Some(Door::to(access).map_err(|error| {
-            let message = format!("cannot make a socket for a client program: {error}");
-            UnitEnd::Failed(Failure::other("temporary_file", message))
-        })?),
+        true => {
+            let proven = access.proven().await.about(access)?;
+            Some(Door::to(access, proven).map_err(|error| {
+                let message = format!("cannot make a socket for a client program: {error}");
+                UnitEnd::Failed(Failure::other("temporary_file", message))
+            })?)
+        }
         false => None,
     };
     match &door {

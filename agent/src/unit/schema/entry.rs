@@ -176,7 +176,7 @@ fn not_valid(statement: &str) -> Option<String> {
     }
 }
 
-fn refresh(view: &QualifiedName, wave: i32) -> SchemaEntry {
+pub(super) fn refresh(view: &QualifiedName, wave: i32) -> SchemaEntry {
     SchemaEntry {
         section: Section::Scan,
         kind: "MATERIALIZED VIEW DATA".to_owned(),

@@ -14,6 +14,7 @@ mod compare;
 mod dump;
 mod entry;
 mod privileges;
+mod refresh;
 mod restore;
 mod roles;
 mod run;
@@ -40,6 +41,7 @@ use roles::Maker;
 
 pub(super) use compare::compare;
 pub(super) use entry::Section;
+pub(super) use refresh::{keep_refreshes, not_refreshable};
 pub(super) use roles::{Role, of_source as roles_that_come};
 pub(super) use run::run;
 pub(super) use scan::scan;

@@ -7,7 +7,10 @@
 //! apart here is only what is known to change with the major; everything else is a difference:
 //!
 //! - up to 15 a column is named with its table (`o.day`) wherever there are several, from 16 on only where it must be;
-//! - from 14 on a range type names its multirange, and a procedure's arguments say `IN`.
+//! - from 14 on a range type names its multirange, and a procedure's arguments say `IN`;
+//! - up to 15 what an `UPDATE` or `DELETE` in a rule is about has an `AS` before its other name;
+//! - from 16 on `XMLSERIALIZE` says `NO INDENT`;
+//! - from 17 on there is one more right to a table, `MAINTAIN`: what was a list of all of them is `ALL` there.
 
 use std::borrow::Cow;
 
@@ -64,6 +67,19 @@ pub(super) fn same_between_majors(one: &str, other: &str) -> bool {
             (a, [_, ".", b @ ..]) if !a.is_empty() && a.first() == b.first() => (a, b),
             // Before an argument alone: where a query has an `IN`, both do.
             (["IN", a @ ..], b) | (b, ["IN", a @ ..]) if a.first() == b.first() => (a, b),
+            // Before a table's other name: where a column has one, both say it.
+            (["AS", a @ ..], b) | (b, ["AS", a @ ..]) if a.first() == b.first() => (a, b),
+            (["NO", "INDENT", a @ ..], b) | (b, ["NO", "INDENT", a @ ..])
+                if a.first() == b.first() =>
+            {
+                (a, b)
+            }
+            (["MAINTAIN", ",", a @ ..], b) | (b, ["MAINTAIN", ",", a @ ..])
+                if a.first() == b.first() =>
+            {
+                (a, b)
+            }
+            (["ALL", a @ ..], b) | (b, ["ALL", a @ ..]) if has_all_rights(b) => (a, from_on(b)),
             (a, b) => match (without_multirange(a), without_multirange(b)) {
                 (Some(a), None) => (a, b),
                 (None, Some(b)) => (a, b),
@@ -71,6 +87,20 @@ pub(super) fn same_between_majors(one: &str, other: &str) -> bool {
             },
         }
     }
+}
+
+/// Whether it begins with a list of all rights to a table that there were up to 16.
+fn has_all_rights(words: &[&str]) -> bool {
+    let list = &words[..words.len() - from_on(words).len()];
+    ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]
+        .iter()
+        .all(|right| list.contains(right))
+}
+
+/// What follows a list of rights.
+fn from_on<'t, 's>(words: &'s [&'t str]) -> &'s [&'t str] {
+    let list = words.iter().take_while(|word| **word != "ON").count();
+    &words[list..]
 }
 
 /// Past `multirange_type_name = schema.name` and the comma before or after it.
@@ -116,6 +146,22 @@ mod tests {
         );
         assert!(same_between_majors("PROCEDURE p(a int)", "PROCEDURE p(IN a int)"));
         assert!(!same_between_majors("PROCEDURE p(a int)", "PROCEDURE p(OUT a int)"));
+        assert!(same_between_majors("UPDATE s.t AS x SET a", "UPDATE s.t x SET a"));
+        assert!(!same_between_majors("SELECT a AS x", "SELECT a AS y"));
+        assert!(same_between_majors("AS text)", "AS text NO INDENT)"));
+        assert!(!same_between_majors("AS text INDENT)", "AS text NO INDENT)"));
+        let rights = "SELECT,INSERT,REFERENCES,DELETE,TRIGGER,TRUNCATE,UPDATE";
+        let revoke = |rights| format!("REVOKE {rights} ON TABLE s.t FROM r;");
+        assert!(same_between_majors(&revoke(rights), &revoke("ALL")));
+        assert!(!same_between_majors(&revoke("SELECT,INSERT"), &revoke("ALL")));
+        assert!(same_between_majors(
+            "GRANT TRIGGER,UPDATE ON t",
+            "GRANT TRIGGER,MAINTAIN,UPDATE ON t"
+        ));
+        assert!(!same_between_majors(
+            "GRANT TRIGGER,UPDATE ON t",
+            "GRANT TRIGGER,DELETE,UPDATE ON t"
+        ));
         let range = "CREATE TYPE s.r AS RANGE (\n    subtype = integer\n);";
         let multi = "CREATE TYPE s.r AS RANGE (\n    subtype = integer,\n    multirange_type_name = s.m\n);";
         assert!(same_between_majors(range, multi) && same_between_majors(multi, range));

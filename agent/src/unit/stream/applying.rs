@@ -4,20 +4,22 @@
 //!  begin ─▶ fences (O1) ─▶ operations ─▶ what is parked, what was read again ─▶ position (O3) ─▶ commit
 //! ```
 //!
-//! A batch's operations are sent one behind the other without waiting. Where the destination refuses one, the changes of that
+//! A batch's operations are sent one behind the other without waiting, and so is the commit: a way of any length to the
+//! destination is gone twice for each batch. Where the destination refuses one, the changes of that
 //! table are applied in smaller sets, in the source's order: sets of rows may meet in a way that single changes do not. A
 //! change that is refused alone cannot be applied as things are: its table is parked, with the cause, and its changes are
 //! kept at the destination from that one on, while all other tables go on. Nothing is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use futures::future::join_all;
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use pgconvoy_flow::stream::entry::{Act, Batch, Entry, Notice, Place, Reread};
 use pgconvoy_flow::stream::fold::fold;
-use pgconvoy_flow::stream::operation::carried;
+use pgconvoy_flow::stream::operation::{Operation, carried};
 use pgconvoy_flow::stream::snapshot::FullXid;
 use pgconvoy_flow::stream::statements::{Statement, statement};
 use pgconvoy_flow::stream::table::Target;
@@ -25,16 +27,17 @@ use pgconvoy_flow::stream::tuple::Field;
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::name::QualifiedName;
-use pgconvoy_shared::name::quote_literal;
+use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::parking::{Cause, Parking};
+use pgconvoy_shared::stream::{ChangeCounts, StreamNote};
 use tokio::sync::{mpsc, watch};
-use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
-use tracing::warn;
+use tokio_postgres::types::ToSql;
 
 use super::catalog::Course;
+use super::figures::{self, Figures};
 use super::parking::{Why, is_refusal, not_as_planned};
 use super::reading::{Cut, Noted};
+use super::sending::{TextArray, answers_in_order};
 use super::{Applied, Position, count};
 use crate::pg::{About, Access, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd};
@@ -59,9 +62,19 @@ pub(super) struct Applier<'a> {
     pub(super) untold: Vec<Parking>,
     /// Targets that refused what was folded: they have further unique values, which rows pass among them.
     touchy: BTreeSet<usize>,
-    applied: watch::Sender<Applied>,
+    /// What is written and not committed yet.
+    counts: BTreeMap<TableNo, ChangeCounts>,
+    pub(super) reports: Reports,
+}
+
+/// Where an applier says what it does.
+pub(super) struct Reports {
+    pub(super) applied: watch::Sender<Applied>,
     /// Tells the reader of tables that are parked.
     pub(super) park: mpsc::UnboundedSender<TableNo>,
+    /// Takes what users are to hear of.
+    pub(super) notes: mpsc::UnboundedSender<StreamNote>,
+    pub(super) figures: Arc<Figures>,
 }
 
 /// What is known of a table since it was taken over.
@@ -70,6 +83,21 @@ struct Known {
     name: QualifiedName,
     /// Why it was parked then.
     cause: Option<Cause>,
+}
+
+/// How the destination comes to a position, and the transaction to its end.
+pub(super) struct Step {
+    to: Position,
+    sql: String,
+}
+
+/// What was written of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Its changes: the transaction goes on.
+    Changes,
+    /// All, and the transaction has ended with the step.
+    AndStepped,
 }
 
 /// Why a piece of a batch is not applied.
@@ -93,8 +121,7 @@ impl<'a> Applier<'a> {
         position: Position,
         consistent_at: Lsn,
         course: &Course,
-        applied: watch::Sender<Applied>,
-        park: mpsc::UnboundedSender<TableNo>,
+        reports: Reports,
     ) -> Self {
         let known = course.taken.iter().map(|table| {
             let name = table.followed.name.clone();
@@ -114,8 +141,8 @@ impl<'a> Applier<'a> {
             consistent_at,
             session,
             open: false,
-            applied,
-            park,
+            counts: BTreeMap::new(),
+            reports,
         };
         // Whoever parked them may not have been heard.
         for table in course.taken.iter().filter(|table| table.cause.is_some()) {
@@ -141,7 +168,7 @@ impl<'a> Applier<'a> {
     pub(super) fn begin(&mut self) {
         self.tell();
         let parked = count(&self.parked);
-        self.applied.send_modify(|applied| applied.parked = parked);
+        self.reports.applied.send_modify(|applied| applied.parked = parked);
     }
 
     /// Applies what comes until nothing comes any more.
@@ -160,48 +187,59 @@ impl<'a> Applier<'a> {
         for table in &self.parked {
             batch.park(*table, beginning);
         }
-        self.begin_piece().await?;
+        let written = batch.entries.iter().map(|entry| entry.table);
+        let kept = batch.parked.iter().map(|parked| parked.table);
+        self.begin_piece(written.chain(kept).collect()).await?;
         let rows = batch.entries.len() as u64;
-        self.write(&mut batch).await?;
-        self.keep(&batch).await?;
+        figures::count(&batch.entries, &mut self.counts);
+        let is_all =
+            batch.parked.is_empty() && batch.notices.is_empty() && batch.rereads.is_empty();
+        let step = (batch.at_boundary && is_all).then(|| self.step(reached, &noted));
+        let written = self.write(&mut batch, step.as_ref()).await?;
+        if written == Written::Changes {
+            self.keep(&batch).await?;
+        }
         self.ctx.progress.add(rows, batch.bytes as u64);
-        if batch.at_boundary {
-            self.step_to(reached, noted).await?;
+        match step {
+            Some(step) if written == Written::AndStepped => self.stepped(step.to),
+            _ if batch.at_boundary => self.step_to(reached, &noted).await?,
+            _ => {}
         }
         Ok(())
     }
 
-    /// Begins a transaction, or goes on with the one that is open.
-    pub(super) async fn begin_piece(&mut self) -> Result<(), UnitEnd> {
-        let begin = if self.open { "savepoint piece" } else { "begin; savepoint piece" };
-        self.run_sql(begin).await?;
+    /// Begins a transaction, or goes on with the one that is open. The plans of all tables that are written are current, and
+    /// stay so (law O1). What is refused later is rolled back to here.
+    pub(super) async fn begin_piece(&mut self, tables: BTreeSet<TableNo>) -> Result<(), UnitEnd> {
+        let generations = array(tables.iter().map(|table| self.generation_of(*table).0));
+        let (task, tables) = (&self.ctx.task, array(&tables));
+        let begin = if self.open { "" } else { "begin; " };
+        let fenced = format!(
+            "{begin}select pgconvoy.fence('{task}', t.no, t.generation) \
+             from unnest('{tables}'::bigint[], '{generations}'::bigint[]) as t (no, generation); \
+             savepoint piece"
+        );
+        self.run_sql(&fenced).await?;
         self.open = true;
-        Ok(())
-    }
-
-    /// The plans of all tables that are written are current, and stay so (law O1).
-    pub(super) async fn fence(&mut self, tables: BTreeSet<TableNo>) -> Result<(), UnitEnd> {
-        let generations: Vec<i64> =
-            tables.iter().map(|table| i64::from(self.generation_of(*table).0)).collect();
-        let tables: Vec<i64> = tables.iter().map(|table| i64::from(table.0)).collect();
-        let fence = "select pgconvoy.fence($1, t.no, t.generation) from unnest($2::bigint[], $3::bigint[]) as t (no, generation)";
-        let task = self.ctx.task.as_str();
-        self.session.query(fence, &[&task, &tables, &generations]).await.about(&self.access)?;
         Ok(())
     }
 
     /// Writes a batch. A target that refuses what is folded gets its rows carried from then on; where it refuses that too,
     /// its changes are applied in smaller parts, each target by itself: within one transaction the order among tables shows
     /// nowhere.
-    pub(super) async fn write(&mut self, batch: &mut Batch) -> Result<(), UnitEnd> {
-        let written = batch.entries.iter().map(|entry| entry.table);
-        let kept = batch.parked.iter().map(|parked| parked.table);
-        let tables: BTreeSet<TableNo> = written.chain(kept).collect();
+    ///
+    /// `step`: what ends the transaction, if nothing else comes before that.
+    pub(super) async fn write(
+        &mut self,
+        batch: &mut Batch,
+        step: Option<&Step>,
+    ) -> Result<Written, UnitEnd> {
         let mut apart = BTreeSet::new();
         let mut parts = loop {
-            self.fence(tables.clone()).await?;
             let (folded, parts) = divide(std::mem::take(&mut batch.entries), &apart);
-            match self.fold_and_run(&folded).await {
+            let step = step.filter(|_| parts.is_empty());
+            match self.fold_and_run(&folded, step).await {
+                Ok(()) if step.is_some() => return Ok(Written::AndStepped),
                 Ok(()) => break parts,
                 Err(Stop::End(end)) => return Err(end),
                 Err(Stop::Refused { target, error, statement: _ }) => {
@@ -223,10 +261,11 @@ impl<'a> Applier<'a> {
             batch.parked.append(&mut part.parked);
         }
         batch.parked.sort_by_key(|parked| parked.place);
-        Ok(())
+        Ok(Written::Changes)
     }
 
-    async fn fold_and_run(&mut self, entries: &[Entry]) -> Result<(), Stop> {
+    /// Statement is sent behind statement, and the step behind them: where one fails, so do all that follow it.
+    async fn fold_and_run(&mut self, entries: &[Entry], step: Option<&Step>) -> Result<(), Stop> {
         let problem = |problem: String| Stop::Refused {
             target: None,
             statement: String::new(),
@@ -234,36 +273,56 @@ impl<'a> Applier<'a> {
         };
         let operations = fold(entries, &self.targets).map_err(|bad| problem(bad.to_string()))?;
         let operations = carried(operations, &self.touchy);
-        let mut prepared = Vec::with_capacity(operations.len());
-        for operation in &operations {
-            let Statement { sql, parameters } =
-                statement(operation, &self.targets).map_err(|bad| problem(bad.to_string()))?;
-            let known = self.prepare(&sql).await;
-            let known = known.map_err(|error| self.stop(operation.target(), &sql, error))?;
-            prepared.push((known, parameters, sql));
+        let statements = operations.iter().map(|operation| statement(operation, &self.targets));
+        let statements: Vec<Statement> =
+            statements.collect::<Result<_, _>>().map_err(|bad| problem(bad.to_string()))?;
+        self.prepare(&operations, &statements).await?;
+        if step.is_some() {
+            self.ctx.still_mine().map_err(Stop::End)?;
         }
-        // Polled in this order, they are sent in this order; where one fails, so do all that follow it.
         let session = &self.session;
-        let sent = prepared.iter().map(|(known, parameters, _)| {
-            session.execute_raw(known, parameters.iter().map(|value| TextArray(value.clone())))
-        });
-        let answers = join_all(sent).await;
-        for ((operation, (_, _, sql)), answer) in operations.iter().zip(&prepared).zip(answers) {
+        let mut sent: Vec<BoxFuture<'_, Result<(), tokio_postgres::Error>>> = Vec::new();
+        for Statement { sql, parameters } in &statements {
+            let known = &self.statements[sql];
+            let parameters = parameters.iter().map(|value| TextArray(value.clone()));
+            sent.push(session.execute_raw(known, parameters).map_ok(drop).boxed());
+        }
+        sent.extend(step.map(|step| session.batch_execute(&step.sql).boxed()));
+        let mut answers = answers_in_order(sent).await.into_iter();
+        for ((operation, Statement { sql, .. }), answer) in
+            operations.iter().zip(&statements).zip(&mut answers)
+        {
             answer.map_err(|error| self.stop(operation.target(), sql, PgError::from(error)))?;
         }
-        Ok(())
+        answers
+            .collect::<Result<(), _>>()
+            .map_err(|error| Stop::End(UnitEnd::Failed(self.access.failure(&PgError::from(error)))))
     }
 
-    async fn prepare(&mut self, sql: &str) -> Result<tokio_postgres::Statement, PgError> {
-        if let Some(known) = self.statements.get(sql) {
-            return Ok(known.clone());
-        }
+    /// Makes the statements known to the server that it does not know yet.
+    async fn prepare(
+        &mut self,
+        operations: &[Operation],
+        statements: &[Statement],
+    ) -> Result<(), Stop> {
         if self.statements.len() >= STATEMENTS_MAX {
             self.statements.clear();
         }
-        let prepared = self.session.prepare(sql).await?;
-        self.statements.insert(sql.to_owned(), prepared.clone());
-        Ok(prepared)
+        let mut new = Vec::new();
+        let mut sent = Vec::new();
+        for (operation, Statement { sql, .. }) in operations.iter().zip(statements) {
+            if !self.statements.contains_key(sql) {
+                new.push((operation, sql));
+                sent.push(self.session.prepare(sql).boxed());
+            }
+        }
+        let answers = answers_in_order(sent).await;
+        for ((operation, sql), answer) in new.into_iter().zip(answers) {
+            let known =
+                answer.map_err(|error| self.stop(operation.target(), sql, PgError::from(error)))?;
+            self.statements.insert(sql.clone(), known);
+        }
+        Ok(())
     }
 
     fn stop(&self, target: Option<usize>, statement: &str, error: PgError) -> Stop {
@@ -283,7 +342,7 @@ impl<'a> Applier<'a> {
                 continue;
             }
             self.run_sql("savepoint part").await?;
-            match self.fold_and_run(&part.entries[range.clone()]).await {
+            match self.fold_and_run(&part.entries[range.clone()], None).await {
                 Ok(()) => self.run_sql("release savepoint part").await?,
                 Err(Stop::End(end)) => return Err(end),
                 Err(Stop::Refused { error, statement, .. }) => {
@@ -315,7 +374,9 @@ impl<'a> Applier<'a> {
                     self.park_table(*table, *place, why).await?;
                 }
                 Notice::NotFollowed(name) => {
-                    warn!(table = %name, "its changes are not followed: it was not there when the task began");
+                    // Whoever takes it is gone only when the unit ends.
+                    let note = StreamNote::NotFollowed(vec![name.clone()]);
+                    let _gone = self.reports.notes.send(note);
                 }
             }
         }
@@ -353,32 +414,57 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// The destination is at this position, and says so in the transaction that brought it there.
-    pub(super) async fn step_to(&mut self, reached: Lsn, noted: Noted) -> Result<(), UnitEnd> {
-        let to = reached.max(self.position.lsn);
-        let or_null =
-            |lsn: Option<Lsn>| lsn.map_or_else(|| "null".to_owned(), |lsn| format!("'{lsn}'"));
-        let last_change = or_null(noted.last_change);
-        let (marker, marker_lsn) = noted.marker.unzip();
-        let marker = marker.map_or_else(|| "null".to_owned(), |marker| quote_literal(&marker));
-        let marker_lsn = or_null(marker_lsn);
-        let advance = format!(
-            "select pgconvoy.advance_stream('{}', {}, '{}', {}, '{to}', {last_change}, {marker}, {marker_lsn}); commit",
-            self.ctx.task, self.ctx.epoch, self.position.lsn, self.position.seq
+    /// How the destination comes to this position: it says so, and what was noted on the way, in the transaction that brings
+    /// it there (law O3).
+    fn step(&self, reached: Lsn, noted: &Noted) -> Step {
+        let Position { lsn, seq } = self.position;
+        let to = Position { lsn: reached.max(lsn), seq: seq + 1 };
+        let (task, epoch) = (&self.ctx.task, self.ctx.epoch);
+        let marker = noted.marker.as_ref();
+        let sql = format!(
+            "select pgconvoy.advance_stream('{task}', {epoch}, '{lsn}', {seq}, '{}', {}, {}, {}); commit",
+            to.lsn,
+            literal(noted.last_change.as_ref()),
+            literal(marker.map(|(marker, _)| marker)),
+            literal(marker.map(|(_, at)| at)),
         );
+        Step { to, sql }
+    }
+
+    /// Brings it there.
+    pub(super) async fn step_to(&mut self, reached: Lsn, noted: &Noted) -> Result<(), UnitEnd> {
+        let step = self.step(reached, noted);
         self.ctx.still_mine()?;
-        self.run_sql(&advance).await?;
-        self.open = false;
-        self.position = Position { lsn: to, seq: self.position.seq + 1 };
-        let parked = count(&self.parked);
-        self.applied.send_replace(Applied { lsn: to, consistent_at: self.consistent_at, parked });
-        self.tell();
+        self.run_sql(&step.sql).await?;
+        self.stepped(step.to);
         Ok(())
+    }
+
+    /// It is there.
+    fn stepped(&mut self, to: Position) {
+        self.open = false;
+        self.position = to;
+        let (lsn, consistent_at) = (to.lsn, self.consistent_at);
+        let parked = count(&self.parked);
+        self.reports.figures.applied(std::mem::take(&mut self.counts));
+        self.reports.applied.send_replace(Applied { lsn, consistent_at, parked });
+        self.tell();
     }
 
     async fn run_sql(&self, sql: &str) -> Result<(), UnitEnd> {
         Ok(self.session.batch_execute(sql).await.about(&self.access)?)
     }
+}
+
+/// A value as SQL has it, if there is one.
+fn literal(value: Option<&impl ToString>) -> String {
+    value.map_or_else(|| "null".to_owned(), |value| quote_literal(&value.to_string()))
+}
+
+/// Numbers as SQL has an array of them.
+fn array(numbers: impl IntoIterator<Item = impl Display>) -> String {
+    let numbers: Vec<String> = numbers.into_iter().map(|number| number.to_string()).collect();
+    format!("{{{}}}", numbers.join(","))
 }
 
 /// What is folded all together, and what is not, target by target, in order each. Tables that one statement emptied stay
@@ -408,29 +494,4 @@ fn middle(entries: &[Entry], range: &Range<usize>) -> Option<usize> {
     let middle = range.start + range.len() / 2;
     let after = (middle.max(range.start + 1)..range.end).find(is_cut);
     after.or_else(|| (range.start + 1..middle).rev().find(is_cut))
-}
-
-/// A parameter of type `text[]`, in the form in which it is sent.
-#[derive(Debug)]
-struct TextArray(Bytes);
-
-impl ToSql for TextArray {
-    fn to_sql(
-        &self,
-        _type: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.put_slice(&self.0);
-        Ok(IsNull::No)
-    }
-
-    fn accepts(of: &Type) -> bool {
-        *of == Type::TEXT_ARRAY
-    }
-
-    fn encode_format(&self, _type: &Type) -> Format {
-        Format::Binary
-    }
-
-    to_sql_checked!();
 }

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::try_join;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use pgconvoy_flow::stream::message::RelationId;
 use pgconvoy_flow::stream::table::{KeyColumn, SourceColumn, Table, Target, TargetColumn};
 use pgconvoy_flow::stream::window::Window;
 use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::name::{QualifiedName, quote_identifier};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::takeover::TakenTable;
 use crate::pg::{About, PgError, Session};
@@ -35,6 +39,9 @@ const KEYS: &str = "
     and i.indpred is null and i.indexprs is null and k.ord <= i.indnkeyatts
     order by i.indisprimary desc, i.indexrelid, k.ord";
 
+/// Tables that are looked at beside each other.
+const LOOKS_MAX: usize = 64;
+
 /// The tables that are followed, and where their rows go.
 #[derive(Debug)]
 pub(super) struct Course {
@@ -47,16 +54,18 @@ pub(super) struct Course {
 impl Course {
     pub(super) async fn of(session: &Session, taken: Vec<TakenTable>) -> Result<Self, Failure> {
         let mut places: BTreeMap<&QualifiedName, usize> = BTreeMap::new();
-        let (mut targets, mut tables) = (Vec::new(), Vec::new());
+        // Asked about many at once: the destination may be far away.
+        let mut looks = Vec::new();
         for table in &taken {
-            let place = match places.get(&table.write_to) {
-                Some(place) => *place,
-                None => {
-                    targets.push(target(session, table).await?);
-                    places.insert(&table.write_to, targets.len() - 1);
-                    targets.len() - 1
-                }
-            };
+            places.entry(&table.write_to).or_insert_with(|| {
+                looks.push(target(session, table).boxed());
+                looks.len() - 1
+            });
+        }
+        let targets: Vec<Target> = stream::iter(looks).buffered(LOOKS_MAX).try_collect().await?;
+        let mut tables = Vec::with_capacity(taken.len());
+        for table in &taken {
+            let place = places[&table.write_to];
             tables.push(source_table(table, place, &targets[place])?);
         }
         Ok(Self { tables, targets: targets.into(), taken })
@@ -92,7 +101,10 @@ impl Course {
 
 async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure> {
     let name = &table.write_to;
-    let rows = session.query(COLUMNS, &[&name.quoted()]).await.about(name)?;
+    let quoted = name.quoted();
+    let values: [&(dyn ToSql + Sync); 1] = [&quoted];
+    let looks = try_join(session.query(COLUMNS, &values), session.query(KEYS, &values));
+    let (rows, indexes) = looks.await.about(name)?;
     let taking_part = |column: &str| table.followed.columns.iter().any(|of| of.name == column);
     let columns: Vec<TargetColumn> = rows
         .iter()
@@ -105,7 +117,7 @@ async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure
         })
         .collect();
     let only = !rows.first().is_some_and(|row| row.get(4));
-    let key = match key(session, table, &columns).await {
+    let key = match key(&indexes, table, &columns) {
         // Nothing is written to it as it is.
         Err(failure) if table.cause.is_some() && failure.class == FailureClass::Definite => vec![],
         key => key?,
@@ -114,8 +126,8 @@ async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure
 }
 
 /// The index of the apply key, known by its columns: it may have any name here.
-async fn key(
-    session: &Session,
+fn key(
+    indexes: &[Row],
     table: &TakenTable,
     columns: &[TargetColumn],
 ) -> Result<Vec<KeyColumn>, Failure> {
@@ -123,9 +135,7 @@ async fn key(
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let name = &table.write_to;
-    let rows = session.query(KEYS, &[&name.quoted()]).await.about(name)?;
-    for index in rows.chunk_by(|a, b| a.get::<_, u32>(0) == b.get::<_, u32>(0)) {
+    for index in indexes.chunk_by(|a, b| a.get::<_, u32>(0) == b.get::<_, u32>(0)) {
         let same = index.len() == wanted.len()
             && index.iter().all(|row| wanted.iter().any(|column| column == row.get::<_, &str>(1)));
         if !same {
@@ -149,7 +159,7 @@ async fn key(
             wanted.join(", ")
         ),
     )
-    .about(name.to_string())
+    .about(table.write_to.to_string())
     .remedy("make that index at the destination, then resume the task"))
 }
 

@@ -18,22 +18,28 @@
 //! 5. [`applying`]: a batch is one transaction at the destination, which steps it from one state of the source to a later one,
 //!    and its position with it. A table whose changes cannot be applied is parked ([`parking`]), the others go on.
 //! 6. [`recording`]: what is applied is recorded in Raft, and only then confirmed at the source (law O7).
+//! 7. [`looking`]: how far the source is meanwhile, and what it keeps for the slot.
 //!
-//! Each of the last three, and the stream itself, goes at its own pace, and whoever is behind is waited for. A failure ends the unit; whoever gets it next
-//! begins with 1. So does a unit that is told to stop: what was open at the destination is rolled back.
+//! Each of the last four, and the stream itself, goes at its own pace, and whoever is behind is waited for. A failure ends the
+//! unit; whoever gets it next begins with 1. So does a unit that is told to stop: what was open at the destination is rolled back.
 
 mod applying;
 mod catalog;
+mod figures;
+mod looking;
 mod parking;
 mod reading;
 mod recording;
 mod reread;
 mod resume;
+mod sending;
+mod slot;
 mod source;
 mod spool;
 mod takeover;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
@@ -43,7 +49,11 @@ use pgconvoy_shared::unit::{StreamOrder, WorkResult};
 
 use super::{UnitContext, UnitEnd};
 use crate::pg::About;
+use applying::{Applier, Reports};
 use catalog::Course;
+use figures::Figures;
+use looking::Looker;
+use reading::Reader;
 use source::Streaming;
 use takeover::TakenOver;
 
@@ -92,8 +102,10 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let (applied, watched) =
         watch::channel(Applied { lsn: position.lsn, consistent_at, parked: 0 });
     let (park, to_park) = mpsc::unbounded_channel();
-    let mut applier =
-        applying::Applier::new(ctx, session, position, consistent_at, &course, applied, park);
+    let (notes, to_tell) = mpsc::unbounded_channel();
+    let figures = Arc::new(Figures::default());
+    let reports = Reports { applied, park, notes: notes.clone(), figures: Arc::clone(&figures) };
+    let mut applier = Applier::new(ctx, session, position, consistent_at, &course, reports);
     let to_resume = &order.resume;
     resume::resume(&mut applier, &mut course, &mut rereads, &mut source.rereader, to_resume)
         .await?;
@@ -106,8 +118,10 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     // Of what is applied, only what is recorded may be confirmed.
     let (safe, confirmed) = watch::channel(order.checkpoint.applied.min(position.lsn));
 
-    let reader =
-        reading::Reader::new(position.lsn, course, rereads, (rereader, newest), to_applier);
+    let names = course.tables.iter().map(|table| (table.no, table.name.clone())).collect();
+    let looker = Looker::new(ctx, looker, names, Arc::clone(&figures), notes);
+    let source = (rereader, newest);
+    let reader = Reader::new(position.lsn, course, rereads, source, to_applier, figures);
     let passing_on = async {
         let passed_on = stream.pass_on(to_reader, confirmed).await;
         Ok(passed_on.about(&access)?)
@@ -117,7 +131,9 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
         Box::pin(passing_on),
         Box::pin(reader.run(events, to_park)),
         Box::pin(applier.run(cuts)),
-        Box::pin(recording::run(ctx, looker, order.checkpoint, watched, safe)),
+        Box::pin(looker.run(watched.clone(), safe.subscribe())),
+        Box::pin(recording::run(ctx, order.checkpoint, watched, safe)),
+        Box::pin(recording::tell(ctx, to_tell)),
     )?;
     Err(UnitEnd::Released)
 }

@@ -50,7 +50,7 @@ impl Applier<'_> {
         };
         self.note_cause(table, cause).await?;
         // The reader is gone only when the unit ends.
-        let _gone = self.park.send(table);
+        let _gone = self.reports.park.send(table);
         Ok(())
     }
 

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use super::MARKER;
 use super::catalog::Course;
+use super::figures::Figures;
 use super::reread;
 use super::spool::Spool;
 use crate::pg::wire::Wire;
@@ -71,6 +72,7 @@ pub(super) struct Reader {
     tables: BTreeMap<TableNo, (QualifiedName, usize)>,
     rereader: Wire,
     to_applier: mpsc::Sender<Cut>,
+    figures: Arc<Figures>,
     /// A transaction is being followed.
     open: bool,
     reached: Lsn,
@@ -92,6 +94,7 @@ impl Reader {
         rereads: Vec<Reread>,
         (rereader, newest): (Wire, FullXid),
         to_applier: mpsc::Sender<Cut>,
+        figures: Arc<Figures>,
     ) -> Self {
         let tables = course.tables.iter();
         let tables = tables.map(|table| (table.no, (table.name.clone(), table.target))).collect();
@@ -105,6 +108,7 @@ impl Reader {
             tables,
             rereader,
             to_applier,
+            figures,
             open: false,
             reached: applied,
             told: applied,
@@ -164,6 +168,8 @@ impl Reader {
     }
 
     async fn take(&mut self, event: Event) -> Result<(), UnitEnd> {
+        let (Event::Change { at, .. } | Event::Reached { at }) = event;
+        self.figures.received(at);
         match event {
             Event::Change { message, .. } => self.message(message).await,
             // All that was committed before has been read, whole.
@@ -195,6 +201,7 @@ impl Reader {
             }
             Step::RolledBack(xid) => {
                 self.spools.remove(&xid);
+                self.tell_spilled();
                 Ok(())
             }
             Step::Logical(_) => Ok(()),
@@ -255,8 +262,13 @@ impl Reader {
                 None => Spool::new()?,
             };
             self.spools.entry(xid).insert_entry(spool).get_mut().append(spill).await?;
+            self.tell_spilled();
         }
         Ok(())
+    }
+
+    fn tell_spilled(&self) {
+        self.figures.spilled(self.spools.values().map(Spool::bytes).sum());
     }
 
     async fn spooled(&mut self, xid: Xid, spooled: &Spooled) -> Result<(), UnitEnd> {
@@ -271,6 +283,7 @@ impl Reader {
                 self.item(item).await?;
             }
         }
+        self.tell_spilled();
         Ok(())
     }
 }

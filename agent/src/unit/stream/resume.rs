@@ -261,10 +261,9 @@ impl Applier<'_> {
         until: Until<'_>,
     ) -> Result<Outcome, UnitEnd> {
         self.ctx.still_mine()?;
-        self.begin_piece().await?;
-        self.fence([table].into()).await?;
+        self.begin_piece([table].into()).await?;
         let (rows, bytes) = (batch.entries.len() as u64, batch.bytes as u64);
-        self.write(&mut batch).await?;
+        self.write(&mut batch, None).await?;
         // What is not applied is kept already.
         let stays = batch.parked.drain(..).map(|parked| parked.place).min();
         self.keep(&batch).await?;
@@ -285,7 +284,7 @@ impl Applier<'_> {
             }
         };
         if batch.at_boundary {
-            self.step_to(self.position.lsn, Noted::default()).await?;
+            self.step_to(self.position.lsn, &Noted::default()).await?;
         }
         Ok(outcome)
     }
@@ -330,9 +329,8 @@ impl Applier<'_> {
         cause.failure = failure;
         cause.statement.clear();
         self.ctx.still_mine()?;
-        self.begin_piece().await?;
-        self.fence([table].into()).await?;
+        self.begin_piece([table].into()).await?;
         self.note_cause(table, cause).await?;
-        self.step_to(self.position.lsn, Noted::default()).await
+        self.step_to(self.position.lsn, &Noted::default()).await
     }
 }

@@ -37,7 +37,7 @@ pub(super) async fn reach(
     ctx.still_mine()?;
     let mut replication = access.replication().await.about(&access)?;
     check_history(&mut replication, order, taken).await?;
-    check_slot(ctx, &looker, taken.position.lsn).await?;
+    check_slot(ctx, &looker, taken.position.lsn, order.checkpoint.applied).await?;
 
     let mut rereader = access.reader().await.about(&access)?;
     let newest =
@@ -118,39 +118,51 @@ const SLOT: &str = "
     select plugin::text, confirmed_flush_lsn::text, coalesce(wal_status, '') from pg_catalog.pg_replication_slots
     where slot_name = $1 and database = pg_catalog.current_database()";
 
-/// The slot still holds what comes after `applied`.
-async fn check_slot(ctx: &UnitContext, session: &Session, applied: Lsn) -> Result<(), UnitEnd> {
+/// The slot still holds what comes after `applied`. If it does not, and the destination had more before, as Raft has recorded
+/// it, then the destination is what went back.
+async fn check_slot(
+    ctx: &UnitContext,
+    session: &Session,
+    applied: Lsn,
+    recorded: Lsn,
+) -> Result<(), UnitEnd> {
     let access = session.access();
     let name = open_stream::name(&ctx.task);
-    let lost = |what: String| {
-        Failure::definite("slot_lost", what)
-            .about(access.to_string())
-            .remedy(
-                "changes are missing that nothing can bring back: cancel the task, empty the destination and create the \
-                 task again, with max_slot_wal_keep_size = -1 or more disk for the source's log",
-            )
-            .into()
-    };
     let Some(row) = session.query_opt(SLOT, &[&name]).await.about(access)? else {
-        return Err(lost(format!("the source has no slot {name} any more")));
+        return Err(open_stream::gone(access, &name).into());
     };
     let (plugin, confirmed, status): (Option<&str>, Option<&str>, &str) =
         (row.get(0), row.get(1), row.get(2));
     if status == "lost" {
-        return Err(lost(format!("the source has given slot {name} up: it kept too much log")));
+        return Err(open_stream::given_up(access, &name).into());
     }
     if plugin != Some("pgoutput") {
-        return Err(lost(format!("slot {name} is another one than the task made")));
+        let what = format!("slot {name} is another one than the task made");
+        return Err(open_stream::lost(access, what).into());
     }
     let confirmed = confirmed.map(str::parse::<Lsn>).transpose();
     let confirmed = confirmed.map_err(|bad| PgError::protocol(bad.to_string())).about(access)?;
     match confirmed {
         Some(confirmed) if confirmed <= applied => Ok(()),
+        Some(_) if recorded > applied => {
+            let message = format!(
+                "the destination has changes up to {applied} only, and had them up to {recorded} before: the source does not \
+                 keep what is between"
+            );
+            Err(Failure::definite("destination_lost_progress", message)
+                .about(ctx.access(Side::Destination).to_string())
+                .remedy(
+                    "let the task's destination lead to the server that has them, then resume; or cancel the task, empty the \
+                     destination and create the task again",
+                )
+                .into())
+        }
         confirmed => {
             let confirmed = confirmed.unwrap_or_default();
-            Err(lost(format!(
+            let what = format!(
                 "slot {name} was confirmed up to {confirmed}, and the destination has changes up to {applied} only"
-            )))
+            );
+            Err(open_stream::lost(access, what).into())
         }
     }
 }

@@ -16,13 +16,19 @@ const READ_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Spool {
     file: File,
+    bytes: u64,
 }
 
 impl Spool {
     /// An empty one. It has no name, so nothing is left of it whatever happens.
     pub(super) fn new() -> Result<Self, Failure> {
         let file = tempfile::tempfile().map_err(|error| failure(&error))?;
-        Ok(Self { file: File::from_std(file) })
+        Ok(Self { file: File::from_std(file), bytes: 0 })
+    }
+
+    /// What was put by.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) async fn append(
@@ -32,6 +38,7 @@ impl Spool {
         let mut gathered = BytesMut::with_capacity(READ_BYTES);
         for record in records {
             gathered.extend_from_slice(&record);
+            self.bytes += record.len() as u64;
             if gathered.len() >= READ_BYTES {
                 self.file.write_all(&gathered).await.map_err(|error| failure(&error))?;
                 gathered.clear();

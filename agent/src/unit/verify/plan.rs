@@ -6,6 +6,9 @@
 //!  cut, or name why not               ◀────  columns of both, or why not
 //! ```
 //!
+//! Leaves of hash partitions whose key each server hashes in its own way hold other rows at each end. They are compared through their
+//! root, all as one table; each of them is answered with that plan, and the coordinator takes the first.
+//!
 //! All columns are compared, generated ones too, in the order of their names after those of the key. Rows are known by their
 //! key, the one by which the table could be cut; without one the table is a multiset.
 //!
@@ -40,7 +43,7 @@ const SHARDS_READ_AS_ONE: u32 = 16;
 /// Columns by name.
 type Columns = BTreeMap<String, KeyType>;
 
-/// A table as the source has it.
+/// A table as the source has it. Partitions have the columns of their root.
 #[derive(Debug, Clone)]
 struct FromSource {
     name: QualifiedName,
@@ -52,6 +55,8 @@ struct FromSource {
 /// A table that the destination has too, with the same columns.
 #[derive(Debug)]
 struct AtDestination {
+    /// What is read at both ends: the table, or the root of its partitions.
+    read: QualifiedName,
     columns: Columns,
     encoding: String,
     major: u32,
@@ -104,16 +109,22 @@ async fn source_half(
             hash_leaf: catalog::hash_leaf(&mut wire, name).await.about(name)?,
             encoding: encoding(&wire),
         };
-        let key = catalog::key(&mut wire, name).await.about(name)?;
         let (size, _) = catalog::size(&mut wire, name, table.bytes).await.about(name)?;
         link.send(from.clone()).await?;
-        match link.expect().await? {
+        let whole = match link.expect().await? {
+            Ok(there) if there.read != *name => {
+                whole_root_takes_part(ctx, &mut wire, there).await.about(name)?
+            }
+            answer => answer,
+        };
+        match whole {
             Err(why) => {
                 ctx.parts.send(ResultPart::NotCompared { table: table.no, why }).await?;
             }
             Ok(there) => {
+                let key = catalog::key(&mut wire, &there.read).await.about(name)?;
                 let cut = cut(ctx, &mut wire, &from, &there, &key, size).await.about(name)?;
-                tell(ctx, plan(table, &from, key), cut).await?;
+                tell(ctx, plan(table, &from, there.read, key), cut).await?;
             }
         }
         wire.query("commit").await.about(&access)?;
@@ -130,11 +141,10 @@ async fn destination_half(
     let mut wire = access.reader().await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     while let Some(from) = link.next().await {
-        let answer = match columns(&mut wire, &from.name).await {
-            Ok(columns) => {
-                let (encoding, major) = (encoding(&wire), wire.major().about(&access)?);
-                judge(&from, AtDestination { columns, encoding, major })
-            }
+        let (encoding, major) = (encoding(&wire), wire.major().about(&access)?);
+        let read = read(&from, &encoding);
+        let answer = match columns(&mut wire, &read).await {
+            Ok(columns) => judge(&from, AtDestination { read, columns, encoding, major }),
             Err(error) if source_table::is_absent(&error) => Err(NotCompared {
                 reason: "there is no such table at the destination".to_owned(),
                 differs: true,
@@ -163,16 +173,41 @@ fn judge(from: &FromSource, there: AtDestination) -> Answer {
         let told: Vec<String> = told.into_iter().flatten().collect();
         return Err(NotCompared { reason: told.join("; "), differs: true });
     }
+    Ok(there)
+}
+
+/// What is read at both ends: the table, or the root of its partitions where rows need not lie in the same ones at both.
+fn read(from: &FromSource, encoding: &str) -> QualifiedName {
     match &from.hash_leaf {
-        Some(leaf) if !leaf.stable || from.encoding != there.encoding => Err(NotCompared {
-            reason: format!(
-                "rows of {} need not lie in the same partitions at both ends: the key's hashes are each server's own",
-                leaf.root
-            ),
-            differs: false,
-        }),
-        _ => Ok(there),
+        Some(leaf) if !leaf.stable || from.encoding != encoding => leaf.root.clone(),
+        _ => from.name.clone(),
     }
+}
+
+/// Rows of partitions that take no part are at the source only, and nobody can tell which of the root's rows those are.
+async fn whole_root_takes_part(
+    ctx: &UnitContext,
+    wire: &mut Wire,
+    there: AtDestination,
+) -> Result<Answer, PgError> {
+    let sql = format!(
+        "select n.nspname, c.relname, (c.relkind = 'r')::int from pg_catalog.pg_partition_tree({}) leaf
+        join pg_catalog.pg_class c on c.oid = leaf.relid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where leaf.isleaf",
+        catalog::regclass(&there.read)
+    );
+    for row in wire.query(&sql).await? {
+        let leaf = QualifiedName::new(field::<String>(&row, 0)?, field::<String>(&row, 1)?);
+        if field::<i32>(&row, 2)? == 0 || !ctx.spec.objects.matches(&leaf) {
+            let reason = format!(
+                "rows of {} need not lie in the same partitions at both ends (the key's hashes are each server's own), and its \
+                 partition {leaf} takes no part",
+                there.read
+            );
+            return Ok(Err(NotCompared { reason, differs: false }));
+        }
+    }
+    Ok(Ok(there))
 }
 
 async fn cut(
@@ -192,7 +227,7 @@ async fn cut(
         .collect();
     let alike = pairs.is_some_and(|pairs| ranges_alike(pairs, from.encoding == there.encoding));
     let columns: Vec<String> = from.columns.keys().cloned().collect();
-    let cut = if count > uncut && alike {
+    let cut = if count > uncut && alike && there.read == from.name {
         ranges(wire, &from.name, &columns, key, count, size).await?
     } else {
         None
@@ -200,13 +235,18 @@ async fn cut(
     Ok(cut.unwrap_or_else(|| shards::whole(size)))
 }
 
-fn plan(table: PlanTable, from: &FromSource, key: Vec<KeyColumn>) -> TablePlan {
+fn plan(
+    table: PlanTable,
+    from: &FromSource,
+    read: QualifiedName,
+    key: Vec<KeyColumn>,
+) -> TablePlan {
     let of_key = key.iter().map(|column| column.name.clone());
     let others = from.columns.keys().filter(|name| key.iter().all(|column| column.name != **name));
     TablePlan {
         no: table.no,
         generation: table.generation,
-        write_to: table.name.clone(),
+        write_to: read,
         columns: of_key.chain(others.cloned()).collect(),
         // Compared by name and text: another type that prints the same is the same.
         fingerprint: String::new(),
@@ -263,7 +303,8 @@ mod tests {
     }
 
     fn there(names: &[&str]) -> AtDestination {
-        AtDestination { columns: columns(names), encoding: "UTF8".into(), major: 15 }
+        let (read, columns) = (QualifiedName::new("public", "t"), columns(names));
+        AtDestination { read, columns, encoding: "UTF8".into(), major: 15 }
     }
 
     #[test]
@@ -284,6 +325,7 @@ mod tests {
             filenode: None,
         };
         let key = vec![KeyColumn { name: "m".into(), type_name: "integer".into() }];
-        assert_eq!(plan(table, &from(&["z", "a", "m"]), key).columns, ["m", "a", "z"]);
+        let name = table.name.clone();
+        assert_eq!(plan(table, &from(&["z", "a", "m"]), name, key).columns, ["m", "a", "z"]);
     }
 }

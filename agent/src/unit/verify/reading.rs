@@ -5,6 +5,8 @@
 //! add up. The sessions beside the first see its snapshot; where the server has no room for them there are fewer. Before
 //! PostgreSQL 14, which finds no range of blocks without reading all, there is one.
 //!
+//! Where an agent of another site opened a session, it reads the rows in our place ([`Wire::ask`]).
+//!
 //! Each session is read by a task of its own, for hashing keeps a core busy. Memory: a digest for each session, and while rows
 //! are looked at one by one those of some buckets.
 
@@ -14,7 +16,9 @@ use futures::future::try_join_all;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
-use pgconvoy_flow::digest::{BadData, Digest, Focus, HashKey, Kept, Row, Rows};
+use pgconvoy_flow::digest::{
+    Answer, BadData, Digest, Focus, Found, HashKey, Kept, Question, Wanted,
+};
 use pgconvoy_flow::{shards, sql};
 use pgconvoy_runtime::tasks;
 use pgconvoy_shared::name::QualifiedName;
@@ -36,7 +40,8 @@ const NO_ROOM: &str = "53300";
 /// The rows of one end.
 pub(super) struct Reading {
     readers: Vec<Reader>,
-    rows: Rows,
+    secret: HashKey,
+    key_columns: usize,
     sample: Sample,
 }
 
@@ -72,7 +77,8 @@ impl Sessions {
         shard: &CopyShard,
     ) -> Result<Self, PgError> {
         let mut slots = Vec::new();
-        if shard.part == Part::Whole {
+        // A partitioned table has no blocks of its own.
+        if shard.part == Part::Whole && shard.table.name == shard.table.write_to {
             let table = catalog::regclass(&shard.table.name);
             let bytes = wire.value(&format!("select pg_catalog.pg_table_size({table})")).await?;
             let bytes = bytes.parse().map_err(|_| PgError::protocol("a size that is no number"))?;
@@ -104,8 +110,8 @@ impl Reading {
         let statement = |part: &Part| sql::copy_out_compared(plan, part, end.table, end.only);
         let readers = wires.into_iter().zip(&parts);
         let readers = readers.map(|(wire, part)| Reader { wire, statement: statement(part) });
-        let rows = Rows::new(secret, plan.key.len());
-        Ok(Self { readers: readers.collect(), rows, sample: order.sample })
+        let (key_columns, sample) = (plan.key.len(), order.sample);
+        Ok(Self { readers: readers.collect(), secret, key_columns, sample })
     }
 
     /// The rows in focus, and how many bytes all rows were.
@@ -114,12 +120,9 @@ impl Reading {
         focus: &Focus,
         progress: Option<&Arc<ProgressCell>>,
     ) -> Result<(Digest, u64), PgError> {
-        let sample = self.sample;
-        let digests = self.each(|reader, rows| {
-            reader.digest(rows, sample, focus.clone(), progress.map(Arc::clone))
-        });
-        let mut whole = (Digest::new(sample, focus), 0);
-        for (digest, bytes) in digests.await? {
+        let mut whole = (Digest::new(self.sample, focus), 0);
+        for Answer { found, bytes, .. } in self.ask(focus, Wanted::Digest, progress).await? {
+            let Found::Digest(digest) = found else { return Err(another_answer()) };
             whole.0.add_all(&digest);
             whole.1 += bytes;
         }
@@ -128,29 +131,40 @@ impl Reading {
 
     /// The rows in focus, one by one.
     pub(super) async fn rows_of(&mut self, focus: &Focus) -> Result<Vec<Kept>, PgError> {
-        let sample = self.sample;
-        let kept = self.each(|reader, rows| reader.rows_of(rows, sample, focus.clone()));
-        Ok(kept.await?.into_iter().flatten().collect())
+        let mut all = Vec::new();
+        for Answer { found, .. } in self.ask(focus, Wanted::Rows, None).await? {
+            let Found::Rows(kept) = found else { return Err(another_answer()) };
+            all.extend(kept);
+        }
+        Ok(all)
     }
 
     /// Lets each session read, side by side. After an error the other sessions are gone.
-    async fn each<T, R>(&mut self, read: impl Fn(Reader, Rows) -> R) -> Result<Vec<T>, PgError>
-    where
-        T: Send + 'static,
-        R: Future<Output = Result<(Reader, T), PgError>> + Send + 'static,
-    {
+    async fn ask(
+        &mut self,
+        focus: &Focus,
+        wanted: Wanted,
+        progress: Option<&Arc<ProgressCell>>,
+    ) -> Result<Vec<Answer>, PgError> {
+        let question = || Question {
+            secret: self.secret.clone(),
+            key_columns: self.key_columns,
+            sample: self.sample,
+            focus: focus.clone(),
+            wanted,
+        };
         let started: Vec<_> = std::mem::take(&mut self.readers)
             .into_iter()
-            .map(|reader| read(reader, self.rows.clone()).in_current_span())
+            .map(|reader| reader.ask(question(), progress.map(Arc::clone)).in_current_span())
             .map(|reading| tasks::owned("reading to compare", reading))
             .collect();
         // It is cancelled with us only: what else ends it early is a panic, which is ours then.
         let ended = started
             .into_iter()
             .map(async |task| task.await.unwrap_or_else(|died| panic!("{died}")));
-        let (readers, values) = try_join_all(ended).await?.into_iter().unzip();
+        let (readers, answers) = try_join_all(ended).await?.into_iter().unzip();
         self.readers = readers;
-        Ok(values)
+        Ok(answers)
     }
 
     /// Ends the transactions and leaves the sessions to other units.
@@ -164,49 +178,18 @@ impl Reading {
 }
 
 impl Reader {
-    async fn digest(
+    async fn ask(
         mut self,
-        mut rows: Rows,
-        sample: Sample,
-        focus: Focus,
+        question: Question,
         progress: Option<Arc<ProgressCell>>,
-    ) -> Result<(Self, (Digest, u64)), PgError> {
-        let mut digest = Digest::new(sample, &focus);
-        let mut copy = self.wire.copy_out(&self.statement).await?;
-        let (mut bytes, mut told) = (0, 0);
-        while let Some(data) = copy.next().await? {
-            bytes += data.len() as u64;
-            let add = |row: Row<'_>| {
-                if focus.holds(&row) {
-                    digest.add(&row);
-                }
-            };
-            rows.take(&data, add).map_err(|bad| bad_data(&bad))?;
+    ) -> Result<(Self, Answer), PgError> {
+        let read = |rows, bytes| {
             if let Some(progress) = &progress {
-                progress.add(digest.rows - told, data.len() as u64);
-                told = digest.rows;
+                progress.add(rows, bytes);
             }
-        }
-        Ok((self, (digest, bytes)))
-    }
-
-    async fn rows_of(
-        mut self,
-        mut rows: Rows,
-        sample: Sample,
-        focus: Focus,
-    ) -> Result<(Self, Vec<Kept>), PgError> {
-        let mut kept = Vec::new();
-        let mut copy = self.wire.copy_out(&self.statement).await?;
-        while let Some(data) = copy.next().await? {
-            let keep = |row: Row<'_>| {
-                if focus.holds(&row) {
-                    kept.push(Kept::of(&row, sample));
-                }
-            };
-            rows.take(&data, keep).map_err(|bad| bad_data(&bad))?;
-        }
-        Ok((self, kept))
+        };
+        let answer = self.wire.ask(&self.statement, question, read).await?;
+        Ok((self, answer))
     }
 }
 
@@ -256,6 +239,10 @@ pub(super) async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<(), PgError
         wire.query("set client_encoding = 'SQL_ASCII'").await?;
     }
     Ok(())
+}
+
+fn another_answer() -> PgError {
+    PgError::protocol("an answer to another question")
 }
 
 pub(super) fn bad_data(bad: &BadData) -> PgError {

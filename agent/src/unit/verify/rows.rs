@@ -23,11 +23,12 @@ use rand::Rng;
 use pgconvoy_flow::digest::{
     Digest, Focus, HashKey, Kept, LOOKS_MAX, Suspects, classify, narrowing, passes,
 };
+use pgconvoy_flow::sql;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
-use pgconvoy_shared::unit::{VerifyRows, WorkResult};
+use pgconvoy_shared::unit::{TablePlan, VerifyRows, WorkResult};
 use pgconvoy_shared::verify::{
     Difference, LISTED_MAX, NotCompared, RowDifference, RowsCompared, shortened,
 };
@@ -96,7 +97,7 @@ async fn source_half(
     end_old_sessions(&mut wire).await?;
     see_bytes_as_they_are(&mut wire).await.about(&access)?;
     source_table::begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;
-    match source_table::lock(&mut wire, &table.name).await {
+    match lock(&mut wire, table).await {
         Ok(()) => {}
         Err(error) if source_table::is_absent(&error) => {
             return Ok(left_out("the source dropped the table", true));
@@ -123,7 +124,7 @@ async fn source_half(
     let secret = HashKey(secret);
     let sessions = Sessions::of(ctx, &mut wire, shard).await.about(&table.name)?;
     link.send(FromSource::Begin { secret: secret.clone(), sessions: sessions.count }).await?;
-    let here = End { ctx, access: &access, table: &table.name, only: true };
+    let here = End { ctx, access: &access, table: &table.write_to, only: !through_root(table) };
     let mut reading =
         Reading::of(here, wire, secret.clone(), order, sessions.count).await.about(&table.name)?;
     let mut focus = Focus::all();
@@ -174,7 +175,7 @@ async fn source_half(
     found.at_least = passes.at_least;
     drop((ours, theirs));
     let mut suspects = Suspects::default();
-    let mut list = List::of(ctx, &table.name)?;
+    let mut list = List::of(ctx, &table.write_to)?;
     for buckets in passes.look_at {
         ctx.still_mine()?;
         let focus = focus.clone().narrowed(&buckets);
@@ -312,8 +313,8 @@ async fn destination_half(
     let again = secret.clone();
     wire.query("begin isolation level repeatable read read only").await.about(&access)?;
     let begun = async {
-        source_table::lock(&mut wire, table).await?;
         let shard = &order.shard;
+        lock(&mut wire, &shard.table).await?;
         if !catalog::ranges_hold_all(&mut wire, &shard.table, &shard.part, table).await? {
             return Ok(None);
         }
@@ -367,6 +368,18 @@ async fn destination_half(
         send(&mut link, rows).await?;
     }
     Ok(reading.end(ctx).await.about(table)?)
+}
+
+/// Whether both ends are read at the root of the table's partitions.
+fn through_root(table: &TablePlan) -> bool {
+    table.name != table.write_to
+}
+
+async fn lock(wire: &mut Wire, table: &TablePlan) -> Result<(), PgError> {
+    match through_root(table) {
+        true => wire.query(&sql::lock_partitions(&table.write_to)).await.map(drop),
+        false => source_table::lock(wire, &table.write_to).await,
+    }
 }
 
 /// Answers looks until the source half has seen enough.

@@ -81,7 +81,7 @@ fn json_has_stable_keys() {
         json!({
             "name": "public.orders", "status": "copying", "rows_done": 1500, "rows_total": 3000,
             "bytes_done": 1_048_576, "bytes_total": 2_097_152, "shards": 2, "shards_done": 1,
-            "generation": 1, "cause": null, "verification": null,
+            "generation": 1, "cause": null, "parked": null, "verification": null,
         })
     );
     assert_eq!(json["spec"]["source"]["host"], "old");

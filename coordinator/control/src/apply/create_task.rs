@@ -51,6 +51,7 @@ pub(super) fn create_task(cx: &mut Context<'_>, create: &CreateTask) -> Result<O
         cleaned_up: false,
         outdated: BTreeSet::new(),
         audits_failed: 0,
+        refilled: BTreeSet::new(),
         events: Default::default(),
         tables: Default::default(),
         units: Default::default(),

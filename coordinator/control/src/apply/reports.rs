@@ -58,6 +58,10 @@ fn receive(clerk: &mut Clerk<'_>, report: &Report) -> Result<Reception, Rejected
             course::parking(clerk, report.epoch, parking);
             Ok(Reception::Taken)
         }
+        ReportBody::Note(note) => {
+            course::noted(clerk, note);
+            Ok(Reception::Taken)
+        }
         ReportBody::Ended { parts, ended } => {
             end(clerk, no, *parts, ended);
             Ok(Reception::Taken)

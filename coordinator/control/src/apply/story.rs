@@ -1,6 +1,8 @@
 //! For tests: a state and a clock, and commands in the words of a story. Each command is followed by a check of all
 //! invariants.
 
+mod comparing;
+
 use std::collections::BTreeSet;
 
 use pgconvoy_shared::endpoint::Endpoint;
@@ -13,6 +15,7 @@ use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use pgconvoy_shared::spec::{
     CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec,
 };
+use pgconvoy_shared::stream::StreamNote;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{
     Checkpoint, CopyDone, CopyFormat, Ended, Export, Part, PlannedShard, ResultPart,
@@ -20,7 +23,7 @@ use pgconvoy_shared::unit::{
     Work, WorkResult,
 };
 
-use pgconvoy_shared::verify::{Purpose, RowsCompared, VerifySettings};
+use pgconvoy_shared::verify::{Purpose, RowsCompared};
 
 use super::apply;
 use crate::command::{
@@ -228,48 +231,6 @@ impl Story {
         story
     }
 
-    /// A migration that is to verify, up to where its tables are cut into so many shards to be compared.
-    pub(crate) fn verifying(tables: &[(&str, u32)]) -> Self {
-        let mut story = Self::new().with_agents(&["keeper", "a"]);
-        story.create(CreateTask { verify: Some(VerifySettings::default()), ..create("shop") });
-        story.start();
-        let sized: Vec<_> =
-            tables.iter().map(|(name, shards)| (*name, u64::from(*shards) * SHARD_BYTES)).collect();
-        story.prepare("keeper", &sized);
-        let plan = story.lease("keeper", UnitKind::Plan);
-        story.plan_into(&plan, tables);
-        for kind in [
-            UnitKind::Copy,
-            UnitKind::Audit,
-            UnitKind::Index,
-            UnitKind::SchemaPost,
-            UnitKind::Sequences,
-            UnitKind::Analyze,
-        ] {
-            story.finish_all("a", kind);
-        }
-        let plan = story.lease("a", UnitKind::VerifyPlan);
-        story.plan_into(&plan, tables);
-        story
-    }
-
-    /// A task that only compares, up to the same point.
-    pub(crate) fn comparing(tables: &[(&str, u32)]) -> Self {
-        let mut story = Self::new().with_agents(&["a"]);
-        story.create(CreateTask {
-            verify: Some(VerifySettings::default()),
-            purpose: Purpose::Verify,
-            ..create("shop")
-        });
-        let precheck = story.lease("a", UnitKind::Precheck);
-        story.done(&precheck, WorkResult::Precheck(vec![warning("long_transaction")]));
-        let found = tables.iter().map(|(name, shards)| surveyed(name, u64::from(*shards)));
-        story.survey_finding("a", 1, false, found.collect());
-        let plan = story.lease("a", UnitKind::VerifyPlan);
-        story.plan_into(&plan, tables);
-        story
-    }
-
     /// Does what comes before the first plan; the survey finds these tables of so many bytes.
     pub(crate) fn prepare(&mut self, name: &str, tables: &[(&str, u64)]) {
         let precheck = self.lease(name, UnitKind::Precheck);
@@ -469,6 +430,10 @@ impl Story {
         self.report(held, ReportBody::Checkpoint(checkpoint))
     }
 
+    pub(crate) fn note(&mut self, held: &Held, note: StreamNote) -> Reception {
+        self.report(held, ReportBody::Note(note))
+    }
+
     pub(crate) fn done(&mut self, held: &Held, result: WorkResult) {
         assert_eq!(self.end(held, Ended::Done(result)), Reception::Taken);
     }
@@ -492,10 +457,6 @@ impl Story {
                 found_done: false,
             })),
         )
-    }
-
-    pub(crate) fn compared(&mut self, held: &Held, found: RowsCompared) {
-        self.done(held, WorkResult::VerifyRows(found));
     }
 
     /// Surveys the tables that are known already.
@@ -543,6 +504,17 @@ impl Story {
 
     /// Answers a plan with so many shards for each table.
     pub(crate) fn plan_into(&mut self, held: &Held, tables: &[(&str, u32)]) {
+        self.plan_by(held, |name| {
+            let (_, shards) = tables.iter().find(|(known, _)| name.to_string() == *known)?;
+            Some((name.clone(), *shards))
+        });
+    }
+
+    fn plan_by(
+        &mut self,
+        held: &Held,
+        plan: impl Fn(&QualifiedName) -> Option<(QualifiedName, u32)>,
+    ) {
         let (asked, result) = match self.work(held) {
             Work::Plan(asked) => (asked, WorkResult::Plan),
             Work::VerifyPlan(asked) => (asked, WorkResult::VerifyPlan),
@@ -550,13 +522,12 @@ impl Story {
         };
         let mut parts = Vec::new();
         for table in asked {
-            let name = table.name.to_string();
-            let (_, shards) = tables.iter().find(|(known, _)| *known == name).expect("known");
+            let (write_to, shards) = plan(&table.name).expect("known");
             parts.push(ResultPart::Plan(TablePlan {
                 no: table.no,
                 generation: table.generation,
-                name: table.name.clone(),
-                write_to: table.name,
+                name: table.name,
+                write_to,
                 columns: vec!["id".into()],
                 fingerprint: "f".into(),
                 filenode: table.filenode,
@@ -564,7 +535,7 @@ impl Story {
                 key: vec![],
             }));
             let shard = PlannedShard { part: Part::Whole, bytes: SHARD_BYTES, rows: SHARD_ROWS };
-            parts.push(ResultPart::Shards(vec![shard; *shards as usize]));
+            parts.push(ResultPart::Shards(vec![shard; shards as usize]));
         }
         let ended = Ended::Done(result);
         assert_eq!(self.end_with(held, parts, ended), Reception::Taken);
@@ -641,6 +612,11 @@ impl Story {
             KindCount { kind, total: 0, done: 0, running: 0, ready: 0, backed_off: 0, failed: 0 };
         let counts = self.state.unit_counts(&self.task);
         counts.into_iter().find(|count| count.kind == kind).unwrap_or(none)
+    }
+
+    /// How many events of a kind there are.
+    pub(crate) fn told(&self, kind: EventKind) -> usize {
+        self.state.events(&self.task, 0).filter(|event| event.kind == kind).count()
     }
 
     /// The message of the latest event of a kind.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! precheck ─▶ gate ─▶ schema_pre ─▶ survey ─▶ plan* ─▶ copy* ─▶ audit ─▶ index* ─▶ schema_post ─▶ sequences, analyze*
-//!   ─▶ verify_plan* ─▶ verify_rows*, verify_schema, verify_sequences ─▶ finish
+//!   ─▶ verify_plan* ─▶ verify_rows*, verify_schema, verify_sequences ─▶ audit ─▶ finish
 //! ```
 //!
 //! Where changes are followed, a stream is opened before the survey. Its one long unit begins once the indexes that it needs
@@ -12,7 +12,7 @@
 //!
 //! A stage begins by making its units, and ends when none of them is open; so no unit waits for another one, and what is
 //! ready is found without a walk over a graph. Stages that were not asked for are left out. Three things lead back: an audit
-//! that misses shards (to copy), a snapshot whose keepers are all gone (a survey beside the copy stage), and a table that is
+//! that misses shards (to copy, also at the end), a snapshot whose keepers are all gone (a survey beside the copy stage), and a table that is
 //! not as planned (planned anew within the copy stage). A table that is gone at the source takes no part from then on.
 //!
 //! Units of the next stage are made also while a task is paused or has failed, when a late result completes the one before:
@@ -51,7 +51,7 @@ pub(crate) use lease_end::{dropped, failed, lease_lost, released, revoke_all, ta
 pub(crate) use life::{cancel, finish_again, resume, start};
 pub(crate) use parked::{parking, resume_table};
 pub(crate) use snapshot::{exports_gone, snapshot_lost};
-pub(crate) use stream::checkpoint;
+pub(crate) use stream::{checkpoint, noted};
 pub(crate) use verify::differences;
 
 /// Takes a result in. An error means that it does not fit the unit: the agent's own bug, treated as a failure of the unit.

@@ -28,7 +28,7 @@ pub(super) fn advance(clerk: &mut Clerk<'_>) {
             Stage::Copy => [UnitKind::Survey, UnitKind::Plan, UnitKind::Copy]
                 .into_iter()
                 .all(|kind| open(clerk, kind) == 0),
-            Stage::Audit => open(clerk, UnitKind::Audit) == 0,
+            Stage::Audit | Stage::LastAudit => open(clerk, UnitKind::Audit) == 0,
             Stage::Index | Stage::LateIndex => open(clerk, UnitKind::Index) == 0,
             Stage::CatchUp => clerk.record().following.checkpoint.consistent,
             // It has no end of its own.
@@ -68,9 +68,11 @@ pub(super) fn next(stage: Stage, record: &TaskRecord) -> Stage {
         (Stage::Index, moves && rows && schema),
         (Stage::CatchUp, follows),
         (Stage::LateIndex, follows && schema),
-        (Stage::SchemaPost, moves && schema),
+        // Without the schema, what is there already shows the rows.
+        (Stage::SchemaPost, moves),
         (Stage::Settle, moves && rows),
         (Stage::Verify, record.verify.is_some()),
+        (Stage::LastAudit, moves && rows && !follows),
         (Stage::Stream, follows),
         (Stage::Finish, true),
     ];
@@ -92,7 +94,7 @@ pub(super) fn enter(clerk: &mut Clerk<'_>, stage: Stage) {
         Stage::Survey => survey::begin(clerk),
         // The survey made the units that plan, and those make the ones that copy.
         Stage::Copy => {}
-        Stage::Audit => {
+        Stage::Audit | Stage::LastAudit => {
             if clerk.record().live_tables().any(|(_, table)| table.shard_count() > 0) {
                 clerk.add_unit(Subject::Audit);
             }
@@ -247,6 +249,7 @@ mod tests {
         assert_eq!(story.finish_all("a", UnitKind::Sequences), 1);
         assert_eq!(story.finish_all("a", UnitKind::Analyze), 1);
         assert_eq!(story.status(), TaskStatus::Running);
+        assert_eq!(story.finish_all("a", UnitKind::Audit), 1, "a crash may have taken some");
         assert_eq!(story.finish_all("a", UnitKind::Finish), 1);
         let view = story.view();
         assert_eq!((view.status, view.phase), (TaskStatus::Done, Phase::Done));
@@ -275,7 +278,7 @@ mod tests {
             }
             assert_eq!(story.status(), TaskStatus::Running);
             let kinds = [UnitKind::Copy, UnitKind::Audit, UnitKind::Index, UnitKind::SchemaPost];
-            let last = [UnitKind::Sequences, UnitKind::Analyze, UnitKind::Finish];
+            let last = [UnitKind::Sequences, UnitKind::Analyze, UnitKind::Audit, UnitKind::Finish];
             for kind in kinds.into_iter().chain(last) {
                 story.finish_all("a", kind);
             }

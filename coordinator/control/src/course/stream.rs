@@ -1,12 +1,19 @@
 //! Following the source: the slot is opened before anything is copied, and the stream runs until its user ends the task.
 
+use std::sync::Arc;
+
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::UnitNo;
+use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::stream::StreamNote;
 use pgconvoy_shared::unit::{Checkpoint, StreamOpened};
 
 use super::{settle, stages, survey};
-use crate::state::EventKind;
 use crate::state::clerk::Clerk;
+use crate::state::{EventKind, count};
+
+/// Tables that are remembered as told of: a source that makes one an hour fills this in six weeks.
+const NOT_FOLLOWED_MAX: usize = 1_000;
 
 /// Every change behind this position is kept at the source from here on.
 pub(super) fn opened(
@@ -41,9 +48,54 @@ pub(crate) fn checkpoint(clerk: &mut Clerk<'_>, reported: Checkpoint) {
     }
 }
 
+/// The stream has something to tell. What was told before, by whoever ran it then, is not told again.
+pub(crate) fn noted(clerk: &mut Clerk<'_>, note: &StreamNote) {
+    match note {
+        StreamNote::NotFollowed(tables) => tell_not_followed(clerk, tables),
+        StreamNote::SlotAtRisk(slot) => {
+            let following = &mut clerk.record().following;
+            if !std::mem::replace(&mut following.slot_at_risk, true) {
+                let message = format!(
+                    "{slot}: if the source gives the slot up, all rows have to be copied again. Raise max_slot_wal_keep_size \
+                     there, or let less be written"
+                );
+                clerk.tell(EventKind::SlotAtRisk, message);
+            }
+        }
+        StreamNote::SlotSafe(slot) => {
+            let following = &mut clerk.record().following;
+            if std::mem::replace(&mut following.slot_at_risk, false) {
+                clerk.tell(EventKind::SlotSafe, slot.to_string());
+            }
+        }
+    }
+}
+
+fn tell_not_followed(clerk: &mut Clerk<'_>, tables: &[QualifiedName]) {
+    let known = Arc::make_mut(&mut clerk.record().following.not_followed);
+    let mut new = Vec::new();
+    for table in tables {
+        if known.len() < NOT_FOLLOWED_MAX && known.insert(table.clone()) {
+            new.push(table.clone());
+        }
+    }
+    if !new.is_empty() {
+        let message = format!(
+            "made at the source since its changes are followed: {}. The destination does not get these tables: move them with \
+             another task",
+            survey::names(&new, count(new.len()))
+        );
+        clerk.tell(EventKind::TablesNotFollowed, message);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use pgconvoy_shared::lsn::Lsn;
+    use pgconvoy_shared::name::QualifiedName;
+    use pgconvoy_shared::stream::{SlotState, StreamNote, WalStatus};
     use pgconvoy_shared::unit::{Checkpoint, UnitKind, Work};
 
     use crate::apply::story::Story;
@@ -120,5 +172,39 @@ mod tests {
         story.release(&held);
         assert_eq!(story.finish_all("a", UnitKind::Finish), 1);
         assert!(story.view().cleaned_up);
+    }
+
+    #[test]
+    fn what_a_stream_tells_becomes_an_event_once_whoever_runs_it() {
+        let mut story = Story::streaming(&[("public.orders", 1)]).with_agents(&["b"]);
+        let name = |name: &str| QualifiedName::new("public", name);
+        let tables =
+            |names: &[&str]| StreamNote::NotFollowed(names.iter().map(|of| name(of)).collect());
+        let slot = SlotState {
+            status: WalStatus::Extended,
+            kept: 5 << 20,
+            left: Some(60 << 20),
+            growth: Some(1 << 20),
+            source_spilled: 0,
+        };
+        let held = story.lease("a", UnitKind::Stream);
+        assert_eq!(story.note(&held, tables(&["new"])), Reception::Taken);
+        story.note(&held, StreamNote::SlotAtRisk(slot));
+        story.lose("a");
+        let held = story.lease("b", UnitKind::Stream);
+        story.note(&held, tables(&["new", "newer"]));
+        story.note(&held, StreamNote::SlotAtRisk(slot));
+        assert!(story.event(EventKind::TablesNotFollowed).contains(": public.newer. "));
+        assert_eq!(story.told(EventKind::TablesNotFollowed), 2);
+        assert!(story.event(EventKind::SlotAtRisk).contains("reached in 1 min"));
+        assert_eq!(story.told(EventKind::SlotAtRisk), 1);
+        let view = story.view().stream.expect("it follows");
+        assert_eq!(*view.not_followed, BTreeSet::from([name("new"), name("newer")]));
+
+        story.note(&held, StreamNote::SlotSafe(slot));
+        story.note(&held, StreamNote::SlotSafe(slot));
+        assert_eq!(story.told(EventKind::SlotSafe), 1);
+        story.note(&held, StreamNote::SlotAtRisk(slot));
+        assert_eq!(story.told(EventKind::SlotAtRisk), 2, "it is at risk again");
     }
 }

@@ -42,6 +42,7 @@ pub(super) fn surveyed(
     record.system_identifier = Some(found.system_identifier);
     let first = record.stage == Stage::Survey;
     let continues = found.continues && !record.snapshot.unusable;
+    let refilled: Vec<TableNo> = record.refilled.iter().copied().collect();
     record.snapshot.shared = shared;
     record.snapshot.unusable = false;
     settle(clerk, no);
@@ -49,6 +50,10 @@ pub(super) fn surveyed(
         let message =
             format!("snapshot {round} shows the same moment as the lost one: the copy goes on");
         clerk.tell(EventKind::SnapshotContinues, message);
+        return Ok(());
+    }
+    if !first && !refilled.is_empty() {
+        refill(clerk, round, &refilled, tables);
         return Ok(());
     }
     if !first {
@@ -77,6 +82,37 @@ pub(super) fn must_be_the_source(
     let failure = Failure::definite("source_changed", message)
         .remedy("let the task's source host lead to the cluster it began with, then resume; or cancel the task");
     Err(Box::new(failure))
+}
+
+/// All but these were complete under the lost snapshot, and stay so: what a crash took of unlogged tables would be no reason to move
+/// a database again.
+fn refill(clerk: &mut Clerk<'_>, round: u32, lost: &[TableNo], surveyed: Vec<SurveyedTable>) {
+    let record = clerk.record();
+    let name = |no: &TableNo| Some(record.table(*no)?.surveyed.name.clone());
+    let told: Vec<QualifiedName> = lost.iter().filter_map(name).collect();
+    let message = format!(
+        "lost at the destination after all rows had been there, and copied anew under snapshot {round}, a later moment than that of the \
+         other tables: {}",
+        names(&told, count(told.len()))
+    );
+    clerk.tell(EventKind::RowsStartAnew, message);
+    let mut by_name: BTreeMap<_, _> =
+        surveyed.into_iter().map(|table| (table.name.clone(), table)).collect();
+    for (no, name) in lost.iter().zip(&told) {
+        match by_name.remove(name) {
+            Some(found) => {
+                plan::discard(clerk, *no);
+                let bytes = found.bytes;
+                clerk.edit_table(*no, |table| {
+                    table.surveyed = Arc::new(found);
+                    table.unplan();
+                });
+                plan::make_units(clerk, vec![(bytes, *no)]);
+            }
+            // Gone by now, which is found when it is planned.
+            None => plan::anew(clerk, *no),
+        }
+    }
 }
 
 fn tell_left_out(clerk: &mut Clerk<'_>, found: &SurveyDone) {
@@ -187,6 +223,7 @@ mod tests {
         }
         story.finish_all("a", UnitKind::Sequences);
         story.finish_all("a", UnitKind::Analyze);
+        story.finish_all("a", UnitKind::Audit);
         story.finish_all("a", UnitKind::Finish);
         assert_eq!(story.status(), TaskStatus::Done);
     }

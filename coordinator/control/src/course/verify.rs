@@ -4,18 +4,22 @@
 //! compared with the very moment that was copied, however much the source has changed since. A task that is there to compare
 //! goes here straight from its survey, and writes nothing anywhere.
 //!
-//! Its shards are not those that were copied: blocks of one server mean nothing at the other one.
+//! Its shards are not those that were copied: blocks of one server mean nothing at the other one. Partitions whose rows need not lie in
+//! the same ones at both ends are compared through their root, as one table, whose figures stand with the first of them that is planned.
 
 use std::sync::Arc;
 
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{TableNo, UnitNo};
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::ResultPart;
 use pgconvoy_shared::verify::RowsCompared;
 
 use super::group::groups;
+use super::lease_end::drop_unit;
 use super::plan::{Answer, answers};
 use super::{settle, settle_with, snapshot, stages};
+use crate::state::Check;
 use crate::state::clerk::Clerk;
 use crate::state::record::TaskRecord;
 use crate::state::unit::{Subject, Tally};
@@ -23,6 +27,7 @@ use crate::state::unit::{Subject, Tally};
 /// Makes the units that begin it.
 pub(super) fn begin(clerk: &mut Clerk<'_>) {
     snapshot::keep_readable(clerk);
+    forget(clerk);
     if clerk.record().moves_rows() {
         let tables = clerk.record().live_tables().map(stages::sized).collect();
         for group in groups(tables) {
@@ -32,6 +37,25 @@ pub(super) fn begin(clerk: &mut Clerk<'_>) {
     }
     if clerk.record().moves_schema() {
         clerk.add_unit(Subject::VerifySchema);
+    }
+}
+
+/// What an earlier comparison found, before rows that were lost then were copied again.
+fn forget(clerk: &mut Clerk<'_>) {
+    let record = clerk.record();
+    (record.schema_compared, record.sequences_compared) = (None, None);
+    let tables = record.all_tables().filter(|(_, table)| table.check != Check::default());
+    let tables: Vec<TableNo> = tables.map(|(no, _)| no).collect();
+    if tables.is_empty() {
+        return;
+    }
+    let units = (0u32..).map(UnitNo).zip(record.units.iter());
+    let units = units.filter(|(_, unit)| matches!(unit.subject, Subject::VerifyRows { .. }));
+    for no in units.map(|(no, _)| no).collect::<Vec<_>>() {
+        drop_unit(clerk, no);
+    }
+    for no in tables {
+        clerk.edit_table(no, |table| table.check = Check::default());
     }
 }
 
@@ -46,6 +70,13 @@ pub(super) fn planned(
     for (table, answer) in answers {
         match answer {
             Answer::Cut(plan, shards) => {
+                let through = (plan.write_to != plan.name).then(|| plan.write_to.clone());
+                let begun = through.as_ref().is_some_and(|root| is_compared(clerk.record(), root));
+                let found = Arc::new(RowsCompared { through, ..RowsCompared::default() });
+                clerk.edit_table(table, |table| table.check.found = found);
+                if begun {
+                    continue;
+                }
                 for shard in 0..crate::state::count(shards.len()) {
                     clerk.add_unit(Subject::VerifyRows { table, shard });
                 }
@@ -61,6 +92,12 @@ pub(super) fn planned(
         }
     }
     Ok(())
+}
+
+/// Whether the partitions under this root are compared already, all as one table.
+fn is_compared(record: &TaskRecord, root: &QualifiedName) -> bool {
+    let plans = record.live_tables().filter_map(|(_, table)| table.check.plan.as_ref());
+    plans.filter(|plan| plan.name != plan.write_to).any(|plan| plan.write_to == *root)
 }
 
 pub(super) fn compared(clerk: &mut Clerk<'_>, no: UnitNo, table: TableNo, found: &RowsCompared) {
@@ -118,6 +155,7 @@ mod tests {
         assert_eq!(story.finish_all("a", UnitKind::VerifyRows), 2);
         story.finish_all("a", UnitKind::VerifySchema);
         story.finish_all("a", UnitKind::VerifySequences);
+        story.finish_all("a", UnitKind::Audit);
         story.finish_all("a", UnitKind::Finish);
         let view = story.view();
         assert_eq!((view.status, view.phase), (TaskStatus::Done, Phase::Done));
@@ -129,6 +167,31 @@ mod tests {
         let orders = &view.tables[0];
         assert_eq!(orders.verification, "different");
         assert_eq!(orders.rows_compared.as_ref().map(|rows| rows.listed.len()), Some(1));
+    }
+
+    #[test]
+    fn partitions_that_are_compared_through_their_root_are_compared_once() {
+        let mut story =
+            Story::comparing_unplanned(&[("public.p0", 1), ("public.p1", 1), ("public.t", 1)]);
+        let plan = story.lease("a", UnitKind::VerifyPlan);
+        story.plan_through(
+            &plan,
+            &[("public.p0", "public.p"), ("public.p1", "public.p"), ("public.t", "public.t")],
+        );
+        assert_eq!(story.counts(UnitKind::VerifyRows).ready, 2);
+        let held = story.lease("a", UnitKind::VerifyRows);
+        story.compared(&held, found(1));
+        assert_eq!(story.finish_all("a", UnitKind::VerifyRows), 1);
+        let view = story.view();
+        let verdicts: Vec<_> = view.tables.iter().map(|table| table.verification).collect();
+        assert_eq!(verdicts, ["different", "with_root", "same"]);
+        let through = |no: usize| view.tables[no].rows_compared.as_ref()?.through.clone();
+        assert_eq!(through(0).map(|root| root.to_string()).as_deref(), Some("public.p"));
+        assert_eq!((through(1), through(2)), (through(0), None));
+        let verification = view.verification.as_ref().expect("it was asked for");
+        assert_eq!((verification.tables_same, verification.tables_different), (1, 1));
+        assert_eq!((verification.tables_with_root, verification.differences), (1, 1));
+        assert_eq!(view.tables_done, 3);
     }
 
     #[test]

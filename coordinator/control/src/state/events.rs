@@ -114,6 +114,12 @@ event_kinds! {
     TableGoesOn = "table_goes_on",
     /// A user says that a parked table shall go on.
     TableResumed = "table_resumed",
+    /// Tables that were made after the stream was opened: nobody follows them.
+    TablesNotFollowed = "tables_not_followed",
+    /// The source may soon give the slot up.
+    SlotAtRisk = "slot_at_risk",
+    /// It will not any more, as things are.
+    SlotSafe = "slot_safe",
 }
 
 /// The latest events of a task.

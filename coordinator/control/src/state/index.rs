@@ -71,6 +71,7 @@ pub(crate) struct Checked {
     pub(crate) tables_same: u32,
     pub(crate) tables_different: u32,
     pub(crate) tables_skipped: u32,
+    pub(crate) tables_with_root: u32,
     /// Rows of them did not rest long enough; nothing else differs.
     pub(crate) tables_moving: u32,
     /// Of those that are different: not compared, because one end lacks something.
@@ -90,7 +91,8 @@ pub(crate) struct Checked {
 impl Checked {
     /// Tables that were compared, or will not be.
     pub(crate) fn tables(&self) -> u32 {
-        self.tables_same + self.tables_different + self.tables_skipped + self.tables_moving
+        let judged = self.tables_same + self.tables_different + self.tables_moving;
+        judged + self.tables_skipped + self.tables_with_root
     }
 
     fn table(&mut self, table: &Table, add: bool) {
@@ -99,6 +101,7 @@ impl Checked {
             Some(Verdict::Same) => Some(&mut self.tables_same),
             Some(Verdict::Different) => Some(&mut self.tables_different),
             Some(Verdict::Skipped) => Some(&mut self.tables_skipped),
+            Some(Verdict::WithRoot) => Some(&mut self.tables_with_root),
             Some(Verdict::Moving) => Some(&mut self.tables_moving),
             None => None,
         };

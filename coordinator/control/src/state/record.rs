@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{RequestId, TableNo, TaskId, UnitId, UnitNo};
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::{MigrationType, TaskSpec};
@@ -85,6 +86,8 @@ pub enum Stage {
     Settle,
     /// Whether both ends are the same.
     Verify,
+    /// Whether the destination has all shards still: a crash empties unlogged tables there.
+    LastAudit,
     /// Nothing is left but to follow the source, for as long as the user wants it.
     Stream,
     /// The destination takes over, or all is as before.
@@ -159,7 +162,7 @@ pub(crate) struct TaskSnapshot {
 }
 
 /// How far a task follows its source.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Following {
     /// What was made for it at the source.
     pub(crate) opened: Option<StreamOpened>,
@@ -167,6 +170,10 @@ pub(crate) struct Following {
     pub(crate) unit: Option<UnitNo>,
     /// What the stream reported last.
     pub(crate) checkpoint: Checkpoint,
+    /// It was told that the source may soon give the slot up.
+    pub(crate) slot_at_risk: bool,
+    /// Tables that were told of as not followed.
+    pub(crate) not_followed: Arc<BTreeSet<QualifiedName>>,
 }
 
 /// What the last precheck found.
@@ -208,6 +215,8 @@ pub(crate) struct TaskRecord {
     pub(crate) outdated: BTreeSet<TableNo>,
     /// Audits in a row that found shards missing.
     pub(crate) audits_failed: u32,
+    /// Tables whose rows the destination lost after all of them had been there.
+    pub(crate) refilled: BTreeSet<TableNo>,
     /// Both ends are compared, and how.
     pub(crate) verify: Option<VerifySettings>,
     /// What came of comparing the schemas.
@@ -315,9 +324,15 @@ impl TaskRecord {
             Stage::Cutover => Phase::Cutover,
             Stage::Finish if self.follows() => Phase::Cutover,
             Stage::Verify => Phase::Verify,
-            Stage::Finish if self.verify.is_some() => Phase::Verify,
-            Stage::Settle | Stage::Finish if !self.moves_schema() => Phase::Copy,
-            Stage::Index | Stage::SchemaPost | Stage::Settle | Stage::Finish => Phase::Index,
+            Stage::LastAudit | Stage::Finish if self.verify.is_some() => Phase::Verify,
+            Stage::SchemaPost | Stage::Settle | Stage::LastAudit | Stage::Finish
+                if !self.moves_schema() =>
+            {
+                Phase::Copy
+            }
+            Stage::Index | Stage::SchemaPost | Stage::Settle | Stage::LastAudit | Stage::Finish => {
+                Phase::Index
+            }
             Stage::Ended => Phase::Done,
         }
     }

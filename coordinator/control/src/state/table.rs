@@ -80,6 +80,8 @@ pub enum Verdict {
     Different,
     /// It was not compared, for a reason that is no difference.
     Skipped,
+    /// Its rows are compared with those of another partition, under which the figures of all stand.
+    WithRoot,
     /// Nothing was found to differ, but some rows did not rest long enough to be judged.
     Moving,
 }
@@ -92,6 +94,7 @@ impl Verdict {
             Self::Same => "same",
             Self::Different => "different",
             Self::Skipped => "skipped",
+            Self::WithRoot => "with_root",
             Self::Moving => "moving",
         }
     }
@@ -105,6 +108,9 @@ impl Check {
         match &found.not_compared {
             Some(why) if why.differs => return Some(Verdict::Different),
             Some(_) if self.plan.is_none() => return Some(Verdict::Skipped),
+            None if self.plan.is_none() && found.through.is_some() => {
+                return Some(Verdict::WithRoot);
+            }
             Some(_) | None => {}
         }
         let done = self.plan.is_some() && self.shards_done as usize == self.shards.len();

@@ -17,6 +17,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{Incarnation, TableNo, UnitId, UnitNo};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::secret::Sealed;
+use pgconvoy_shared::stream::{SlotState, StreamNote, WalStatus};
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{Checkpoint, Ended, SnapshotMode, UnitKind, Work, WorkResult};
 
@@ -53,6 +54,13 @@ fn batch() -> Vec<Stamped> {
     let ended = |ended| ReportBody::Ended { parts: 0, ended };
     let done = |work| ended(Ended::Done(fixtures::answer(work, &agent, 2).1));
     let table = TableNo(3);
+    let slot = SlotState {
+        status: WalStatus::Extended,
+        kept: 1 << 30,
+        left: Some(1 << 20),
+        growth: Some(-5),
+        source_spilled: 7,
+    };
     let commands = vec![
         Command::CreateTask(Box::new(fixtures::create(0, SnapshotMode::Task))),
         Command::StartTask { task: task.clone(), acknowledge: acknowledge.clone() },
@@ -83,6 +91,7 @@ fn batch() -> Vec<Stamped> {
             report(9, done(&Work::VerifySequences)),
             report(10, ReportBody::Checkpoint(Checkpoint { applied: Lsn(9), consistent: true })),
             report(10, ReportBody::Parking(Box::new(following::parking(3, 1, true)))),
+            report(10, ReportBody::Note(StreamNote::SlotAtRisk(slot))),
         ]),
         Command::NoteExport(NoteExport {
             task: task.clone(),

@@ -1,13 +1,10 @@
 //! The interfaces that automation relies on: reflection, health, metrics, forwarding, exit codes of nobody there.
 
-use std::net::SocketAddr;
-
+use pgconvoy_integration_tests::net::page;
 use pgconvoy_integration_tests::process::Program;
 use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::v1::{GetTaskRequest, ListTasksRequest};
 use pgconvoy_runtime::tls::{Dialer, Security, TlsFiles};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -17,19 +14,6 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::world::{Fleet, Gate, Pair, SOON, told};
-
-/// Status and body of a page.
-pub(super) async fn page(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
-    let words = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect(address).await.map_err(words)?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(words)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.map_err(words)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no head")?;
-    let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());
-    Ok((status.ok_or(head)?, body.to_owned()))
-}
 
 #[tokio::test]
 async fn cluster_every_node_answers_for_the_leader_and_tells_its_health() {
@@ -51,21 +35,21 @@ async fn cluster_every_node_answers_for_the_leader_and_tells_its_health() {
         assert_eq!(tasks.get_task(none).await.unwrap_err().code(), tonic::Code::NotFound);
 
         for path in ["/healthz", "/readyz"] {
-            wait::until(SOON, path, async || match page(node.http(), path).await {
+            wait::until(SOON, path, async || match page(None, node.http(), path).await {
                 Ok((200, _)) => Ok(()),
                 other => Err(format!("{other:?}")),
             })
             .await
             .unwrap();
         }
-        let (status, metrics) = page(node.http(), "/metrics").await.unwrap();
+        let (status, metrics) = page(None, node.http(), "/metrics").await.unwrap();
         assert_eq!(status, 200);
         assert!(
             metrics.contains("pgconvoy_") && metrics.trim_end().ends_with("# EOF"),
             "{metrics}"
         );
-        assert_eq!(page(node.http(), "/").await.unwrap().0, 200);
-        assert_eq!(page(node.http(), "/no-such-page").await.unwrap().0, 404);
+        assert_eq!(page(None, node.http(), "/").await.unwrap().0, 200);
+        assert_eq!(page(None, node.http(), "/no-such-page").await.unwrap().0, 404);
     }
     // With two of three gone the third one cannot know: it lives, and is not ready.
     let third = fleet.convoy.coordinators().iter().find(|node| node.id() != leader).unwrap();
@@ -73,14 +57,14 @@ async fn cluster_every_node_answers_for_the_leader_and_tells_its_health() {
         node.process().kill().unwrap();
     }
     wait::until(SOON, "the node alone to be not ready", async || {
-        match page(third.http(), "/readyz").await {
+        match page(None, third.http(), "/readyz").await {
             Ok((503, _)) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await
     .unwrap();
-    assert_eq!(page(third.http(), "/healthz").await.unwrap().0, 200);
+    assert_eq!(page(None, third.http(), "/healthz").await.unwrap().0, 200);
     let finished = fleet.run(&["task", "list"]).await;
     assert_eq!(finished.code(), Some(5), "{}", told(&finished));
 }

@@ -2,11 +2,11 @@
 
 use std::net::TcpListener;
 
+use pgconvoy_integration_tests::net::page;
 use pgconvoy_integration_tests::process::{Process, Program};
 use pgconvoy_integration_tests::wait;
 use serde_json::Value;
 
-use super::interface::page;
 use crate::world::{Fleet, Gate, LIMIT, Pair, SOON, told};
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn knows_that_it_was_removed(fleet: &Fleet, gone: u64) {
     })
     .await
     .unwrap();
-    let (status, why) = page(node.http(), "/readyz").await.unwrap();
+    let (status, why) = page(None, node.http(), "/readyz").await.unwrap();
     assert!(status == 503 && why.contains("removed"), "{status} {why}");
     assert!(node.process().log().contains("was removed from its cluster"), "its log tells");
 

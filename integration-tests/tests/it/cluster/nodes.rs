@@ -31,7 +31,7 @@ async fn cluster_all_coordinators_killed_and_started_again_go_on() {
 }
 
 #[tokio::test]
-async fn cluster_a_follower_cut_off_and_healed_costs_no_lease() {
+async fn cluster_a_follower_that_is_cut_off_and_healed_and_killed_costs_no_lease() {
     let pair = Pair::new(Gate::SCHEMA).await;
     let fleet = Fleet::of_three(&["anna", "bert"]).await;
     let gate = Gate::shut(&pair.destination).await;
@@ -59,12 +59,25 @@ async fn cluster_a_follower_cut_off_and_healed_costs_no_lease() {
     .await
     .unwrap();
     follower.link().set(Weather::Clear);
-    wait::until(Duration::from_secs(5), "the follower to be heard again", async || {
+    heard_again(&fleet, follower.id(), Duration::from_secs(5)).await;
+    keeps_its_leases(&job.task().await);
+
+    follower.process().kill().unwrap();
+    gate.open().await;
+    job.done(&pair).await;
+    assert!(job.events("unit_moved").await.is_empty() && job.events("agent_lost").await.is_empty());
+    follower.process().start_again().unwrap();
+    heard_again(&fleet, follower.id(), LIMIT).await;
+}
+
+/// Waits until the follower has all that the leader has.
+async fn heard_again(fleet: &Fleet, follower: u64, limit: Duration) {
+    wait::until(limit, "the follower to be heard again", async || {
         let leader = fleet.convoy.leader().await.map_err(|error| format!("{error:#}"))?;
         let index = usize::try_from(leader - 1).unwrap();
         let statuses = fleet.convoy.statuses().await;
         let status = statuses[index].clone()?;
-        let member = status.members.iter().find(|member| member.id == follower.id()).unwrap();
+        let member = status.members.iter().find(|member| member.id == follower).unwrap();
         match member.matched_index {
             Some(matched) if matched >= status.last_log_index => Ok(()),
             other => Err(format!("{other:?} of {}", status.last_log_index)),
@@ -72,8 +85,4 @@ async fn cluster_a_follower_cut_off_and_healed_costs_no_lease() {
     })
     .await
     .unwrap();
-    keeps_its_leases(&job.task().await);
-    gate.open().await;
-    job.done(&pair).await;
-    assert!(job.events("unit_moved").await.is_empty() && job.events("agent_lost").await.is_empty());
 }

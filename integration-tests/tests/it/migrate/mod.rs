@@ -7,4 +7,5 @@ mod regression;
 mod restore;
 mod rivals;
 mod server_wide;
+mod unlogged;
 mod versions;

@@ -5,7 +5,9 @@ use pgconvoy_integration_tests::net::{Proxy, Weather};
 use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::v1::PrecheckItem;
 
-use crate::world::{AT_DESTINATION, AT_SOURCE, Dialled, Gate, LIMIT, TwoSites};
+use crate::world::{
+    ASTRAY, AT_DESTINATION, AT_SOURCE, DATABASE, Dialled, Gate, LIMIT, TwoSites, told,
+};
 
 #[tokio::test]
 async fn cluster_two_sites_migrate_and_compare_through_agents_near_the_source() {
@@ -17,12 +19,22 @@ async fn cluster_two_sites_migrate_and_compare_through_agents_that_can_only_dial
     everything_works(Dialled::Destination).await;
 }
 
-/// Schema, rows, sequences, comparison.
+/// Made after the rows, in several sessions at once.
+const MADE_LATE: &str = "
+    create table public.near (no int references public.gated (no), free int references public.free (no));
+    create table public.far (no int references public.gated (no), check (no > 0));
+    insert into public.near select no, no from generate_series(1, 900) no;
+    insert into public.far select no from generate_series(1, 900) no;
+    create materialized view public.counted as select count(*) as n from public.gated;
+    create materialized view public.doubled as select n * 2 as n from public.counted;";
+
+/// Schema, rows, sequences, what comes after the rows, comparison.
 async fn everything_works(dialled: Dialled) {
-    let sites = TwoSites::start(dialled, Gate::SCHEMA).await;
+    let sites = TwoSites::start(dialled, &[Gate::SCHEMA, MADE_LATE].concat()).await;
     let job = sites.fleet.begin(&sites.task_file("shop", Gate::COPY)).await;
-    let task = job.done(&sites.pair).await;
-    assert!(task.rows_done > 20_000);
+    let task = job.ended().await;
+    assert_eq!(task.rows_done, 20_000 + 1000 + 2 * 900);
+    assert_eq!(sites.pair.same().await.rows, task.rows_done + 2, "the views' rows besides");
     for agent in AT_SOURCE {
         let ways =
             |item: &PrecheckItem| item.code == "reached_through_agent" && item.object == agent;
@@ -98,4 +110,48 @@ async fn cluster_owners_and_partners_that_are_killed_cost_no_row() {
     gate.open().await;
     job.done(&sites.pair).await;
     assert!(!job.events("unit_moved").await.is_empty());
+}
+
+#[tokio::test]
+async fn cluster_an_agent_that_does_not_reach_its_database_is_told_of_and_passed_over() {
+    let sites = TwoSites::start_with_one_astray(Gate::SCHEMA).await;
+    let job = sites.fleet.begin(&sites.task_file("shop", Gate::COPY)).await;
+    let task = job.done(&sites.pair).await;
+    let about = |agent: &str| -> Vec<_> {
+        let items = task.precheck.iter().filter(|item| item.object == agent);
+        items.map(|item| (item.code.as_str(), item.observed.as_str())).collect()
+    };
+    let [(code, observed)] = about(ASTRAY)[..] else { panic!("{:?}", task.precheck) };
+    assert_eq!(code, "agent_does_not_reach", "{observed}");
+    assert!(observed.contains("refused"), "{observed}");
+    for agent in AT_SOURCE {
+        assert_eq!(about(agent)[0].0, "reached_through_agent", "{:?}", task.precheck);
+    }
+    assert!(job.events("unit_failed").await.is_empty(), "others are asked in its stead");
+}
+
+#[tokio::test]
+async fn cluster_a_comparison_of_two_sites_sends_hashes_and_no_rows() {
+    let sites = TwoSites::start(Dialled::Source, Gate::LARGE).await;
+    let (fleet, pair) = (&sites.fleet, &sites.pair);
+    fleet.begin(&sites.task_file("shop", Gate::COPY_LARGE)).await.done(pair).await;
+    let verified = async |exit| {
+        let before = sites.relayed().await;
+        let finished = fleet.run(&["task", "verify", "shop"]).await;
+        assert_eq!(finished.code(), Some(exit), "{}", told(&finished));
+        let after = sites.relayed().await;
+        (after.0 - before.0, after.1 - before.1)
+    };
+    let (read, sent) = verified(0).await;
+    assert!(read > 64_000_000, "all rows were read: {read} bytes");
+    assert!(sent * 25 < read, "{sent} bytes were sent for {read}");
+
+    let change = "update public.gated set words = 'other' where no = 4711;
+                  delete from public.gated where no = 4712";
+    pair.destination.sql(DATABASE, change).await.unwrap();
+    let (read, sent) = verified(4).await;
+    let task = fleet.job("shop-verify-2").task().await;
+    assert_eq!(task.verification.map(|found| found.differences), Some(3), "no key: one is two");
+    assert!(read > 128_000_000, "rows are looked at in a second reading: {read} bytes");
+    assert!(sent * 25 < read, "{sent} bytes were sent for {read}");
 }

@@ -2,49 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use pgconvoy_proto::v1::{Phase, RunningUnit, Task};
+use pgconvoy_integration_tests::wait;
 use pgconvoy_shared::lsn::Lsn;
 
 use super::live::{Load, SCHEMA};
-use crate::world::{DATABASE, Fleet, Job, Pair};
+use super::{FOLLOWED, applied, caught_up, followed, follower, log_of};
+use crate::world::{DATABASE, Fleet, LIMIT, Pair};
 
 /// Twice the lease time of a cluster, and what a loaded machine takes.
 const TAKEOVER: Duration = Duration::from_secs(25);
-
-/// Who follows the source now.
-pub(super) fn follower(task: &Task) -> Option<&RunningUnit> {
-    task.running.iter().find(|unit| unit.kind == "stream")
-}
-
-fn applied(task: &Task) -> u64 {
-    task.stream.as_ref().and_then(|stream| stream.progress).map_or(0, |progress| progress.applied)
-}
-
-async fn log_of_source(pair: &Pair) -> u64 {
-    let flushed = "select pg_current_wal_flush_lsn()::text";
-    let flushed = pair.source.value(DATABASE, flushed).await.unwrap().unwrap();
-    flushed.parse::<Lsn>().unwrap().0
-}
-
-pub(super) async fn caught_up(job: &Job<'_>, pair: &Pair) {
-    let target = log_of_source(pair).await;
-    job.until("the destination to have caught up", |task| {
-        task.phase() == Phase::Stream && applied(task) >= target
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn cluster_a_killed_follower_and_a_killed_leader_lose_and_double_nothing() {
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::of_three(&["anna", "bert"]).await;
     let load = Load::begin(&pair.source).await;
-    let job = fleet.begin(&pair.task_file("shop", "types: [schema, full, incremental]")).await;
-    let task = job
-        .until("the source to be followed", |task| {
-            task.phase() == Phase::Stream && follower(task).is_some() && applied(task) > 0
-        })
-        .await;
+    let job = fleet.begin(&pair.task_file("shop", FOLLOWED)).await;
+    let task = followed(&job).await;
 
     // The agent, in the middle of its work.
     let first = follower(&task).unwrap().clone();
@@ -74,4 +48,45 @@ async fn cluster_a_killed_follower_and_a_killed_leader_lose_and_double_nothing()
     fleet.ok(&["task", "cancel", "shop"]).await;
     job.until("nothing of it to be left", |task| task.cleaned_up).await;
     pair.same().await;
+}
+
+/// What is read ahead of a destination that stands still is not the source's to forget (law O7).
+#[tokio::test]
+async fn cluster_what_was_read_and_not_applied_is_read_again_by_whoever_comes_next() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::of_three(&["anna", "bert"]).await;
+    let job = fleet.begin(&pair.task_file("shop", FOLLOWED)).await;
+    let task = followed(&job).await;
+
+    let holder = pair.destination.client(DATABASE).await.unwrap();
+    holder.batch_execute("begin; lock table account in access exclusive mode").await.unwrap();
+    for turn in 0..20 {
+        let change = format!("update account set balance = {turn} where id = 1 + {turn} % 7");
+        pair.source.sql(DATABASE, &change).await.unwrap();
+    }
+    let written = log_of(&pair.source).await;
+    let sender = "from pg_stat_replication where application_name like 'pgconvoy/%/stream/%'";
+    let sent = format!("select sent_lsn >= '{}' {sender}", Lsn(written));
+    says_yes(&pair, "the changes to be sent", &sent).await;
+    let now = pair.source.value(DATABASE, "select now()::text").await.unwrap().unwrap();
+    let heard = format!("select reply_time > '{now}'::timestamptz {sender}");
+    says_yes(&pair, "the follower to be heard of after that", &heard).await;
+
+    fleet.convoy.agent(&follower(&task).unwrap().agent).kill().unwrap();
+    holder.batch_execute("rollback").await.unwrap();
+    caught_up(&job, &pair).await;
+    fleet.ok(&["task", "cancel", "shop"]).await;
+    job.until("nothing of it to be left", |task| task.cleaned_up).await;
+    pair.same().await;
+}
+
+/// Waits until a query at the source gives true.
+pub(super) async fn says_yes(pair: &Pair, what: &str, query: &str) {
+    wait::until(LIMIT, what, async || match pair.source.value(DATABASE, query).await {
+        Ok(Some(answer)) if answer == "t" => Ok(()),
+        Ok(answer) => Err(format!("{answer:?}")),
+        Err(error) => Err(format!("{error:#}")),
+    })
+    .await
+    .unwrap();
 }

@@ -5,8 +5,8 @@ use pgconvoy_integration_tests::process::{Finished, Program};
 use pgconvoy_proto::v1::{Phase, Task, TaskTable};
 use serde_json::Value;
 
-use super::faults::{caught_up, follower};
 use super::live::{Load, SCHEMA, cancel, in_sync};
+use super::{caught_up, follower};
 use crate::world::{DATABASE, Fleet, LIMIT, Pair, SOON, told};
 
 /// A command on the embedded task.

@@ -2,6 +2,7 @@
 //! task in a cluster.
 
 mod gate;
+mod held;
 mod job;
 mod ledger;
 mod mover;
@@ -14,12 +15,13 @@ use std::time::Duration;
 use pgconvoy_integration_tests::postgres::{Major, Regression, fetched};
 
 pub(crate) use gate::Gate;
+pub(crate) use held::Held;
 pub(crate) use job::{Fleet, Job, events};
 pub(crate) use ledger::Ledger;
 pub(crate) use mover::Mover;
 pub(crate) use pair::{DATABASE, Pair, shown, told};
 pub(crate) use roads::Roads;
-pub(crate) use sites::{AT_DESTINATION, AT_SOURCE, Dialled, TwoSites};
+pub(crate) use sites::{ASTRAY, AT_DESTINATION, AT_SOURCE, Dialled, TwoSites};
 
 /// For a migration of a small database on a loaded machine, a lease time and an election included.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use pgconvoy_integration_tests::convoy::Convoy;
+use pgconvoy_integration_tests::convoy::{Builder, Convoy};
 use pgconvoy_integration_tests::net::{Namespace, Proxy};
 use pgconvoy_integration_tests::postgres::{Options, SUPERUSER};
 
@@ -27,10 +27,28 @@ pub(crate) struct TwoSites {
 
 pub(crate) const AT_SOURCE: [&str; 2] = ["s1", "s2"];
 pub(crate) const AT_DESTINATION: [&str; 2] = ["c1", "c2"];
+pub(crate) const ASTRAY: &str = "astray";
 
 impl TwoSites {
     /// The source's database is made by `schema`.
     pub(crate) async fn start(dialled: Dialled, schema: &str) -> TwoSites {
+        TwoSites::start_with(dialled, schema, |builder, _| builder).await
+    }
+
+    /// With another agent of site `dc1`, [`ASTRAY`], which can be dialled and is in a network where no source is.
+    pub(crate) async fn start_with_one_astray(schema: &str) -> TwoSites {
+        let elsewhere = Namespace::make().unwrap();
+        let astray = |builder: Builder, cloud: &Namespace| {
+            builder.agent_inside(ASTRAY, "dc1", &elsewhere, Some(cloud))
+        };
+        TwoSites::start_with(Dialled::Source, schema, astray).await
+    }
+
+    async fn start_with(
+        dialled: Dialled,
+        schema: &str,
+        more: impl FnOnce(Builder, &Namespace) -> Builder,
+    ) -> TwoSites {
         let (dc1, cloud) = (Namespace::make().unwrap(), Namespace::make().unwrap());
         let inside = |network| Options::default().inside(network);
         let pair = Pair::of(inside(&dc1), inside(&cloud), schema).await;
@@ -45,7 +63,7 @@ impl TwoSites {
         for name in AT_DESTINATION {
             builder = builder.agent_inside(name, "cloud", &cloud, to_destination);
         }
-        let fleet = Fleet { convoy: builder.start().await.unwrap() };
+        let fleet = Fleet { convoy: more(builder, &cloud).start().await.unwrap() };
         TwoSites { pair, fleet, dialled }
     }
 
@@ -56,6 +74,20 @@ impl TwoSites {
             Dialled::Destination => AT_DESTINATION,
         };
         dialled.map(|agent| self.fleet.convoy.relay_link(agent))
+    }
+
+    /// Bytes that all agents near the source took from it so far, and what they sent to the other site for them.
+    pub(crate) async fn relayed(&self) -> (u64, u64) {
+        let mut sums = (0, 0);
+        for agent in AT_SOURCE {
+            let told = async |what| {
+                let name = format!("pgconvoy_agent_relayed_{what}_bytes_total");
+                self.fleet.convoy.metric(agent, &name).await.unwrap()
+            };
+            sums.0 += told("from_server").await;
+            sums.1 += told("sent").await;
+        }
+        sums
     }
 
     /// A task file that says where the databases are; `rest` follows.

@@ -307,3 +307,18 @@ fn a_moved_row_is_taken_from_the_destination_only_where_no_copy_saw_it_moved() {
     let last = follower.cut().entries.pop().unwrap();
     assert!(matches!(last.act, Act::Move { .. }), "it is older than this change");
 }
+
+#[test]
+fn of_tables_that_one_statement_emptied_each_keeps_its_own_part() {
+    let mut follower = follower();
+    let relations = [0, 1].map(RelationId).into();
+    let truncate = Change::Truncate { relations, cascade: true, restart_identity: false };
+    let items = vec![relation(0, &COLUMNS), relation(1, &COLUMNS), Item::Change(truncate)];
+    follower.transaction(70, 2_000, items);
+    follower.park(TableNo(0));
+    let batch = follower.cut();
+    assert_eq!((tables(&batch.entries), &*tags(&batch)), (vec![1], &b"RT"[..]));
+    let received = Decoder::default().decode(batch.parked[1].message.clone()).unwrap();
+    let Message::Change(kept) = received.message else { panic!("a change") };
+    assert_eq!(kept.relations(), [RelationId(0)]);
+}

@@ -1,8 +1,8 @@
 //! A destination: rows, what it knows of the stream, and transactions that land when they land.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use pgconvoy_flow::stream::entry::{Batch, Entry, Reread};
+use pgconvoy_flow::stream::entry::{Batch, Entry, Parked, Reread};
 use pgconvoy_flow::stream::fold::fold;
 use pgconvoy_flow::stream::operation::{Expect, InTheWay, Operation};
 use pgconvoy_flow::stream::table::Target;
@@ -11,7 +11,7 @@ use pgconvoy_shared::lsn::Lsn;
 
 use super::Reached;
 use super::bugs::{Bug, Bugs};
-use super::source::{KEY, Kind, Row};
+use super::source::{Kind, Row};
 
 /// Of `apply_progress`: what each transaction of the stream compares and sets (law O3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(super) struct Destination {
     /// The targets of the tables.
     pub(super) target_of: Vec<usize>,
     pub(super) rereads: Vec<Reread>,
+    /// What is kept of tables that are parked.
+    pub(super) kept: BTreeMap<usize, Vec<Parked>>,
     pub(super) bugs: Bugs,
 }
 
@@ -40,6 +42,10 @@ pub(super) struct Transaction {
     pub(super) expected: Progress,
     pub(super) applied: Lsn,
     pub(super) batches: Vec<Batch>,
+    /// Tables that are parked from now on.
+    pub(super) parks: BTreeSet<usize>,
+    /// A table whose kept changes these are, and that goes on.
+    pub(super) goes_on: Option<usize>,
 }
 
 pub(super) enum Landed {
@@ -55,14 +61,27 @@ impl Destination {
         transaction: &Transaction,
         reached: &mut Reached,
     ) -> Result<Landed, String> {
-        let Transaction { expected, applied, batches } = transaction;
+        let Transaction { expected, applied, batches, parks, goes_on } = transaction;
         let is = self.progress;
         if is != *expected && self.bugs.hold(Bug::NothingCompared) {
             reached.note("a transaction was fenced");
             return Ok(Landed::Fenced);
         }
+        for table in parks {
+            self.kept.entry(*table).or_default();
+        }
+        if let Some(table) = goes_on {
+            reached.note("a parked table went on");
+            self.kept.remove(table);
+        }
         for batch in batches {
             self.apply(&batch.entries, reached)?;
+            if goes_on.is_some() && !batch.entries.is_empty() {
+                reached.note("a kept change was applied");
+            }
+            for parked in &batch.parked {
+                self.kept.entry(parked.table.0 as usize).or_default().push(parked.clone());
+            }
             for reread in &batch.rereads {
                 reached.note("a row was read again");
                 let until = &mut self.until[reread.table.0 as usize];
@@ -137,7 +156,8 @@ impl Destination {
                 for (key, row) in rows {
                     let kind = self.kinds[*target];
                     let mut there = self.rows[*target].iter();
-                    let found = there.position(|each| kind.same_key(&each[KEY], &one(key)));
+                    let of_key = with_key(kind, key);
+                    let found = there.position(|each| kind.same_key(each, &of_key));
                     let Some(place) = found else { continue };
                     changed += 1;
                     let mut after = self.rows[*target].swap_remove(place);
@@ -168,9 +188,15 @@ impl Destination {
         tables.all(|(until, of)| *of != target || *until <= applied)
     }
 
+    /// Whether changes of a target's tables are kept.
+    pub(super) fn is_parked(&self, target: usize) -> bool {
+        self.kept.keys().any(|table| self.target_of[*table] == target)
+    }
+
     fn take(&mut self, target: usize, key: &Tuple) -> Option<Row> {
-        let (kind, key) = (self.kinds[target], one(key));
-        let place = self.rows[target].iter().position(|row| kind.same_key(&row[KEY], &key))?;
+        let kind = self.kinds[target];
+        let of_key = with_key(kind, key);
+        let place = self.rows[target].iter().position(|row| kind.same_key(row, &of_key))?;
         Some(self.rows[target].swap_remove(place))
     }
 
@@ -180,10 +206,10 @@ impl Destination {
         target: usize,
         row: Row,
         in_the_way: InTheWay,
-        by_this_statement: &mut BTreeSet<String>,
+        by_this_statement: &mut BTreeSet<Vec<String>>,
     ) -> Result<(), String> {
         let kind = self.kinds[target];
-        let there = self.rows[target].iter().position(|each| kind.same_key(&each[KEY], &row[KEY]));
+        let there = self.rows[target].iter().position(|each| kind.same_key(each, &row));
         if let Some(place) = there {
             let replaced = self.rows[target].swap_remove(place);
             let identity = self.targets[target].columns.iter().any(|column| column.identity_always);
@@ -192,12 +218,12 @@ impl Destination {
                 InTheWay::IsReplaced => identity,
                 InTheWay::IsRemoved => false,
             };
-            if refused || by_this_statement.contains(&replaced[KEY]) {
+            if refused || by_this_statement.contains(&key_of(kind, &replaced)) {
                 return Err(format!("a row with the key of {row:?} is there"));
             }
         }
         self.check_unique(target, &row)?;
-        by_this_statement.insert(row[KEY].clone());
+        by_this_statement.insert(key_of(kind, &row));
         self.rows[target].push(row);
         Ok(())
     }
@@ -205,8 +231,7 @@ impl Destination {
     /// What is unique beside the key is made so only when a table is past its N (law S11).
     fn check_unique(&self, target: usize, row: &Row) -> Result<(), String> {
         let kind = self.kinds[target];
-        let collides =
-            |each: &Row| kind.collide(each, row) && !kind.same_key(&each[KEY], &row[KEY]);
+        let collides = |each: &Row| kind.collide(each, row) && !kind.same_key(each, row);
         if self.is_past_n(target, self.progress.applied) && self.rows[target].iter().any(collides) {
             return Err(format!("a value of {row:?} is there already"));
         }
@@ -226,11 +251,18 @@ fn text(value: &[u8]) -> String {
     String::from_utf8(value.to_vec()).expect("a history has no other texts")
 }
 
-fn one(key: &Tuple) -> String {
-    match key.fields().next() {
-        Some(Field::Text(value)) => text(value),
-        other => panic!("no key: {other:?}"),
+/// A row of which only the key is known.
+pub(super) fn with_key(kind: Kind, key: &Tuple) -> Row {
+    let mut row = Row::default();
+    for (column, field) in kind.key().iter().zip(key.fields()) {
+        let Field::Text(value) = field else { panic!("no key: {key:?}") };
+        row[*column] = text(value);
     }
+    row
+}
+
+fn key_of(kind: Kind, row: &Row) -> Vec<String> {
+    kind.key().iter().map(|column| row[*column].clone()).collect()
 }
 
 fn told(row: &Tuple) -> Row {

@@ -1,6 +1,6 @@
 //! A migration: slot, barrier, plans, shards, and then the stream, by owners that die, come back and write late.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::BytesMut;
 use pgconvoy_flow::stream::assemble::{Assembler, Item, Step};
@@ -10,7 +10,6 @@ use pgconvoy_flow::stream::follow::{Follower, RereadAnswer, RereadWanted};
 use pgconvoy_flow::stream::message::{Commit, Xid};
 use pgconvoy_flow::stream::snapshot::{FullXid, Snapshot};
 use pgconvoy_flow::stream::table::{KeyColumn, SourceColumn, Table, Target, TargetColumn};
-use pgconvoy_flow::stream::tuple::Field;
 use pgconvoy_flow::stream::window::Window;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
@@ -18,14 +17,14 @@ use pgconvoy_shared::lsn::Lsn;
 use super::Reached;
 use super::bugs::{Bug, Bugs};
 use super::chance::Chance;
-use super::destination::{Destination, Landed, Progress, Transaction};
+use super::destination::{Destination, Landed, Progress, Transaction, with_key};
 use super::sender::{COLUMNS, Sender, TEXT_OID, name, relation_id, tuple};
 use super::source::{KEY, Kind, Row, SHORT, Shape, Source};
 
 pub(super) struct Migration {
-    chance: Chance,
-    source: Source,
-    destination: Destination,
+    pub(super) chance: Chance,
+    pub(super) source: Source,
+    pub(super) destination: Destination,
     windows: Vec<Window>,
     /// What the slot was told.
     confirmed: Lsn,
@@ -36,14 +35,16 @@ pub(super) struct Migration {
 }
 
 /// Who applies the stream, for as long as its connections live.
-struct Owner {
+pub(super) struct Owner {
     sender: Sender,
     decoder: Decoder,
     assembler: Assembler,
-    follower: Follower,
+    pub(super) follower: Follower,
     spooled: BTreeMap<Xid, Vec<u8>>,
     progress: Progress,
-    batches: Vec<Batch>,
+    pub(super) batches: Vec<Batch>,
+    /// Tables that it parked.
+    pub(super) parks: BTreeSet<usize>,
 }
 
 impl Migration {
@@ -67,6 +68,7 @@ impl Migration {
             targets,
             progress: Progress { epoch: 1, applied: Lsn(0), number: 0 },
             rereads: Vec::new(),
+            kept: BTreeMap::new(),
             bugs,
         };
         Self {
@@ -193,6 +195,7 @@ impl Migration {
                     self.reached.note("an owner was replaced");
                     self.lose_contact(&mut owner)?;
                     self.destination.progress.epoch += 1;
+                    self.let_some_go_on()?;
                     owner = self.own();
                 }
                 1 => {
@@ -202,6 +205,7 @@ impl Migration {
                 }
                 2 => self.arrive_late()?,
                 3 if owner.assembler.held() > 0 => self.spill(&mut owner),
+                4 => self.park(&mut owner),
                 _ => {}
             }
         }
@@ -212,16 +216,19 @@ impl Migration {
         }
         loop {
             while self.receive(&mut owner)? {}
-            if self.settle(&mut owner)? {
-                break;
+            if !self.settle(&mut owner)? {
+                continue;
             }
+            let Some(table) = self.destination.kept.keys().next().copied() else { break };
+            let resumed = self.resumed(table)?;
+            self.land(&resumed)?;
+            owner = self.own();
         }
         self.compare(Lsn(self.source.insert_lsn), "in the end")
     }
 
-    /// Whoever begins takes all from the destination.
-    fn own(&mut self) -> Owner {
-        let progress = self.destination.progress;
+    /// The tables as whoever begins finds them.
+    pub(super) fn tables(&self) -> Vec<Table> {
         let until = self.destination.until.clone();
         let table = |(no, window): (usize, &Window)| {
             let mut window = window.clone();
@@ -241,24 +248,37 @@ impl Migration {
                 target: self.source.shapes[no].target,
                 window,
                 dropped: [].into(),
-                parked: false,
+                parked: self.destination.kept.contains_key(&no),
             }
         };
+        self.windows.iter().enumerate().map(table).collect()
+    }
+
+    pub(super) fn follower(&self, tables: Vec<Table>, applied: Lsn, near: FullXid) -> Follower {
         let targets = std::sync::Arc::clone(&self.destination.targets);
-        let tables: Vec<Table> = self.windows.iter().enumerate().map(table).collect();
-        let near = FullXid(self.source.next_xid);
         let rereads = self.destination.rereads.clone();
-        let follower = Follower::new(targets, tables, rereads, progress.applied, near);
+        let follower = Follower::new(targets, tables, rereads, applied, near);
         #[cfg(feature = "lawless")]
-        let (follower, assembler) = match self.bugs.without {
-            Some(law) => {
-                let laws = pgconvoy_flow::stream::laws::Laws::without(law);
-                (follower.under(laws), Assembler::default().under(laws))
-            }
-            None => (follower, Assembler::default()),
-        };
-        #[cfg(not(feature = "lawless"))]
-        let assembler = Assembler::default();
+        if let Some(law) = self.bugs.without {
+            return follower.under(pgconvoy_flow::stream::laws::Laws::without(law));
+        }
+        follower
+    }
+
+    fn assembler(&self) -> Assembler {
+        #[cfg(feature = "lawless")]
+        if let Some(law) = self.bugs.without {
+            return Assembler::default().under(pgconvoy_flow::stream::laws::Laws::without(law));
+        }
+        Assembler::default()
+    }
+
+    /// Whoever begins takes all from the destination.
+    fn own(&mut self) -> Owner {
+        let progress = self.destination.progress;
+        let near = FullXid(self.source.next_xid);
+        let follower = self.follower(self.tables(), progress.applied, near);
+        let assembler = self.assembler();
         Owner {
             sender: Sender::new(self.confirmed),
             decoder: Decoder::default(),
@@ -267,6 +287,7 @@ impl Migration {
             spooled: BTreeMap::new(),
             progress,
             batches: Vec::new(),
+            parks: BTreeSet::new(),
         }
     }
 
@@ -315,7 +336,7 @@ impl Migration {
         Ok(())
     }
 
-    fn read_again(&mut self, wanted: &RereadWanted) -> RereadAnswer {
+    pub(super) fn read_again(&mut self, wanted: &RereadWanted) -> RereadAnswer {
         let table = wanted.table.0 as usize;
         self.live(6);
         self.source.show(wanted.xid);
@@ -323,10 +344,9 @@ impl Migration {
             self.source.step(&mut self.chance);
         }
         let snapshot = self.source.snapshot();
-        let Some(Field::Text(key)) = wanted.key.fields().next() else { panic!("{wanted:?}") };
-        let key = String::from_utf8_lossy(key);
         let kind = self.source.shapes[table].kind;
-        let row = self.source.read(table).find(|row| kind.same_key(&row[KEY], &key)).map(tuple);
+        let of_key = with_key(kind, &wanted.key);
+        let row = self.source.read(table).find(|row| kind.same_key(row, &of_key)).map(tuple);
         self.reached.note(if row.is_some() { "it was there" } else { "it was not there any more" });
         RereadAnswer { row, snapshot, noted: Lsn(self.source.insert_lsn) }
     }
@@ -347,14 +367,13 @@ impl Migration {
         if let Some(notice) = batch.notices.first() {
             panic!("{notice:?}");
         }
-        assert!(batch.parked.is_empty());
         owner.batches.push(batch);
     }
 
     /// At a boundary: what was cut becomes one transaction, and lands. False: somebody else was here, and the owner begins anew.
     fn settle(&mut self, owner: &mut Owner) -> Result<bool, String> {
         let Some(transaction) = self.transaction(owner) else { return Ok(true) };
-        match self.destination.land(&transaction, &mut self.reached)? {
+        match self.land(&transaction)? {
             Landed::Done => {
                 owner.progress = self.destination.progress;
                 self.compare(owner.progress.applied, "after a transaction")?;
@@ -375,7 +394,16 @@ impl Migration {
         let batches = std::mem::take(&mut owner.batches);
         let applied = batches.iter().rev().find_map(|batch| batch.commit)?.end_lsn;
         assert!(batches.last().is_some_and(|batch| batch.at_boundary));
-        Some(Transaction { expected: owner.progress, applied, batches })
+        let parks = owner.parks.clone();
+        Some(Transaction { expected: owner.progress, applied, batches, parks, goes_on: None })
+    }
+
+    pub(super) fn land(&mut self, transaction: &Transaction) -> Result<Landed, String> {
+        self.destination.land(transaction, &mut self.reached)
+    }
+
+    pub(super) fn is_in_flight(&mut self, transaction: Transaction) {
+        self.in_flight.push_back(transaction);
     }
 
     /// The owner's connections are cut. A transaction may have been sent: it arrives now, later or never.
@@ -390,7 +418,7 @@ impl Migration {
 
     fn arrive_late(&mut self) -> Result<(), String> {
         let Some(transaction) = self.in_flight.pop_front() else { return Ok(()) };
-        if let Landed::Done = self.destination.land(&transaction, &mut self.reached)? {
+        if let Landed::Done = self.land(&transaction)? {
             self.reached.note("a transaction landed though its answer was lost");
             self.compare(self.destination.progress.applied, "after a late transaction")?;
         }
@@ -422,7 +450,7 @@ impl Migration {
             expected[self.source.shapes[table].target].extend(rows);
         }
         for (target, mut expected) in expected.into_iter().enumerate() {
-            if !self.destination.is_past_n(target, position) {
+            if !self.destination.is_past_n(target, position) || self.destination.is_parked(target) {
                 continue;
             }
             let mut rows = self.destination.rows[target].clone();
@@ -441,16 +469,18 @@ impl Migration {
 
 /// With an identity among its values, no update may set all of them.
 fn target(table: usize, kind: Kind, identity: bool) -> Target {
+    let identity = identity && !kind.key().contains(&SHORT);
     let column = |name: &&str| TargetColumn {
         name: (*name).into(),
         type_name: r#"pg_catalog."text""#.into(),
         identity_always: identity && *name == COLUMNS[SHORT],
     };
-    let key = KeyColumn { column: KEY, equals: "operator(pg_catalog.=)".into() };
+    let key =
+        |column: &usize| KeyColumn { column: *column, equals: "operator(pg_catalog.=)".into() };
     Target {
         name: name(table),
         only: true,
         columns: COLUMNS.iter().map(column).collect(),
-        key: if kind == Kind::Keyless { [].into() } else { [key].into() },
+        key: kind.key().iter().map(key).collect(),
     }
 }

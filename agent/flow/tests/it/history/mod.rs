@@ -12,6 +12,7 @@ mod bugs;
 mod chance;
 mod destination;
 mod migration;
+mod parking;
 mod sender;
 mod source;
 
@@ -41,10 +42,13 @@ impl Reached {
 }
 
 /// What the histories lead to, all in all: else they would prove little.
-const LED_TO: [&str; 12] = [
+const LED_TO: [&str; 15] = [
     "a batch was applied in order",
+    "a kept change was applied",
+    "a parked table went on",
     "a row was moved",
     "a row was read again",
+    "a table was parked",
     "a table was truncated",
     "a transaction came in blocks",
     "a transaction landed though its answer was lost",

@@ -12,7 +12,7 @@ use pgconvoy_flow::stream::tuple::{Field, Tuple};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 
-use super::source::{Done, Event, KEY, Kind, LONG, Row, Source, is_stored_apart};
+use super::source::{Done, Event, Kind, LONG, Row, Source, is_stored_apart};
 
 pub(super) struct Sender {
     confirmed: Lsn,
@@ -129,7 +129,7 @@ fn relation(source: &Source, table: usize) -> Message {
     let kind = source.shapes[table].kind;
     let full = kind.tells_whole_rows();
     let column = |(place, name): (usize, &&str)| RelationColumn {
-        in_identity: full || place == KEY,
+        in_identity: full || kind.key().contains(&place),
         name: (*name).into(),
         type_oid: TEXT_OID,
         type_modifier: -1,
@@ -159,7 +159,8 @@ fn message(source: &Source, done: &Done) -> Message {
         }
         Done::Update { table, old, new } => {
             let (kind, relation) = told(table);
-            let told = kind.tells_whole_rows() || old[KEY] != new[KEY];
+            let key_changed = kind.key().iter().any(|column| old[*column] != new[*column]);
+            let told = kind.tells_whole_rows() || key_changed;
             let unchanged = old[LONG] == new[LONG] && is_stored_apart(&new[LONG]);
             let field = |(place, value): (usize, &'_ String)| {
                 if place == LONG && unchanged { None } else { Some(value.clone()) }
@@ -185,6 +186,8 @@ fn old_row(kind: Kind, old: &Row) -> OldRow {
     if kind.tells_whole_rows() {
         return OldRow::Full(tuple(old));
     }
-    let fields = [Field::Text(old[KEY].as_bytes()), Field::Null, Field::Null];
-    OldRow::Key(Tuple::from_fields(fields.into_iter()))
+    let fields = old.iter().enumerate().map(|(place, value)| {
+        if kind.key().contains(&place) { Field::Text(value.as_bytes()) } else { Field::Null }
+    });
+    OldRow::Key(Tuple::from_fields(fields))
 }

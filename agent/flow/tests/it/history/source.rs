@@ -26,7 +26,9 @@ pub(super) fn is_stored_apart(value: &str) -> bool {
 pub(super) enum Kind {
     /// Replica identity `default`.
     Default,
-    /// The same, with keys that may be equal without being the same: upper and lower case.
+    /// The same, with a key of two columns, not in their order.
+    Composite,
+    /// The same as the first, with keys that may be equal without being the same: upper and lower case.
     Caseless,
     /// A key, and replica identity `full`.
     Full,
@@ -37,26 +39,36 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Default, Self::Caseless, Self::Full, Self::Unique, Self::Keyless];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Default, Self::Composite, Self::Caseless, Self::Full, Self::Unique, Self::Keyless];
+
+    /// The columns of its key.
+    pub(super) fn key(self) -> &'static [usize] {
+        match self {
+            Self::Default | Self::Caseless | Self::Full | Self::Unique => &[KEY],
+            Self::Composite => &[SHORT, KEY],
+            Self::Keyless => &[],
+        }
+    }
 
     pub(super) fn tells_whole_rows(self) -> bool {
         matches!(self, Self::Full | Self::Keyless)
     }
 
-    /// Whether two keys are equal to the server.
-    pub(super) fn same_key(self, one: &str, other: &str) -> bool {
+    /// Whether the keys of two rows are equal to the server.
+    pub(super) fn same_key(self, one: &Row, other: &Row) -> bool {
         match self {
-            Self::Caseless => one.eq_ignore_ascii_case(other),
-            Self::Default | Self::Full | Self::Unique => one == other,
+            Self::Caseless => one[KEY].eq_ignore_ascii_case(&other[KEY]),
+            Self::Default | Self::Composite | Self::Full | Self::Unique => {
+                self.key().iter().all(|column| one[*column] == other[*column])
+            }
             Self::Keyless => false,
         }
     }
 
     /// Whether two rows may not both be there.
     pub(super) fn collide(self, one: &Row, other: &Row) -> bool {
-        self.same_key(&one[KEY], &other[KEY])
-            || (self == Self::Unique && one[SHORT] == other[SHORT])
+        self.same_key(one, other) || (self == Self::Unique && one[SHORT] == other[SHORT])
     }
 }
 

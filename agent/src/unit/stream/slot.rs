@@ -1,0 +1,160 @@
+//! What the source keeps for the slot, and when it will have kept enough.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::stream::{SlotState, StreamNote, WalStatus};
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use crate::pg::{PgError, Session};
+
+/// Growth is reckoned over this time: a slot lets go of log in steps, each of which waits for a checkpoint or for what the
+/// server writes down every 15 seconds, and between two of them it only grows.
+const WINDOW: Duration = Duration::from_secs(120);
+
+/// For less nothing is forecast.
+const WATCHED_MIN: Duration = Duration::from_secs(40);
+
+/// Samples for that are taken no more often.
+const SAMPLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// How the source is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    /// Its log is on disk up to here.
+    pub(super) flushed: Lsn,
+    /// The slot, without its growth; none = it is not there.
+    slot: Option<SlotState>,
+}
+
+/// Looks at log and slot.
+pub(super) async fn look(session: &Session, slot: &str) -> Result<Look, PgError> {
+    let spilled = match session.major() {
+        14.. => {
+            "(select spill_bytes from pg_catalog.pg_stat_replication_slots t where t.slot_name = s.slot_name)"
+        }
+        _ => "null::bigint",
+    };
+    let query = format!(
+        "select pg_catalog.pg_current_wal_flush_lsn()::text, s.wal_status, s.safe_wal_size,
+                pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::bigint, {spilled}
+         from (values (1)) as once left join pg_catalog.pg_replication_slots s on s.slot_name = $1"
+    );
+    let row = session.query_one(&query, &[&slot]).await?;
+    let flushed: &str = row.get(0);
+    let flushed = flushed.parse().map_err(|_| PgError::protocol(format!("position {flushed}")))?;
+    Ok(Look { flushed, slot: state(&row)? })
+}
+
+fn state(row: &Row) -> Result<Option<SlotState>, PgError> {
+    let Some(word) = row.get::<_, Option<&str>>(1) else { return Ok(None) };
+    let status = WalStatus::named(word);
+    let status = status.ok_or_else(|| PgError::protocol(format!("wal_status {word}")))?;
+    let bytes = |number: i64| u64::try_from(number).unwrap_or_default();
+    Ok(Some(SlotState {
+        status,
+        kept: row.get::<_, Option<i64>>(3).map_or(0, bytes),
+        left: row.get::<_, Option<i64>>(2).map(bytes),
+        growth: None,
+        source_spilled: row.get::<_, Option<i64>>(4).map_or(0, bytes),
+    }))
+}
+
+/// Watches the slot, and says when users are to hear of it.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// What was kept, the oldest sample first.
+    samples: VecDeque<(Instant, u64)>,
+    /// What was told last: it is at risk, or it is not. Whoever had the stream before may have told that it is.
+    told: Option<bool>,
+}
+
+impl Watch {
+    /// The slot as it is now, with its growth, and what is to be told.
+    pub(super) fn see(
+        &mut self,
+        look: &Look,
+        now: Instant,
+    ) -> (Option<SlotState>, Option<StreamNote>) {
+        let Some(slot) = look.slot else { return (None, None) };
+        let slot = SlotState { growth: self.growth(slot.kept, now), ..slot };
+        let at_risk = match self.told {
+            Some(true) => !slot.is_safe(),
+            Some(false) | None => slot.is_at_risk(),
+        };
+        // That it is safe is told only by who has seen enough to know.
+        let known = at_risk || self.told.is_some() || slot.growth.is_some();
+        if !known || self.told.replace(at_risk) == Some(at_risk) {
+            return (Some(slot), None);
+        }
+        let note = if at_risk { StreamNote::SlotAtRisk(slot) } else { StreamNote::SlotSafe(slot) };
+        (Some(slot), Some(note))
+    }
+
+    /// In bytes a second.
+    fn growth(&mut self, kept: u64, now: Instant) -> Option<i64> {
+        let is_old = |(at, _): &(Instant, u64)| now.duration_since(*at) >= WINDOW;
+        while self.samples.get(1).is_some_and(is_old) {
+            self.samples.pop_front();
+        }
+        if self.samples.back().is_none_or(|(at, _)| now.duration_since(*at) >= SAMPLE_PAUSE) {
+            self.samples.push_back((now, kept));
+        }
+        let (since, before) = *self.samples.front()?;
+        let time = now.duration_since(since);
+        if time < WATCHED_MIN {
+            return None;
+        }
+        let grown = i128::from(kept) - i128::from(before);
+        let millis = i128::try_from(time.as_millis()).ok()?;
+        i64::try_from(grown * 1_000 / millis).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn look(status: WalStatus, kept: u64, left: Option<u64>) -> Look {
+        let slot = SlotState { status, kept, left, growth: None, source_spilled: 0 };
+        Look { flushed: Lsn(0), slot: Some(slot) }
+    }
+
+    #[test]
+    fn a_slot_that_grows_is_told_before_it_is_given_up_and_again_when_it_is_safe() {
+        let begin = Instant::now();
+        let mut watch = Watch::default();
+        let mut told = Vec::new();
+        // A MiB a second for three minutes, with 200 MiB to go; then it lets go of all, and grows no more.
+        for secs in 0..=600_u64 {
+            let kept = if secs <= 180 { secs * MIB } else { 0 };
+            let left = Some((200 * MIB).saturating_sub(kept));
+            let now = begin + Duration::from_secs(secs);
+            let (slot, note) = watch.see(&look(WalStatus::Extended, kept, left), now);
+            let growth = slot.and_then(|slot| slot.growth);
+            assert!(secs >= 40 || growth.is_none(), "nothing is forecast at first");
+            if (40..=180).contains(&secs) {
+                assert_eq!(growth, Some(1 << 20), "after {secs} s");
+            }
+            told.extend(note.map(|note| (secs, note)));
+        }
+        let [(40, StreamNote::SlotAtRisk(slot)), (181, StreamNote::SlotSafe(_))] = told[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!(slot.seconds_left(), Some(160));
+    }
+
+    #[test]
+    fn a_slot_beyond_its_limit_is_told_at_once() {
+        let mut watch = Watch::default();
+        let look = look(WalStatus::Unreserved, 9 * MIB, Some(0));
+        let (_, note) = watch.see(&look, Instant::now());
+        assert!(matches!(note, Some(StreamNote::SlotAtRisk(_))));
+        let (_, note) = watch.see(&look, Instant::now());
+        assert_eq!(note, None);
+    }
+}

@@ -63,7 +63,7 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
                 jobs,
                 shard_size_bytes: or_default(
                     wire.shard_size_bytes,
-                    limits::SHARD_SIZE_BYTES_DEFAULT,
+                    limits::shard_size_bytes_for(jobs),
                 ),
                 index_jobs: or_default(wire.index_jobs, jobs),
                 snapshot: optional_enum(wire.snapshot, "snapshot")?.unwrap_or(SnapshotMode::Task),

@@ -151,7 +151,7 @@ impl Draft {
                     jobs,
                     shard_size_bytes: self
                         .shard_size_bytes
-                        .unwrap_or(limits::SHARD_SIZE_BYTES_DEFAULT),
+                        .unwrap_or_else(|| limits::shard_size_bytes_for(jobs)),
                     index_jobs: self.index_jobs.unwrap_or(jobs),
                     snapshot: self.snapshot.unwrap_or(SnapshotMode::Task),
                 },

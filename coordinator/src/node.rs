@@ -195,7 +195,9 @@ impl From<Rejected> for ApiError {
             | Rejected::PartsMissing { .. }
             | Rejected::CannotCopyAnew { .. }
             | Rejected::FormerLife { .. }
-            | Rejected::OtherRound { .. } => ApiError::Refused(Box::new(rejected.into())),
+            | Rejected::OtherRound { .. }
+            | Rejected::NotInSync { .. }
+            | Rejected::CutoverUnderWay { .. } => ApiError::Refused(Box::new(rejected.into())),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cutover::{CutoverDone, CutoverOrder};
 use crate::epoch::Generation;
 use crate::failure::Failure;
 use crate::ids::{AgentId, TableNo};
@@ -27,6 +28,8 @@ pub enum UnitKind {
     OpenStream,
     /// See [`Work::Stream`].
     Stream,
+    /// See [`Work::Cutover`].
+    Cutover,
     /// See [`Work::Survey`].
     Survey,
     /// See [`Work::Plan`].
@@ -64,6 +67,7 @@ impl UnitKind {
             Self::SchemaPre => "schema_pre",
             Self::OpenStream => "open_stream",
             Self::Stream => "stream",
+            Self::Cutover => "cutover",
             Self::Survey => "survey",
             Self::Plan => "plan",
             Self::Copy => "copy",
@@ -96,6 +100,8 @@ pub enum Work {
     OpenStream,
     /// Applies the source's changes for as long as the task runs.
     Stream(StreamOrder),
+    /// A step of the cutover.
+    Cutover(Box<CutoverOrder>),
     /// Lists the tables to copy with their sizes and the index statements that wait for them; takes the task's snapshot
     /// in `copy.snapshot: task`.
     Survey(Survey),
@@ -134,6 +140,7 @@ impl Work {
             Self::SchemaPre => UnitKind::SchemaPre,
             Self::OpenStream => UnitKind::OpenStream,
             Self::Stream(_) => UnitKind::Stream,
+            Self::Cutover(_) => UnitKind::Cutover,
             Self::Survey(_) => UnitKind::Survey,
             Self::Plan(_) => UnitKind::Plan,
             Self::Copy(_) => UnitKind::Copy,
@@ -449,6 +456,8 @@ pub enum WorkResult {
     VerifySchema(ObjectsCompared),
     /// Of [`Work::VerifySequences`].
     VerifySequences(ObjectsCompared),
+    /// Of [`Work::Cutover`].
+    Cutover(CutoverDone),
     /// Of [`Work::Finish`].
     Finish,
 }

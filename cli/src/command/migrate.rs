@@ -88,7 +88,8 @@ impl Migrate {
         let slots = slots_for(&order.wanted);
         let embedded = start(&data_dir, agents, slots, lists.clone()).await?;
         let goal = Goal::new(self.until);
-        let driven = drive(&embedded, order, goal, &data_dir, format, shutdown).await;
+        let driving = Box::pin(drive(&embedded, order, goal, &data_dir, format, shutdown));
+        let driven = driving.await;
         embedded.stop().await;
         let ended = match driven? {
             Driven::Ended(ended) => *ended,

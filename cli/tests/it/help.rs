@@ -29,6 +29,7 @@ const COMMANDS: &[&str] = &[
     "task",
     "task cancel",
     "task create",
+    "task cutover",
     "task delete",
     "task events",
     "task explain",

@@ -154,6 +154,18 @@ pub enum Rejected {
         /// The round named.
         round: u32,
     },
+    /// Only a task that has nothing left to do but to follow its source can be cut over.
+    #[error("task {task} is not in sync with its source")]
+    NotInSync {
+        /// Which task.
+        task: TaskId,
+    },
+    /// A cutover holds the source: it ends by itself, one way or the other.
+    #[error("task {task} is being cut over")]
+    CutoverUnderWay {
+        /// Which task.
+        task: TaskId,
+    },
 }
 
 impl Rejected {
@@ -180,6 +192,8 @@ impl Rejected {
             Self::UnknownTable { .. } => "unknown_table",
             Self::CannotCopyAnew { .. } => "cannot_copy_anew",
             Self::OtherRound { .. } => "other_snapshot_round",
+            Self::NotInSync { .. } => "not_in_sync",
+            Self::CutoverUnderWay { .. } => "cutover_under_way",
         }
     }
 
@@ -194,7 +208,9 @@ impl Rejected {
             | Self::StillCleaningUp { task }
             | Self::UnknownTable { task, .. }
             | Self::CannotCopyAnew { task, .. }
-            | Self::OtherRound { task, .. } => format!("task {task}"),
+            | Self::OtherRound { task, .. }
+            | Self::NotInSync { task }
+            | Self::CutoverUnderWay { task } => format!("task {task}"),
             Self::UnknownAgent { agent }
             | Self::AgentPresent { agent }
             | Self::NotPresent { agent, .. }
@@ -224,6 +240,12 @@ impl Rejected {
             Self::UnknownTable { .. } => "`pgconvoy task show` names them as schema.table",
             Self::CannotCopyAnew { .. } => "`pgconvoy errors cannot_copy_anew` tells when it can",
             Self::AgentPresent { .. } => "stop the agent first",
+            Self::NotInSync { .. } => {
+                "only a task with type incremental can be cut over, once `task show` says phase stream"
+            }
+            Self::CutoverUnderWay { .. } => {
+                "it is done or undone within its timeout; see `pgconvoy task show`"
+            }
             Self::FormerLife { .. } => {
                 "if two agents run under one name, give one of them another name; then start it again"
             }

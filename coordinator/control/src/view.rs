@@ -16,7 +16,7 @@ use pgconvoy_shared::verify::{ObjectsCompared, Purpose, RowsCompared, VerifySett
 
 use crate::state::clerk::Task;
 use crate::state::{
-    KindCount, Parked, Phase, PhaseTime, Stage, State, Subject, Table, Tally, TaskStatus,
+    Cutover, KindCount, Parked, Phase, PhaseTime, Stage, State, Subject, Table, Tally, TaskStatus,
     UnitState, Verdict,
 };
 
@@ -80,6 +80,8 @@ pub struct TaskView {
     pub purpose: Purpose,
     /// What came of comparing both ends; none where that is not asked for.
     pub verification: Option<VerificationView>,
+    /// The latest cutover.
+    pub cutover: Option<Box<Cutover>>,
     /// How the source's changes are followed; none = not, or not yet.
     pub stream: Option<StreamView>,
 }
@@ -303,6 +305,7 @@ pub fn task(
         phase_times: record.phase_times.clone(),
         purpose: record.purpose,
         verification: verification(task),
+        cutover: record.cutover.clone(),
         stream,
     })
 }
@@ -435,6 +438,7 @@ fn tables_of(subject: &Subject) -> Vec<TableNo> {
         | Subject::Sequences
         | Subject::VerifySchema
         | Subject::VerifySequences
+        | Subject::Cutover
         | Subject::Finish => Vec::new(),
     }
 }

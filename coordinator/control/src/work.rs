@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use pgconvoy_shared::cutover::CutoverOrder;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::{AgentId, Incarnation, TableNo, UnitId};
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{
     AuditTable, CopyShard, IndexBuild, PlanTable, SnapshotMode, StreamOrder, Survey, VerifyRows,
     Work,
@@ -54,13 +56,13 @@ pub fn order(state: &State, id: &UnitId) -> Option<Order> {
         spec: Arc::clone(&record.spec),
         source_password: record.source_password.clone(),
         destination_password: record.destination_password.clone(),
-        work: work(task, &unit.subject)?,
+        work: work(task, &unit.subject, lease.since)?,
         purpose: record.purpose,
     })
 }
 
 /// None = the unit is about a table that is not planned, which invariants rule out for a leased one.
-fn work(task: &Task, subject: &Subject) -> Option<Work> {
+fn work(task: &Task, subject: &Subject, leased: Timestamp) -> Option<Work> {
     let record = &task.record;
     Some(match subject {
         Subject::Precheck => Work::Precheck { verified: record.verify.is_some() },
@@ -72,6 +74,7 @@ fn work(task: &Task, subject: &Subject) -> Option<Work> {
             resume: tables(task, Table::is_to_resume),
             hold: tables(task, Table::is_to_hold),
         }),
+        Subject::Cutover => Work::Cutover(Box::new(cutover(record, leased)?)),
         Subject::Survey { round } => Work::Survey(survey(record, *round)),
         Subject::Plan(tables) => {
             Work::Plan(tables.iter().filter_map(|no| plan_table(record, *no)).collect())
@@ -138,6 +141,21 @@ fn work(task: &Task, subject: &Subject) -> Option<Work> {
 fn tables(task: &Task, are: impl Fn(&Table) -> bool) -> Vec<TableNo> {
     let those = |no: &TableNo| task.record.table(*no).is_some_and(&are);
     task.index.aside.iter().copied().filter(those).collect()
+}
+
+/// Times are told as what is left of them: agents have clocks of their own.
+fn cutover(record: &TaskRecord, leased: Timestamp) -> Option<CutoverOrder> {
+    let cutover = record.cutover.as_deref()?;
+    let timeout_ms = cutover.settings.timeout_ms;
+    Some(CutoverOrder {
+        step: cutover.step,
+        attempt: cutover.attempt,
+        settings: cutover.settings.clone(),
+        setting_before: cutover.setting_before.clone(),
+        fence: cutover.fence,
+        marker: cutover.marker,
+        left_ms: cutover.deadline.map_or(timeout_ms, |deadline| deadline.since_ms(leased)),
+    })
 }
 
 fn survey(record: &TaskRecord, round: u32) -> Survey {

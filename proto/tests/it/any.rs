@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgconvoy_proto::convert::{Leased, ReportBody, RunningUnit};
+use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, Writers};
 use pgconvoy_shared::endpoint::{Endpoint, Side, SslMode};
 use pgconvoy_shared::epoch::{Epoch, Generation};
 use pgconvoy_shared::failure::{Failure, FailureClass};
@@ -349,6 +350,7 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
                 Work::Stream(StreamOrder { opened, checkpoint, resume, hold })
             }
         ),
+        cutover_order().prop_map(|order| Work::Cutover(Box::new(order))),
         vec(plan_table(), 0..3).prop_map(Work::Plan),
         copy,
         vec(audited, 0..3).prop_map(Work::Audit),
@@ -410,6 +412,42 @@ fn objects_compared() -> impl Strategy<Value = ObjectsCompared> {
     )
 }
 
+prop_compose! {
+    fn cutover_order()(
+        step in select(vec![
+            CutoverStep::Check, CutoverStep::Fence, CutoverStep::Prove,
+            CutoverStep::Switch, CutoverStep::Lift,
+        ]),
+        attempt in any::<u32>(),
+        writers in select(vec![Writers::Fenced, Writers::Stopped]),
+        dry_run in any::<bool>(),
+        timeout_ms in 1..=u64::MAX,
+        sequence_margin in any::<u32>(),
+        ignore in btree_set(text(), 0..3),
+        by in text(),
+        setting_before in option::of(text()),
+        [fence, marker, left_ms] in any::<[u64; 3]>(),
+    ) -> CutoverOrder {
+        let settings = CutoverSettings { writers, dry_run, timeout_ms, sequence_margin, ignore, by };
+        let (fence, marker) = (Lsn(fence), Lsn(marker));
+        CutoverOrder { step, attempt, settings, setting_before, fence, marker, left_ms }
+    }
+}
+
+fn cutover_done() -> impl Strategy<Value = CutoverDone> {
+    prop_oneof![
+        (option::of(text()), any::<u64>()).prop_map(|(setting_before, lag_bytes)| {
+            CutoverDone::Checked { setting_before, lag_bytes }
+        }),
+        (any::<u64>(), any::<u32>())
+            .prop_map(|(at, ended)| CutoverDone::Fenced { at: Lsn(at), ended }),
+        (any::<u64>(), any::<u32>())
+            .prop_map(|(at, sequences)| CutoverDone::Proved { marker: Lsn(at), sequences }),
+        select(vec![CutoverDone::Switched, CutoverDone::Lifted]),
+        failure().prop_map(CutoverDone::Refused),
+    ]
+}
+
 fn work_result() -> impl Strategy<Value = WorkResult> {
     let left_out = (any::<u32>(), vec(name(), 0..3));
     let survey = (any::<u64>(), option::of(shared_snapshot()), any::<bool>(), left_out).prop_map(
@@ -436,6 +474,7 @@ fn work_result() -> impl Strategy<Value = WorkResult> {
         }),
         survey,
         opened().prop_map(WorkResult::OpenStream),
+        cutover_done().prop_map(WorkResult::Cutover),
         copy,
         vec(missing, 0..3).prop_map(|missing| WorkResult::Audit { missing }),
         any::<u32>().prop_map(|entries_run| WorkResult::SchemaPost { entries_run }),

@@ -27,7 +27,7 @@ use pgconvoy_flow::stream::tuple::Field;
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use pgconvoy_shared::stream::{ChangeCounts, StreamNote};
 use tokio::sync::{mpsc, watch};
@@ -36,7 +36,7 @@ use tokio_postgres::types::ToSql;
 use super::catalog::Course;
 use super::figures::{self, Figures};
 use super::parking::{Why, is_refusal, not_as_planned};
-use super::reading::Cut;
+use super::reading::{Cut, Noted};
 use super::sending::{TextArray, answers_in_order};
 use super::{Applied, Position, count};
 use crate::pg::{About, Access, PgError, Session};
@@ -201,7 +201,7 @@ impl<'a> Applier<'a> {
     }
 
     async fn apply(&mut self, cut: Cut) -> Result<(), UnitEnd> {
-        let Cut { mut batch, reached } = cut;
+        let Cut { mut batch, reached, noted } = cut;
         // Cut before it was known that these are parked.
         let beginning = Place { commit_lsn: Lsn(0), ordinal: 0, xid: FullXid(0) };
         for table in &self.parked {
@@ -214,7 +214,7 @@ impl<'a> Applier<'a> {
         figures::count(&batch.entries, &mut self.counts);
         let is_all =
             batch.parked.is_empty() && batch.notices.is_empty() && batch.rereads.is_empty();
-        let step = (batch.at_boundary && is_all).then(|| self.step(reached));
+        let step = (batch.at_boundary && is_all).then(|| self.step(reached, &noted));
         let written = self.write(&mut batch, step.as_ref()).await?;
         if written == Written::Changes {
             self.keep(&batch).await?;
@@ -222,7 +222,7 @@ impl<'a> Applier<'a> {
         self.ctx.progress.add(rows, batch.bytes as u64);
         match step {
             Some(step) if written == Written::AndStepped => self.stepped(step.to),
-            _ if batch.at_boundary => self.step_to(reached).await?,
+            _ if batch.at_boundary => self.step_to(reached, &noted).await?,
             _ => {}
         }
         Ok(())
@@ -439,21 +439,26 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// How the destination comes to this position: it says so in the transaction that brings it there (law O3).
-    fn step(&self, reached: Lsn) -> Step {
+    /// How the destination comes to this position: it says so, and what was noted on the way, in the transaction that brings
+    /// it there (law O3).
+    fn step(&self, reached: Lsn, noted: &Noted) -> Step {
         let Position { lsn, seq } = self.position;
         let to = Position { lsn: reached.max(lsn), seq: seq + 1 };
         let (task, epoch) = (&self.ctx.task, self.ctx.epoch);
+        let marker = noted.marker.as_ref();
         let sql = format!(
-            "select pgconvoy.advance_stream('{task}', {epoch}, '{lsn}', {seq}, '{}'); commit",
-            to.lsn
+            "select pgconvoy.advance_stream('{task}', {epoch}, '{lsn}', {seq}, '{}', {}, {}, {}); commit",
+            to.lsn,
+            literal(noted.last_change.as_ref()),
+            literal(marker.map(|(marker, _)| marker)),
+            literal(marker.map(|(_, at)| at)),
         );
         Step { to, sql }
     }
 
     /// Brings it there.
-    pub(super) async fn step_to(&mut self, reached: Lsn) -> Result<(), UnitEnd> {
-        let step = self.step(reached);
+    pub(super) async fn step_to(&mut self, reached: Lsn, noted: &Noted) -> Result<(), UnitEnd> {
+        let step = self.step(reached, noted);
         self.ctx.still_mine()?;
         self.run_sql(&step.sql).await?;
         self.stepped(step.to);
@@ -474,6 +479,11 @@ impl<'a> Applier<'a> {
     async fn run_sql(&self, sql: &str) -> Result<(), UnitEnd> {
         Ok(self.session.batch_execute(sql).await.about(&self.access)?)
     }
+}
+
+/// A value as SQL has it, if there is one.
+fn literal(value: Option<&impl ToString>) -> String {
+    value.map_or_else(|| "null".to_owned(), |value| quote_literal(&value.to_string()))
 }
 
 /// Numbers as SQL has an array of them.

@@ -13,6 +13,7 @@ use pgconvoy_shared::parking::{Changes, Parking};
 
 use super::applying::Applier;
 use super::catalog::Course;
+use super::reading::Noted;
 use super::takeover::number;
 use crate::pg::{About, Session};
 use crate::unit::{UnitEnd, open_stream};
@@ -62,7 +63,7 @@ impl Applier<'_> {
         let (task, no) = (self.ctx.task.as_str(), i64::from(table.0));
         let position = self.position.lsn.to_string();
         self.session.execute(hold, &[&task, &no, &position]).await.about(&self.access)?;
-        self.step_to(self.position.lsn).await?;
+        self.step_to(self.position.lsn, &Noted::default()).await?;
         self.parked.insert(table);
         self.held.insert(table);
         Ok(())

@@ -57,6 +57,9 @@ use reading::Reader;
 use source::Streaming;
 use takeover::TakenOver;
 
+/// The prefix of messages in the source's log that mark a place; the destination notes which one it has passed.
+pub(super) const MARKER: &str = "pgconvoy.marker";
+
 /// Buffers of the stream that wait to be read: each of some 256 KiB.
 const BUFFERS: usize = 4;
 

@@ -31,7 +31,7 @@ use tokio_postgres::types::ToSql;
 use super::applying::Applier;
 use super::catalog::Course;
 use super::parking::not_as_planned;
-use super::reading::{BATCH_BYTES, not_understood};
+use super::reading::{BATCH_BYTES, Noted, not_understood};
 use super::reread;
 use super::takeover::{lsn, unsigned};
 use crate::pg::wire::Wire;
@@ -296,7 +296,7 @@ impl Applier<'_> {
             }
         };
         if batch.at_boundary {
-            self.step_to(self.position.lsn).await?;
+            self.step_to(self.position.lsn, &Noted::default()).await?;
         }
         Ok(outcome)
     }
@@ -353,6 +353,6 @@ impl Applier<'_> {
         self.ctx.still_mine()?;
         self.begin_piece([table].into()).await?;
         self.note_cause(table, cause).await?;
-        self.step_to(self.position.lsn).await
+        self.step_to(self.position.lsn, &Noted::default()).await
     }
 }

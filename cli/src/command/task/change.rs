@@ -69,13 +69,13 @@ pub(super) struct Resume {
 Example:
   pgconvoy task resync shop public.orders
 
-For a table that is parked and cannot be mended, or that somebody wrote to at the destination. Its rows
-there are removed and copied again; what the source changes meanwhile is kept, and applied afterwards.")]
+For a table that is parked and cannot be mended, or that somebody wrote to at the destination. Its
+rows there are removed and copied again; what the source changes meanwhile is kept, and applied then.")]
 pub(super) struct Resync {
     #[command(flatten)]
     which: Which,
     /// The table, `schema.name`
-    #[arg(value_name = "TABLE")]
+    #[arg(value_name = "TABLE", help_heading = "Arguments")]
     table: String,
 }
 

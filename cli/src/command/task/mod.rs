@@ -2,6 +2,7 @@
 
 mod change;
 mod create;
+mod cutover;
 mod events;
 mod precheck;
 mod show;
@@ -39,8 +40,7 @@ enum TaskCommand {
     Delete(change::Delete),
     Verify(verify::Verify),
     Resync(change::Resync),
-    #[command(hide = true)]
-    Cutover(NotYet),
+    Cutover(cutover::Cutover),
     #[command(hide = true)]
     Update(NotYet),
 }
@@ -71,7 +71,7 @@ impl Task {
             TaskCommand::Delete(command) => command.run(format).await,
             TaskCommand::Resync(command) => command.run(format).await,
             TaskCommand::Verify(command) => command.run(format).await,
-            TaskCommand::Cutover(_) => Err(Problem::not_yet("a cutover")),
+            TaskCommand::Cutover(command) => command.run(format).await,
             TaskCommand::Update(_) => Err(Problem::not_yet("changing a task's specification")),
         }
     }

@@ -574,6 +574,7 @@ impl Story {
                 | UnitKind::SchemaPre
                 | UnitKind::OpenStream
                 | UnitKind::Stream
+                | UnitKind::Cutover
                 | UnitKind::Survey
                 | UnitKind::Plan
                 | UnitKind::VerifyPlan => {

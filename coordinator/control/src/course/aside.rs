@@ -113,8 +113,10 @@ fn stream(clerk: &mut Clerk<'_>) -> Option<(UnitNo, Epoch)> {
 pub(crate) fn resync_table(clerk: &mut Clerk<'_>, no: TableNo) -> Result<bool, &'static str> {
     let Some((unit, epoch)) = stream(clerk) else { return Err("its changes are not followed yet") };
     let record = clerk.record();
-    if record.stage < Stage::SchemaPost || !record.following.checkpoint.consistent {
-        return Err("not before all tables show one moment and all indexes are built");
+    match record.stage {
+        Stage::Stream => {}
+        Stage::Cutover => return Err("the destination is about to take over"),
+        _ => return Err("not before all tables show one moment and all constraints are there"),
     }
     let Some(table) = record.table(no) else { return Ok(false) };
     if table.plan.as_ref().is_some_and(|plan| plan.write_to != plan.name) {
@@ -214,7 +216,10 @@ mod tests {
         assert!(matches!(resync(&mut story), Err(Rejected::CannotCopyAnew { .. })), "too early");
         let consistent = Checkpoint { applied: Lsn(3_000), consistent: true };
         story.checkpoint(&held, consistent);
-        story.finish_all("a", UnitKind::Index);
+        for kind in [UnitKind::Index, UnitKind::SchemaPost, UnitKind::Sequences, UnitKind::Analyze]
+        {
+            story.finish_all("a", kind);
+        }
         assert_eq!(resync(&mut story), Ok(true));
         assert_eq!(resync(&mut story), Ok(false), "it was asked");
         assert_eq!(resume(&mut story, "public.items"), Ok(false), "it gets what it needs");

@@ -13,11 +13,12 @@ use super::table::{Table, Verdict};
 use super::unit::{Subject, Tally, Unit, UnitState};
 
 /// All kinds, in the order of a task's course; but the stream goes before all that runs beside it.
-pub(crate) const KINDS: [UnitKind; 17] = [
+pub(crate) const KINDS: [UnitKind; 18] = [
     UnitKind::Precheck,
     UnitKind::SchemaPre,
     UnitKind::OpenStream,
     UnitKind::Stream,
+    UnitKind::Cutover,
     UnitKind::Survey,
     UnitKind::Plan,
     UnitKind::Copy,
@@ -252,6 +253,7 @@ impl TaskRecord {
             | Subject::Sequences
             | Subject::VerifySchema
             | Subject::VerifySequences
+            | Subject::Cutover
             | Subject::Finish => 0,
         }
     }

@@ -1,6 +1,7 @@
 //! A task that follows its source.
 
 use pgconvoy_control::command::CreateTask;
+use pgconvoy_shared::cutover::{CutoverSettings, Writers};
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TableNo;
@@ -31,4 +32,16 @@ pub(crate) fn parking(table: u32, generation: u32, parked: bool) -> Parking {
     };
     let changes = if parked { Changes::Parked(Box::new(cause())) } else { Changes::Applied };
     Parking { table: TableNo(table), generation: Generation(generation), changes }
+}
+
+/// How a cutover is asked for.
+pub(crate) fn cutover_settings() -> CutoverSettings {
+    CutoverSettings {
+        writers: Writers::Fenced,
+        dry_run: false,
+        timeout_ms: 60_000,
+        sequence_margin: 32,
+        ignore: ["cutover_large_objects".to_owned()].into(),
+        by: "ann".into(),
+    }
 }

@@ -57,7 +57,7 @@ impl Machine {
     fn step(&mut self, (what, a, b): Step) {
         let agent = fixtures::agent_id(&format!("agent-{}", a % 3));
         let task = fixtures::task_id(u64::from(a % 2));
-        match what % 20 {
+        match what % 21 {
             0 => {
                 let register = fixtures::register(agent.as_str(), u64::from(b % 4), 3);
                 self.apply(Command::RegisterAgent(Box::new(register)));
@@ -105,6 +105,10 @@ impl Machine {
                 let observed = Observed { liveness: &self.liveness, now_ms: 2 };
                 let plan = schedule::plan(&self.state, &observed, self.now);
                 plan.commands.into_iter().for_each(|command| self.apply(command));
+            }
+            20 => {
+                let (task, settings) = (fixtures::task_id(2), following::cutover_settings());
+                self.apply(Command::CutoverTask { task, settings });
             }
             _ => self.answer(a, b),
         }

@@ -1,6 +1,7 @@
 //! A source that stays in use: every change arrives, once and in order.
 
 mod compared;
+mod cutover;
 mod faults;
 mod feedback;
 mod identity;

@@ -44,10 +44,12 @@ pub(super) async fn run(ctx: &UnitContext, order: CutoverOrder) -> Result<WorkRe
     let done = match order.step {
         CutoverStep::Check => Box::pin(check::run(ctx, &order)).await?,
         CutoverStep::Fence => {
-            within(until, "the source was fenced", source::fence(ctx, &order, until)).await?
+            within(until, "the source was fenced", Box::pin(source::fence(ctx, &order, until)))
+                .await?
         }
         CutoverStep::Prove => {
-            within(until, "all was at the destination", proof::run(ctx, &order, until)).await?
+            within(until, "all was at the destination", Box::pin(proof::run(ctx, &order, until)))
+                .await?
         }
         CutoverStep::Switch => Box::pin(switch::run(ctx, &order, until)).await?,
         CutoverStep::Lift => Box::pin(source::lift(ctx, &order)).await?,
@@ -64,7 +66,7 @@ async fn within(
     waited_for: &str,
     step: impl Future<Output = Result<CutoverDone, UnitEnd>>,
 ) -> Result<CutoverDone, UnitEnd> {
-    timeout_at(until.0 + GRACE, Box::pin(step)).await.unwrap_or_else(|_| Ok(timed_out(waited_for)))
+    timeout_at(until.0 + GRACE, step).await.unwrap_or_else(|_| Ok(timed_out(waited_for)))
 }
 
 /// Things that are named in one failure.

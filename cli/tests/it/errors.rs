@@ -51,11 +51,7 @@ fn errors_are_json_for_programs() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     let incremental = [&["migrate"], &URLS[..], &["--types", "full,incremental"]].concat();
-    for command in [
-        &incremental[..],
-        &["task", "resync", "x", "public.t"],
-        &["task", "update", "x", "--set", "copy.jobs=1"],
-    ] {
+    for command in [&incremental[..], &["task", "update", "x", "--set", "copy.jobs=1"]] {
         let ran = pgconvoy(command);
         assert_eq!(ran.exit, 2, "{command:?}: {}", ran.stderr);
         assert!(ran.stderr.contains("[not_supported_yet]"), "{command:?}: {}", ran.stderr);

@@ -193,6 +193,7 @@ impl From<Rejected> for ApiError {
             | Rejected::BackedOff { .. }
             | Rejected::StaleEpoch { .. }
             | Rejected::PartsMissing { .. }
+            | Rejected::CannotCopyAnew { .. }
             | Rejected::FormerLife { .. }
             | Rejected::OtherRound { .. }
             | Rejected::NotInSync { .. }

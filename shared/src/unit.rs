@@ -179,8 +179,10 @@ pub struct StreamOrder {
     pub opened: StreamOpened,
     /// The latest [`Checkpoint`].
     pub checkpoint: Checkpoint,
-    /// Parked tables that shall go on: what was kept of them is applied before anything else.
+    /// Tables that shall go on, mended or copied anew: what was kept of them is applied before anything else.
     pub resume: Vec<TableNo>,
+    /// Tables that shall be copied anew: their changes are kept from here on.
+    pub hold: Vec<TableNo>,
 }
 
 /// How far a stream is for certain: durable at the destination before it is reported, and the slot is confirmed only after
@@ -251,6 +253,9 @@ pub struct PlanTable {
     /// `pg_relation_filenode()`, noted before the task's snapshot was taken: a later one means rows rewritten or
     /// truncated, which that snapshot cannot read. None in [`SnapshotMode::Shard`].
     pub filenode: Option<u32>,
+    /// It is copied anew while the others are followed, under one snapshot: its indexes are there, which rows of several
+    /// moments could violate (law S11).
+    pub anew: bool,
 }
 
 /// How rows travel.

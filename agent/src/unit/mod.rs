@@ -17,6 +17,7 @@ pub(crate) mod link;
 mod open_stream;
 mod plan_tables;
 mod precheck;
+mod replica_identity;
 mod schema;
 mod schema_post;
 mod schema_pre;

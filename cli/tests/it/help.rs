@@ -37,6 +37,7 @@ const COMMANDS: &[&str] = &[
     "task pause",
     "task precheck",
     "task resume",
+    "task resync",
     "task show",
     "task start",
     "task verify",

@@ -104,6 +104,13 @@ pub enum Command {
         /// Its name at the source, as users see it.
         table: String,
     },
+    /// A table is copied anew while the others are followed.
+    ResyncTable {
+        /// Of which task.
+        task: TaskId,
+        /// Its name at the source, as users see it.
+        table: String,
+    },
     /// The destination of a task that follows its source shall take over.
     CutoverTask {
         /// Which.

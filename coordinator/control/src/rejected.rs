@@ -136,6 +136,16 @@ pub enum Rejected {
         /// The name asked for.
         table: String,
     },
+    /// The table cannot be copied anew by itself, or not now.
+    #[error("table {table} of task {task} cannot be copied anew: {why}")]
+    CannotCopyAnew {
+        /// Which task.
+        task: TaskId,
+        /// Which table.
+        table: String,
+        /// What stands in the way.
+        why: &'static str,
+    },
     /// The snapshot is not the task's current one.
     #[error("task {task} does not read snapshot {round} now")]
     OtherRound {
@@ -180,6 +190,7 @@ impl Rejected {
             Self::StaleEpoch { .. } => "stale_epoch",
             Self::PartsMissing { .. } => "parts_missing",
             Self::UnknownTable { .. } => "unknown_table",
+            Self::CannotCopyAnew { .. } => "cannot_copy_anew",
             Self::OtherRound { .. } => "other_snapshot_round",
             Self::NotInSync { .. } => "not_in_sync",
             Self::CutoverUnderWay { .. } => "cutover_under_way",
@@ -196,6 +207,7 @@ impl Rejected {
             | Self::WrongStatus { task, .. }
             | Self::StillCleaningUp { task }
             | Self::UnknownTable { task, .. }
+            | Self::CannotCopyAnew { task, .. }
             | Self::OtherRound { task, .. }
             | Self::NotInSync { task }
             | Self::CutoverUnderWay { task } => format!("task {task}"),
@@ -226,6 +238,7 @@ impl Rejected {
             }
             Self::UnknownAgent { .. } => "`pgconvoy agents list` shows the agents there are",
             Self::UnknownTable { .. } => "`pgconvoy task show` names them as schema.table",
+            Self::CannotCopyAnew { .. } => "`pgconvoy errors cannot_copy_anew` tells when it can",
             Self::AgentPresent { .. } => "stop the agent first",
             Self::NotInSync { .. } => {
                 "only a task with type incremental can be cut over, once `task show` says phase stream"

@@ -58,7 +58,7 @@ pub struct TaskView {
     pub tables_done: u32,
     /// Units by kind.
     pub units: Vec<KindCount>,
-    /// Tables that are parked, then the largest ones.
+    /// Tables that are parked or copied anew, then the largest ones.
     pub tables: Vec<TableView>,
     /// Why it failed.
     pub cause: Option<Failure>,
@@ -388,9 +388,9 @@ fn tables(task: &Task, max: usize) -> Vec<TableView> {
         return Vec::new();
     }
     let troubles = Troubles::of(task);
-    let parked = &task.index.parked;
-    let others = task.index.by_size.iter().map(|(_, no)| no).filter(|no| !parked.contains(no));
-    let shown = parked.iter().chain(others).take(max);
+    let aside = &task.index.aside;
+    let others = task.index.by_size.iter().map(|(_, no)| no).filter(|no| !aside.contains(no));
+    let shown = aside.iter().chain(others).take(max);
     shown.filter_map(|no| Some(table_view(task, *no, task.record.table(*no)?, &troubles))).collect()
 }
 

@@ -71,7 +71,8 @@ fn work(task: &Task, subject: &Subject, leased: Timestamp) -> Option<Work> {
         Subject::Stream => Work::Stream(StreamOrder {
             opened: record.following.opened?,
             checkpoint: record.following.checkpoint,
-            resume: to_resume(task),
+            resume: tables(task, Table::is_to_resume),
+            hold: tables(task, Table::is_to_hold),
         }),
         Subject::Cutover => Work::Cutover(Box::new(cutover(record, leased)?)),
         Subject::Survey { round } => Work::Survey(survey(record, *round)),
@@ -85,7 +86,7 @@ fn work(task: &Task, subject: &Subject, leased: Timestamp) -> Option<Work> {
                 shard: *shard,
                 part: table.shards.get(*shard as usize)?.part.clone(),
                 snapshot: record.snapshot.shared.clone(),
-                barrier: record.following.opened.map(|opened| opened.barrier),
+                barrier: table.barrier().or(record.following.opened.map(|opened| opened.barrier)),
             }))
         }
         Subject::Audit => Work::Audit(
@@ -136,10 +137,10 @@ fn work(task: &Task, subject: &Subject, leased: Timestamp) -> Option<Work> {
     })
 }
 
-/// Parked tables that users want to go on.
-fn to_resume(task: &Task) -> Vec<TableNo> {
-    let asked = |no: &TableNo| task.record.table(*no).is_some_and(Table::is_to_resume);
-    task.index.parked.iter().copied().filter(asked).collect()
+/// Tables that the stream treats in another way than most.
+fn tables(task: &Task, are: impl Fn(&Table) -> bool) -> Vec<TableNo> {
+    let those = |no: &TableNo| task.record.table(*no).is_some_and(&are);
+    task.index.aside.iter().copied().filter(those).collect()
 }
 
 /// Times are told as what is left of them: agents have clocks of their own.
@@ -171,5 +172,6 @@ fn plan_table(record: &TaskRecord, no: TableNo) -> Option<PlanTable> {
         generation: table.generation,
         bytes: table.surveyed.bytes,
         filenode: table.surveyed.filenode,
+        anew: table.anew.is_some(),
     })
 }

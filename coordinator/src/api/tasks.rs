@@ -323,6 +323,14 @@ impl TaskService for Tasks {
         Ok(self.change(&task, command).await?)
     }
 
+    async fn resync_table(
+        &self,
+        request: Request<v1::ResyncTableRequest>,
+    ) -> Result<Response<v1::TaskStateResponse>, Status> {
+        let v1::ResyncTableRequest { task, table } = request.into_inner();
+        Ok(self.change(&task, |task| Command::ResyncTable { task, table }).await?)
+    }
+
     async fn cancel_task(
         &self,
         request: Request<v1::CancelTaskRequest>,

@@ -93,6 +93,7 @@ impl From<PlanTable> for v1::PlanTable {
             generation: table.generation.0,
             bytes: table.bytes,
             filenode: table.filenode,
+            anew: table.anew,
         }
     }
 }
@@ -106,6 +107,7 @@ impl TryFrom<v1::PlanTable> for PlanTable {
             generation: Generation(wire.generation),
             bytes: wire.bytes,
             filenode: wire.filenode,
+            anew: wire.anew,
         })
     }
 }

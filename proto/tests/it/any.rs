@@ -11,11 +11,12 @@ use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitId, UnitNo};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::neighbours::{Neighbour, Neighbours};
-use pgconvoy_shared::parking::{Cause, Parking};
+use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{
-    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec,
+    CopySettings, IncrementalSettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings,
+    TaskSpec,
 };
 use pgconvoy_shared::stream::*;
 use pgconvoy_shared::unit::*;
@@ -132,6 +133,7 @@ prop_compose! {
         connection_ms in 1..=u64::MAX,
         other_ms in 1..=u64::MAX,
         (roles, database_settings, tablespaces) in any::<(bool, bool, bool)>(),
+        set_replica_identity in any::<bool>(),
     ) -> TaskSpec {
         let types: BTreeSet<MigrationType> = types;
         TaskSpec {
@@ -140,6 +142,7 @@ prop_compose! {
             schema: SchemaSettings { roles, database_settings, tablespaces },
             copy: CopySettings { jobs, shard_size_bytes, index_jobs, snapshot },
             retry: RetryWindows { connection_ms, other_ms },
+            incremental: IncrementalSettings { set_replica_identity },
         }
     }
 }
@@ -195,7 +198,8 @@ prop_compose! {
         bytes in any::<u64>(),
         filenode in any::<Option<u32>>(),
     ) -> PlanTable {
-        PlanTable { no: TableNo(no), name, generation: Generation(generation), bytes, filenode }
+        let generation = Generation(generation);
+        PlanTable { no: TableNo(no), name, generation, bytes, filenode, anew: bytes % 2 == 1 }
     }
 }
 
@@ -209,6 +213,10 @@ prop_compose! {
     fn checkpoint()(applied in any::<u64>(), consistent in any::<bool>()) -> Checkpoint {
         Checkpoint { applied: Lsn(applied), consistent }
     }
+}
+
+fn table_nos() -> impl Strategy<Value = Vec<TableNo>> {
+    vec(any::<u32>().prop_map(TableNo), 0..3)
 }
 
 prop_compose! {
@@ -225,9 +233,13 @@ prop_compose! {
     fn parking()(
         table in any::<u32>(),
         generation in any::<u32>(),
-        cause in option::of(park_cause()),
+        changes in prop_oneof![
+            Just(Changes::Applied),
+            park_cause().prop_map(|cause| Changes::Parked(Box::new(cause))),
+            any::<u64>().prop_map(Changes::Held),
+        ],
     ) -> Parking {
-        Parking { table: TableNo(table), generation: Generation(generation), cause }
+        Parking { table: TableNo(table), generation: Generation(generation), changes }
     }
 }
 
@@ -333,8 +345,10 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
             Work::Finish
         ]),
         survey,
-        (opened(), checkpoint(), vec(any::<u32>().prop_map(TableNo), 0..3)).prop_map(
-            |(opened, checkpoint, resume)| Work::Stream(StreamOrder { opened, checkpoint, resume })
+        (opened(), checkpoint(), table_nos(), table_nos()).prop_map(
+            |(opened, checkpoint, resume, hold)| {
+                Work::Stream(StreamOrder { opened, checkpoint, resume, hold })
+            }
         ),
         cutover_order().prop_map(|order| Work::Cutover(Box::new(order))),
         vec(plan_table(), 0..3).prop_map(Work::Plan),

@@ -81,6 +81,25 @@ create table pgconvoy.parked_change (
     foreign key (task, table_no) references pgconvoy.table_state on delete cascade
 );
 
+-- Tables of the source that got `replica identity full` for as long as the task lasts: what is to be put back.
+create table pgconvoy.identity_set (
+    task text not null references pgconvoy.task on delete cascade,
+    schema_name text not null,
+    table_name text not null,
+    -- As `alter table … replica identity` has it.
+    was text not null,
+    primary key (task, schema_name, table_name)
+);
+
+-- Tables that are copied anew while the others are followed: their changes are kept, beginning behind this position.
+create table pgconvoy.copied_anew (
+    task text not null,
+    table_no bigint not null,
+    held_from pg_lsn not null,
+    primary key (task, table_no),
+    foreign key (task, table_no) references pgconvoy.table_state on delete cascade
+);
+
 -- Which shards are done: written in the transaction that wrote their rows (law O2).
 create table pgconvoy.shard_progress (
     task text not null,

@@ -181,13 +181,14 @@ async fn left_behind(ctx: &UnitContext, session: &Session) -> Result<Vec<Failure
     Ok(found)
 }
 
-/// Tables whose changes are kept instead of being applied.
+/// Tables whose changes are kept instead of being applied: parked ones, and those that are copied anew.
 pub(super) async fn parked(
     ctx: &UnitContext,
     session: &impl GenericClient,
 ) -> Result<Option<Failure>, PgError> {
-    let ask = "select write_schema, write_table from pgconvoy.table_state \
-               where task = $1 and parked is not null order by 1, 2";
+    let ask = "select write_schema, write_table from pgconvoy.table_state s \
+               where task = $1 and (parked is not null or exists ( \
+                   select from pgconvoy.copied_anew a where (a.task, a.table_no) = (s.task, s.table_no))) order by 1, 2";
     let rows = session.query(ask, &[&ctx.task.as_str()]).await?;
     let tables: Vec<String> = rows.iter().map(|row| table(row).to_string()).collect();
     Ok((!tables.is_empty()).then(|| {

@@ -28,7 +28,7 @@ use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
-use pgconvoy_shared::parking::{Cause, Parking};
+use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use pgconvoy_shared::stream::{ChangeCounts, StreamNote};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::types::ToSql;
@@ -57,7 +57,10 @@ pub(super) struct Applier<'a> {
     consistent_at: Lsn,
     /// A transaction has begun that the next batch goes on with.
     open: bool,
+    /// Tables whose changes are kept.
     pub(super) parked: BTreeSet<TableNo>,
+    /// Those of them that are copied anew.
+    pub(super) held: BTreeSet<TableNo>,
     /// Which tables are parked, or not any more: to be told once it is durable.
     pub(super) untold: Vec<Parking>,
     /// Targets that refused what was folded: they have further unique values, which rows pass among them.
@@ -134,6 +137,7 @@ impl<'a> Applier<'a> {
             targets: Arc::clone(&course.targets),
             tables: known.collect(),
             parked: BTreeSet::new(),
+            held: BTreeSet::new(),
             untold: Vec::new(),
             touchy: BTreeSet::new(),
             statements: BTreeMap::new(),
@@ -145,9 +149,15 @@ impl<'a> Applier<'a> {
             reports,
         };
         // Whoever parked them may not have been heard.
-        for table in course.taken.iter().filter(|table| table.cause.is_some()) {
+        for table in course.taken.iter().filter(|table| table.is_aside()) {
             applier.parked.insert(table.no);
-            applier.shall_tell(table.no, table.cause.clone());
+            match &table.cause {
+                _ if table.held => drop(applier.held.insert(table.no)),
+                Some(cause) => {
+                    applier.shall_tell(table.no, Changes::Parked(Box::new(cause.clone())))
+                }
+                None => {}
+            }
         }
         applier
     }
@@ -164,11 +174,21 @@ impl<'a> Applier<'a> {
         self.tables.get(&table)?.cause.clone()
     }
 
+    fn parked_count(&self) -> u32 {
+        count(self.parked.difference(&self.held).count())
+    }
+
     /// Says how the tables are when the stream begins.
     pub(super) fn begin(&mut self) {
         self.tell();
-        let parked = count(&self.parked);
-        self.reports.applied.send_modify(|applied| applied.parked = parked);
+        if !self.held.is_empty() {
+            // Not before they are copied: whoever applies that will be somebody else.
+            self.consistent_at = Lsn(u64::MAX);
+        }
+        let (consistent_at, parked) = (self.consistent_at, self.parked_count());
+        self.reports.applied.send_modify(|applied| {
+            *applied = Applied { consistent_at, parked, ..*applied };
+        });
     }
 
     /// Applies what comes until nothing comes any more.
@@ -209,8 +229,13 @@ impl<'a> Applier<'a> {
     }
 
     /// Begins a transaction, or goes on with the one that is open. The plans of all tables that are written are current, and
-    /// stay so (law O1). What is refused later is rolled back to here.
-    pub(super) async fn begin_piece(&mut self, tables: BTreeSet<TableNo>) -> Result<(), UnitEnd> {
+    /// stay so (law O1); to those that are copied anew nothing is written, and what is kept of them is kept under whichever
+    /// plan. What is refused later is rolled back to here.
+    pub(super) async fn begin_piece(
+        &mut self,
+        mut tables: BTreeSet<TableNo>,
+    ) -> Result<(), UnitEnd> {
+        tables.retain(|table| !self.held.contains(table));
         let generations = array(tables.iter().map(|table| self.generation_of(*table).0));
         let (task, tables) = (&self.ctx.task, array(&tables));
         let begin = if self.open { "" } else { "begin; " };
@@ -445,7 +470,7 @@ impl<'a> Applier<'a> {
         self.open = false;
         self.position = to;
         let (lsn, consistent_at) = (to.lsn, self.consistent_at);
-        let parked = count(&self.parked);
+        let parked = self.parked_count();
         self.reports.figures.applied(std::mem::take(&mut self.counts));
         self.reports.applied.send_replace(Applied { lsn, consistent_at, parked });
         self.tell();

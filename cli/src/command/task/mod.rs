@@ -39,8 +39,7 @@ enum TaskCommand {
     Cancel(change::Cancel),
     Delete(change::Delete),
     Verify(verify::Verify),
-    #[command(hide = true)]
-    Resync(NotYet),
+    Resync(change::Resync),
     Cutover(cutover::Cutover),
     #[command(hide = true)]
     Update(NotYet),
@@ -70,7 +69,7 @@ impl Task {
             TaskCommand::Resume(command) => command.run(format).await,
             TaskCommand::Cancel(command) => command.run(format).await,
             TaskCommand::Delete(command) => command.run(format).await,
-            TaskCommand::Resync(_) => Err(Problem::not_yet("copying one table anew")),
+            TaskCommand::Resync(command) => command.run(format).await,
             TaskCommand::Verify(command) => command.run(format).await,
             TaskCommand::Cutover(command) => command.run(format).await,
             TaskCommand::Update(_) => Err(Problem::not_yet("changing a task's specification")),

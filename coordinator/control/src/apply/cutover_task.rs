@@ -25,7 +25,8 @@ pub(super) fn cutover_task(
         if record.status != TaskStatus::Running {
             return Err(wrong_status(clerk, "cut over"));
         }
-        if record.stage != Stage::Stream {
+        let anew = record.live_tables().any(|(_, table)| table.anew.is_some());
+        if record.stage != Stage::Stream || anew {
             return Err(Rejected::NotInSync { task: task.clone() });
         }
         course::begin_cutover(clerk, settings);

@@ -17,11 +17,11 @@ mod pause_task;
 mod precheck_task;
 mod register_agent;
 mod reports;
-mod resume_table;
 mod resume_task;
 mod start_task;
 #[cfg(test)]
 pub(crate) mod story;
+mod table_again;
 
 use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::time::Timestamp;
@@ -61,7 +61,8 @@ pub fn apply(state: &mut State, stamped: &Stamped) -> Applied {
         Command::CutoverTask { task, settings } => {
             cutover_task::cutover_task(&mut cx, task, settings)
         }
-        Command::ResumeTable { task, table } => resume_table::resume_table(&mut cx, task, table),
+        Command::ResumeTable { task, table } => table_again::resume_table(&mut cx, task, table),
+        Command::ResyncTable { task, table } => table_again::resync_table(&mut cx, task, table),
     };
     Applied { outcome, effects }
 }

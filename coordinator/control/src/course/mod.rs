@@ -18,6 +18,7 @@
 //! Units of the next stage are made also while a task is paused or has failed, when a late result completes the one before:
 //! what may be leased is decided by the task's status ([`crate::state::record::TaskRecord::may_run`]).
 
+mod aside;
 mod audit;
 mod copy;
 mod cutover;
@@ -26,7 +27,6 @@ mod gone;
 mod group;
 mod lease_end;
 mod life;
-mod parked;
 mod plan;
 mod snapshot;
 mod stages;
@@ -44,12 +44,12 @@ use crate::state::clerk::Clerk;
 use crate::state::unit::Subject;
 use crate::state::{EventKind, Tally, TaskStatus, UnitState};
 
+pub(crate) use aside::{parking, resume_table, resync_table};
 pub(crate) use cutover::begin as begin_cutover;
 pub(crate) use gate::{acknowledge, ensure_precheck};
 pub(crate) use gone::table_gone;
 pub(crate) use lease_end::{dropped, failed, lease_lost, released, revoke_all, table_changed};
 pub(crate) use life::{cancel, finish_again, resume, start};
-pub(crate) use parked::{parking, resume_table};
 pub(crate) use snapshot::{exports_gone, snapshot_lost};
 pub(crate) use stream::{checkpoint, noted};
 pub(crate) use verify::differences;

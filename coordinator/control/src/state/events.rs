@@ -114,6 +114,8 @@ event_kinds! {
     TableGoesOn = "table_goes_on",
     /// A user says that a parked table shall go on.
     TableResumed = "table_resumed",
+    /// A user wants a table to be copied anew, or that begins.
+    TableResync = "table_resync",
     /// Tables that were made after the stream was opened: nobody follows them.
     TablesNotFollowed = "tables_not_followed",
     /// The source may soon give the slot up.

@@ -141,8 +141,8 @@ pub(crate) struct TaskIndex {
     pub(crate) troubled: BTreeSet<(Reverse<Timestamp>, UnitNo)>,
     /// Tables that take part, largest first.
     pub(crate) by_size: BTreeSet<(Reverse<u64>, TableNo)>,
-    /// Tables whose changes are kept instead of being applied.
-    pub(crate) parked: BTreeSet<TableNo>,
+    /// Tables whose changes are kept instead of being applied, or shall be.
+    pub(crate) aside: BTreeSet<TableNo>,
     pub(crate) totals: Totals,
 }
 
@@ -203,8 +203,8 @@ impl TaskIndex {
     }
 
     pub(crate) fn add_table(&mut self, no: TableNo, table: &Table) {
-        if table.parked.is_some() {
-            put(&mut self.parked, no, true);
+        if table.parked.is_some() || table.anew.is_some() {
+            put(&mut self.aside, no, true);
         }
         if !table.gone {
             put(&mut self.by_size, (Reverse(table.surveyed.bytes), no), true);
@@ -218,7 +218,7 @@ impl TaskIndex {
     }
 
     pub(crate) fn remove_table(&mut self, no: TableNo, table: &Table) {
-        put(&mut self.parked, no, false);
+        put(&mut self.aside, no, false);
         if !table.gone {
             put(&mut self.by_size, (Reverse(table.surveyed.bytes), no), false);
             let totals = &mut self.totals;

@@ -27,7 +27,7 @@ pub use agent::Agent;
 pub use cutover::{Cutover, CutoverOutcome};
 pub use events::{EVENTS_MAX, Event, EventKind};
 pub use record::{Phase, PhaseTime, Stage, TaskStatus};
-pub use table::{Check, Parked, Table, Verdict};
+pub use table::{Anew, Check, Parked, Table, Verdict};
 pub use unit::{Afterwards, Lease, Subject, Tally, Trouble, Unit, UnitState};
 
 use crate::outcome::Effect;

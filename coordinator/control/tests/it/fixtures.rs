@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pgconvoy_control::command::{Acknowledge, CreateTask, RegisterAgent};
-use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, Writers};
+use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, CutoverStep};
 use pgconvoy_shared::endpoint::{Endpoint, SslMode};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, Incarnation, TableNo, TaskId};
@@ -59,6 +59,7 @@ pub(crate) fn create(no: u64, snapshot: SnapshotMode) -> CreateTask {
             schema: SchemaSettings::default(),
             copy: CopySettings { jobs: 4, shard_size_bytes: 256 << 20, index_jobs: 2, snapshot },
             retry: RetryWindows { connection_ms: 60_000, other_ms: 20_000 },
+            incremental: Default::default(),
         },
         source_password: Some(Sealed(vec![1, 2, 3])),
         destination_password: None,
@@ -128,17 +129,6 @@ pub(crate) fn compared() -> RowsCompared {
         listed: vec![row(Difference::Missing, "1"), row(Difference::Extra, "12")],
         lists: vec!["a:/differences/1.jsonl".into()],
         ..RowsCompared::default()
-    }
-}
-
-pub(crate) fn cutover_settings() -> CutoverSettings {
-    CutoverSettings {
-        writers: Writers::Fenced,
-        dry_run: false,
-        timeout_ms: 60_000,
-        sequence_margin: 32,
-        ignore: ["cutover_large_objects".to_owned()].into(),
-        by: "ann".into(),
     }
 }
 

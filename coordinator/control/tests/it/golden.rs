@@ -101,7 +101,8 @@ fn batch() -> Vec<Stamped> {
             export_id: "00000003-1".into(),
         }),
         Command::ResumeTable { task: task.clone(), table: "public.orders".into() },
-        Command::CutoverTask { task, settings: fixtures::cutover_settings() },
+        Command::ResyncTable { task: task.clone(), table: "public.orders".into() },
+        Command::CutoverTask { task, settings: following::cutover_settings() },
     ];
     commands
         .into_iter()

@@ -4,11 +4,13 @@ mod compared;
 mod cutover;
 mod faults;
 mod feedback;
+mod identity;
 mod live;
 mod lost;
 mod meaning;
 mod overlap;
 mod parked;
+mod resync;
 mod seen;
 mod sites;
 

@@ -1,12 +1,9 @@
 //! The framing of COPY data, without looking at the rows.
 //!
 //! Between the server and us, COPY data is a sequence of messages: `d`, a length, that many bytes; one message a row
-//! (and in the binary form one more at the end, the trailer). Rows need not be taken apart: [`Frames`] walks over the headers of
-//! what was read and says how much of it is COPY data. A message may be far longer than a buffer; its bytes are passed on
-//! as they come.
-//!
-//! A server that takes rows finds their ends in the bytes, however they are spread over messages, and each message costs it
-//! time. So what one read brought is [packed](Frames::pack) into one.
+//! (and in the binary form one more at the end, the trailer). These messages have the same bytes in both directions. So
+//! rows need not be taken apart: [`Frames`] walks over the headers of what was read and says how much of it may be
+//! passed on as it is. A message may be far longer than a buffer; its bytes are passed on as they come.
 
 use pgconvoy_shared::unit::CopyFormat;
 
@@ -52,31 +49,10 @@ pub struct BadFrame {
 impl Frames {
     /// Goes as far into `buffer` as COPY data reaches. The next call takes the buffer that follows those bytes.
     pub fn walk(&mut self, buffer: &[u8]) -> Result<Run, BadFrame> {
-        self.visit(buffer, |_| ())
-    }
-
-    /// Goes through `data`, which ends where a walk did, and makes one message of all in it; none where there are headers only.
-    pub fn pack(&mut self, data: &[u8], packed: &mut Vec<u8>) -> Result<(), BadFrame> {
-        packed.clear();
-        packed.extend_from_slice(&[b'd', 0, 0, 0, 0]);
-        self.visit(data, |payload| packed.extend_from_slice(payload))?;
-        if packed.len() == HEADER_BYTES {
-            packed.clear();
-            return Ok(());
-        }
-        // The length counts itself, and not the tag.
-        let length = packed.len() - 1;
-        let length = i32::try_from(length).map_err(|_| BadFrame { length: i32::MAX })?;
-        packed[1..HEADER_BYTES].copy_from_slice(&length.to_be_bytes());
-        Ok(())
-    }
-
-    fn visit(&mut self, buffer: &[u8], mut see: impl FnMut(&[u8])) -> Result<Run, BadFrame> {
         let mut at = 0;
         loop {
             let rest = buffer.len() - at;
             let payload = (self.payload_left as usize).min(rest);
-            see(&buffer[at..at + payload]);
             at += payload;
             // No truncation: it is at most `payload_left`.
             self.payload_left -= payload as u32;
@@ -163,17 +139,8 @@ mod tests {
         assert_eq!(rows_of_tag("COPY"), None);
     }
 
-    #[test]
-    fn headers_alone_make_no_message() {
-        let mut packed = vec![1];
-        let mut frames = Frames::default();
-        frames.pack(&message(b'd', b""), &mut packed).unwrap();
-        assert_eq!((packed, frames.messages()), (vec![], 1));
-    }
-
     proptest! {
-        /// However a stream is cut into reads, the same bytes are passed on, in the same number of rows, and the same
-        /// rows are in the messages that each of them is packed into.
+        /// However a stream is cut into reads, the same bytes are passed on, in the same number of rows.
         #[test]
         fn cuts_do_not_matter(
             rows in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20),
@@ -182,19 +149,12 @@ mod tests {
             let data: Vec<u8> = rows.iter().flat_map(|row| message(b'd', row)).collect();
             let stream = [data.clone(), message(b'c', b"")].concat();
             let mut frames = Frames::default();
-            let (mut passed, mut packing, mut packed, mut payload) =
-                (Vec::new(), Frames::default(), Vec::new(), Vec::new());
+            let mut passed = Vec::new();
             let mut inbox = Vec::new();
             let mut unread = &stream[..];
             let mut cuts = cuts.iter().cycle();
             loop {
                 let run = frames.walk(&inbox).unwrap();
-                packing.pack(&inbox[..run.bytes], &mut packed).unwrap();
-                prop_assert_eq!(packing, frames);
-                if let Some((header, rows)) = packed.split_first_chunk::<HEADER_BYTES>() {
-                    prop_assert_eq!(&header[..], &message(b'd', rows)[..HEADER_BYTES]);
-                    payload.extend_from_slice(rows);
-                }
                 passed.extend(inbox.drain(..run.bytes));
                 if run.then == Then::Other {
                     break;
@@ -205,7 +165,6 @@ mod tests {
                 unread = &unread[take..];
             }
             prop_assert_eq!(passed, data);
-            prop_assert_eq!(payload, rows.concat());
             prop_assert_eq!(frames.messages(), rows.len() as u64);
             prop_assert!(frames.at_boundary());
         }

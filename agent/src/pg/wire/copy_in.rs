@@ -12,8 +12,6 @@ use super::*;
 pub(crate) struct CopyIn<'a> {
     wire: &'a mut Wire,
     frames: Frames,
-    /// A piece, as it is written.
-    packed: Vec<u8>,
     /// Everything given to `send` was written: false also after a `send` that was dropped half-way.
     whole: bool,
 }
@@ -32,8 +30,7 @@ impl Wire {
         self.begin(sql).await?;
         match self.message().await? {
             Message::CopyInResponse(_) => {
-                let (frames, packed) = (Frames::default(), Vec::new());
-                Ok(CopyIn { wire: self, frames, packed, whole: true })
+                Ok(CopyIn { wire: self, frames: Frames::default(), whole: true })
             }
             Message::ErrorResponse(body) => Err(self.refused(ServerError::parse(&body)).await),
             _ => Err(self.out_of_step("the beginning of a COPY")),
@@ -42,23 +39,19 @@ impl Wire {
 }
 
 impl CopyIn<'_> {
-    /// Passes on the next piece of a [`CopyOut`](super::copy_out::CopyOut), as one message. Waits while the server is behind, and
-    /// notices at once when it refuses, or when this is not the piece that follows.
+    /// Passes on the next piece of a [`CopyOut`](super::copy_out::CopyOut). Waits while the server is behind, and notices at
+    /// once when it refuses, or when this is not the piece that follows.
     pub(crate) async fn send(&mut self, piece: Piece) -> Result<(), PgError> {
         if piece.begins() != self.frames {
             return Err(self.wire.out_of_step("the pieces of a COPY before it"));
         }
-        self.frames
-            .pack(&piece, &mut self.packed)
-            .map_err(|bad| PgError::protocol(bad.to_string()))?;
-        // Its buffer is filled again meanwhile.
-        drop(piece);
+        self.frames = piece.ends();
         self.whole = false;
-        let mut data = &self.packed[..];
+        let mut data = &piece[..];
         while let Step::Heard = poll_fn(|cx| self.wire.poll_send(cx, &mut data)).await? {
             match self.wire.message_in_inbox()? {
                 None => {}
-                // What we send now would be skipped up to a message that ends the COPY; ours may be cut where it is.
+                // What we send now would be skipped up to a message that ends the COPY; the row may be cut where it is.
                 Some(Message::ErrorResponse(body)) => {
                     self.wire.state = State::Broken;
                     return Err(PgError::Server(Box::new(ServerError::parse(&body))));
@@ -77,7 +70,7 @@ impl CopyIn<'_> {
 
     /// Says that this was all; the number of rows that the server took.
     pub(crate) async fn finish(self) -> Result<u64, PgError> {
-        if !self.whole || !self.frames.at_boundary() {
+        if !self.between_rows() {
             return Err(self.wire.out_of_step("COPY data: the last row is cut"));
         }
         let mut done = BytesMut::new();
@@ -98,10 +91,10 @@ impl CopyIn<'_> {
         rows.ok_or_else(|| PgError::protocol("a COPY that does not say how many rows it took"))
     }
 
-    /// Makes the server forget the rows; its transaction has failed then. Within a message nothing can be said, and the
+    /// Makes the server forget the rows; its transaction has failed then. Within a row nothing can be said, and the
     /// connection is left to be closed, which has the same effect.
     pub(crate) async fn fail(self, reason: &str) -> Result<(), PgError> {
-        if !self.whole {
+        if !self.between_rows() {
             return Ok(());
         }
         let mut message = BytesMut::new();
@@ -115,6 +108,10 @@ impl CopyIn<'_> {
             }
             _ => Err(self.wire.out_of_step("a COPY that was given up")),
         }
+    }
+
+    fn between_rows(&self) -> bool {
+        self.whole && self.frames.at_boundary()
     }
 }
 

@@ -67,7 +67,7 @@ impl CopyOut<'_> {
                 .map_err(|bad| PgError::protocol(bad.to_string()))?;
             if run.bytes > 0 {
                 let inbox = &mut self.wire.inbox;
-                let piece = Piece::cut_from(inbox, run.bytes, begins, &self.stock);
+                let piece = Piece::cut_from(inbox, run.bytes, [begins, self.frames], &self.stock);
                 return Ok(Some(piece));
             }
             match run.then {

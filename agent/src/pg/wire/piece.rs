@@ -16,12 +16,13 @@ use super::READ_BYTES;
 
 /// Whole and cut messages of COPY data.
 ///
-/// It knows where in the stream it stands, so whoever passes it on notices when another one is missing, came twice or came
-/// too early.
+/// It knows where in the stream it stands, so whoever passes it on need not look into it again to notice that another one
+/// is missing, came twice or came too early.
 #[derive(Debug)]
 pub(crate) struct Piece {
     bytes: BytesMut,
     begins: Frames,
+    ends: Frames,
     stock: Arc<Stock>,
 }
 
@@ -30,19 +31,24 @@ impl Piece {
     pub(super) fn cut_from(
         inbox: &mut BytesMut,
         bytes: usize,
-        begins: Frames,
+        [begins, ends]: [Frames; 2],
         stock: &Arc<Stock>,
     ) -> Self {
         let mut read = mem::replace(inbox, stock.take());
         // The beginning of a header, or what follows the last row: a few bytes.
         inbox.extend_from_slice(&read[bytes..]);
         read.truncate(bytes);
-        Self { bytes: read, begins, stock: Arc::clone(stock) }
+        Self { bytes: read, begins, ends, stock: Arc::clone(stock) }
     }
 
     /// Where the stream was before it.
     pub(super) fn begins(&self) -> Frames {
         self.begins
+    }
+
+    /// Where the stream is after it.
+    pub(super) fn ends(&self) -> Frames {
+        self.ends
     }
 }
 
@@ -90,7 +96,7 @@ mod tests {
         let mut inbox = BytesMut::with_capacity(READ_BYTES);
         let mut cut = |bytes: &[u8], count| {
             inbox.extend_from_slice(bytes);
-            let piece = Piece::cut_from(&mut inbox, count, Frames::default(), &stock);
+            let piece = Piece::cut_from(&mut inbox, count, [Frames::default(); 2], &stock);
             (piece.as_ptr(), piece, inbox.to_vec())
         };
         let (first, piece, rest) = cut(b"rowsd\0", 4);

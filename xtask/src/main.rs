@@ -22,6 +22,8 @@ cargo x COMMAND
   test [unit|it|doc]    unit and property tests; integration tests with real servers; doc tests; or all of them
   sim [--seeds N] [--secs S] [--replay SEED]
                         the control plane's simulation: N fixed seeds, then new ones for S seconds; or one again
+  fuzz [--rounds N] [--replay SEED]
+                        N recorded streams and COPY data, damaged by chance: what reads them answers; or one again
   chaos [--runs N] [--seed SEED]
                         N migrations, one after the other, each under a random schedule of faults; or one again
   teeth                 the fault tests, each with a law of ownership left out: they must go red
@@ -30,6 +32,7 @@ cargo x COMMAND
   bench peers [OPTIONS]   pgconvoy beside pgcopydb, pg_dump with pg_restore, and pipes of psql (--scale 100, --rounds 3)
   bench far [OPTIONS]     what distance costs: 20 ms to both servers, directly and between two sites, and a narrow way (--scale 100, --rounds 3)
   bench stream [OPTIONS]  following a source beside PostgreSQL's own logical replication (--rounds 3, --only PART)
+  bench cutover [OPTIONS] for how long a cutover stops writers (--tables 10,100,1000, --writers 2)
   bench verify [OPTIONS]  what a verification costs beside the copy it checks (--scale 100, --rounds 3)
 ";
 
@@ -69,11 +72,13 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
         }
         ["sim", options @ ..] => simulate(options),
         ["teeth"] => teeth::run(),
+        ["fuzz", options @ ..] => fuzz(options),
         ["chaos", options @ ..] => chaos(options),
         ["soak"] => {
             build_binary()?;
             cargo(&["nextest", "run", "--workspace", "--profile", "soak"]).run()
         }
+        ["bench", "cutover", options @ ..] => bench("bench_cutover", options),
         ["bench", "verify", options @ ..] => bench("bench_verify", options),
         ["bench", "stream", options @ ..] => bench("bench_stream", options),
         ["bench", "peers", options @ ..] => bench("bench_peers", options),
@@ -138,6 +143,23 @@ fn simulate(options: &[&str]) -> anyhow::Result<()> {
         ("--secs", "PGCONVOY_SIM_SECS"),
         ("--replay", "PGCONVOY_SIM_SEED"),
     ];
+    ordered(step, options, &variables)?.run()
+}
+
+/// For as long as it takes: a test, too, which every run of the tests has a short one of.
+fn fuzz(options: &[&str]) -> anyhow::Result<()> {
+    let step = cargo(&[
+        "nextest",
+        "run",
+        "--package",
+        "pgconvoy-flow",
+        "--profile",
+        "sim",
+        "--no-capture",
+        "-E",
+        "test(/^damage::/)",
+    ]);
+    let variables = [("--rounds", "PGCONVOY_FUZZ_ROUNDS"), ("--replay", "PGCONVOY_FUZZ_SEED")];
     ordered(step, options, &variables)?.run()
 }
 

@@ -102,6 +102,7 @@ fn order(number: u64, customers: i64) -> String {
          values ('{}', {id}, {on}, clock_timestamp(), (19.98, 'EUR'),
                  convert_to(nextval('shop.invoice_numbers')::text, 'UTF8'));
          update shop.customers set settings = settings || '{{\"ordered\": {number}}}' where id = {customer};
+         update shop.products set price = price + 0.01 where id = 1 + {number} % 300;
          insert into logs.page_views (seen_at, path) values (clock_timestamp(), '/thanks');",
         ["card", "cash", "barter"][(number % 3) as usize],
     );
@@ -134,7 +135,10 @@ impl Sold {
         let whole = (true, Some(2_i64), Some(1_i64));
         for (expected, row) in (1_i64..).zip(&found) {
             let number: i64 = row.get(0);
-            ensure!(number == expected, "order {expected} is not at the destination: {number} is next");
+            ensure!(
+                number == expected,
+                "order {expected} is not at the destination: {number} is next"
+            );
             let is = (row.get(1), row.get(2), row.get(3));
             ensure!(is == whole, "order {number} is not whole: note, lines, payments are {is:?}");
         }

@@ -41,7 +41,10 @@ pub(super) async fn make(
         _ => ", and the one that was cut off",
     };
     let orders = HumanCount(sold.orders);
-    screen.line("orders", &format!("{orders} acknowledged by the source, each whole at the destination{cut_off}"));
+    screen.line(
+        "orders",
+        &format!("{orders} acknowledged by the source, each whole at the destination{cut_off}"),
+    );
     screen.line("", &format!("then the source said: {}", sold.refusal));
     Ok(task)
 }

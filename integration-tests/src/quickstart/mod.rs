@@ -93,7 +93,8 @@ async fn story(
     let task = create_task(screen, servers, convoy, options.scale).await?;
     let (followed, struck) = migrate(screen, servers, convoy, &task, options.scale).await?;
     let before = clerk.sold().await?;
-    let sold = format!("{} orders so far, acknowledged by the source meanwhile", HumanCount(before));
+    let sold =
+        format!("{} orders so far, acknowledged by the source meanwhile", HumanCount(before));
     screen.line("sold", &sold);
     for item in followed.precheck.iter().filter(|item| item.severity() == Severity::Warning) {
         screen.line("warned", &format!("{} {}: {}", item.code, item.object, item.observed));
@@ -168,7 +169,8 @@ async fn migrate(
 ) -> anyhow::Result<(Task, Struck)> {
     let witness = Witness::new(servers.witness().await?, task);
     let bytes_min = shard_bytes(scale) / 8;
-    let step = screen.begin("move", "precheck, schema, rows, indexes, what is written meanwhile, verification");
+    let step = screen
+        .begin("move", "precheck, schema, rows, indexes, what is written meanwhile, verification");
     let striker = Striker { screen, convoy, witness: &witness, task, bytes_min };
     let (task, struck) = try_join!(follow::follow(convoy, task, &step), striker.strike())?;
     step.done(&format!("{} rows, {}", HumanCount(task.rows_done), HumanBytes(task.bytes_done)));

@@ -42,10 +42,7 @@ struct Described {
 #[derive(Debug)]
 enum FromDestination {
     /// The pg_dump to be used, by its major; and the server's.
-    Chosen {
-        tool: u32,
-        server: u32,
-    },
+    Chosen { tool: u32, server: u32 },
     /// A migration may have done with an older one, which reads the source alone.
     NoTool(Failure),
     Described {
@@ -180,7 +177,10 @@ fn compared(
     for title in later {
         let here = ours.statements.remove(title);
         if here.or(theirs.statements.remove(title)).is_some() {
-            compared.skip(title, "it comes with the cutover: it would fire for changes that are applied".to_owned());
+            compared.skip(
+                title,
+                "it comes with the cutover: it would fire for changes that are applied".to_owned(),
+            );
         }
     }
     compared.objects = ours.statements.len() as u64;

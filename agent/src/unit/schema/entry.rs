@@ -351,7 +351,11 @@ mod tests {
         let entries = |id, text: &str| vec![toc(id, "FK CONSTRAINT", "t T to p", text, true)];
         let make = (Section::Post, "FK CONSTRAINT", unproven.as_str());
         let validate = "ALTER TABLE \"public\".\"t\" VALIDATE CONSTRAINT \"T to p\";";
-        check(entries(8, &valid), Filling::Rows, &[make, (Section::Scan, "FK CONSTRAINT", validate)]);
+        check(
+            entries(8, &valid),
+            Filling::Rows,
+            &[make, (Section::Scan, "FK CONSTRAINT", validate)],
+        );
         check(entries(8, &valid), Filling::Nothing, &[(Section::Post, "FK CONSTRAINT", &valid)]);
         check(entries(9, &unproven), Filling::Rows, &[make]);
     }
@@ -360,8 +364,10 @@ mod tests {
     fn what_fires_for_applied_changes_waits_until_there_are_none() {
         let always = "CREATE TRIGGER a BEFORE INSERT ON t EXECUTE FUNCTION f();\n\n\n\
                       ALTER TABLE t ENABLE ALWAYS TRIGGER a;";
-        let usual = "CREATE TRIGGER b BEFORE INSERT ON t EXECUTE FUNCTION f('ENABLE ALWAYS TRIGGER');";
-        let replica = "CREATE RULE c AS ON UPDATE TO t DO NOTHING;\n\nALTER TABLE t ENABLE REPLICA RULE c;";
+        let usual =
+            "CREATE TRIGGER b BEFORE INSERT ON t EXECUTE FUNCTION f('ENABLE ALWAYS TRIGGER');";
+        let replica =
+            "CREATE RULE c AS ON UPDATE TO t DO NOTHING;\n\nALTER TABLE t ENABLE REPLICA RULE c;";
         let of_part = "ALTER TABLE part DISABLE TRIGGER a;";
         let comment = "COMMENT ON TRIGGER a ON t IS 'x';";
         let entries = || {

@@ -9,7 +9,7 @@ fn table() -> Table {
         name: QualifiedName::new("s", "t"),
         columns: ["id", "a", "b"].map(column).into(),
         target: 0,
-        window: Window::Keyless { copied: "1:1:".parse().unwrap() },
+        window: Window::OneSnapshot { copied: "1:1:".parse().unwrap() },
         dropped: [].into(),
         parked: false,
     }
@@ -19,6 +19,7 @@ fn target(key: &[usize]) -> Target {
     let column = |name: &str| TargetColumn {
         name: name.into(),
         type_name: r#"pg_catalog."int4""#.into(),
+        cast_of_its_own: false,
         identity_always: false,
     };
     let equals = || "operator(pg_catalog.=)".into();

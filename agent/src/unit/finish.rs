@@ -20,7 +20,7 @@ use tokio_postgres::Transaction;
 use tracing::warn;
 
 use super::{UnitContext, UnitEnd, open_stream};
-use crate::pg::destination::SCHEMA_LOCK;
+use crate::pg::destination::{AWAKE, SCHEMA_LOCK};
 use crate::pg::{About, Session};
 
 /// A server process ends within milliseconds, unless it rolls back much.
@@ -102,6 +102,7 @@ async fn remove(ctx: &UnitContext, session: &mut Session) -> Result<(), Failure>
     transaction.execute(lock, &[&SCHEMA_LOCK]).await.about(&access)?;
     let there = "select to_regclass('pgconvoy.task') is not null";
     if transaction.query_one(there, &[]).await.about(&access)?.get(0) {
+        transaction.batch_execute(AWAKE).await.about(&access)?;
         let row = "delete from pgconvoy.task where id = $1";
         transaction.execute(row, &[&ctx.task.as_str()]).await.about(&access)?;
         let others = "select exists (select from pgconvoy.task)";

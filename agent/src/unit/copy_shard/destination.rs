@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Encoding, FromSource, Go, ReadRows};
 use crate::laws::Law;
+use crate::pg::destination::AWAKE;
 use crate::pg::destination::progress::{self, ShardId};
 use crate::pg::destination::search_path;
 use crate::pg::destination::takeover::{end_lock_holder, end_old_sessions};
@@ -105,7 +106,7 @@ async fn write_rows(
         FromSource::Data(_) | FromSource::End(_) => return Err(out_of_turn().into()),
     }
     if let Some(clear) = sql::clear(&shard.table, &shard.part) {
-        wire.query(&clear).await.about(subject)?;
+        wire.query(&format!("{AWAKE}; {clear}")).await.about(subject)?;
     }
     let mut prepare = search_path::for_rows_of(&ctx.task, subject);
     if ctx.with_schema() {

@@ -42,6 +42,7 @@ use roles::Maker;
 pub(super) use compare::compare;
 pub(super) use entry::Section;
 pub(super) use refresh::{keep_refreshes, not_refreshable};
+pub(super) use restore::not_utf8;
 pub(super) use roles::{Role, of_source as roles_that_come};
 pub(super) use run::run;
 pub(super) use scan::scan;

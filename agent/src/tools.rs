@@ -119,11 +119,17 @@ fn in_path(program: &str) -> Option<PathBuf> {
 /// The tools of a directory, if both are there and say the same version.
 async fn look_into(directory: &Path) -> Option<Toolset> {
     let (pg_dump, pg_restore) = (directory.join("pg_dump"), directory.join("pg_restore"));
-    if !pg_dump.is_file() || !pg_restore.is_file() {
+    let is_one = |program: &Path| program.is_file() && !is_debians_wrapper(program);
+    if !is_one(&pg_dump) || !is_one(&pg_restore) {
         return None;
     }
-    let major = major_of(&pg_dump).await?;
-    (major_of(&pg_restore).await? == major).then_some(Toolset { major, pg_dump, pg_restore })
+    let (major, of_restore) = tokio::join!(major_of(&pg_dump), major_of(&pg_restore));
+    (major == of_restore).then_some(Toolset { major: major?, pg_dump, pg_restore })
+}
+
+/// It runs one of those in Debian's folders, which were found there already, and takes longer than they to say its version.
+fn is_debians_wrapper(program: &Path) -> bool {
+    program.canonicalize().is_ok_and(|path| path.ends_with("pg_wrapper"))
 }
 
 async fn major_of(program: &Path) -> Option<u32> {

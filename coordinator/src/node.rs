@@ -193,8 +193,11 @@ impl From<Rejected> for ApiError {
             | Rejected::BackedOff { .. }
             | Rejected::StaleEpoch { .. }
             | Rejected::PartsMissing { .. }
+            | Rejected::CannotCopyAnew { .. }
             | Rejected::FormerLife { .. }
-            | Rejected::OtherRound { .. } => ApiError::Refused(Box::new(rejected.into())),
+            | Rejected::OtherRound { .. }
+            | Rejected::NotInSync { .. }
+            | Rejected::CutoverUnderWay { .. } => ApiError::Refused(Box::new(rejected.into())),
         }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
-use crate::postgres::{Options, PASSWORD, Postgres, SUPERUSER, quoted};
+use crate::postgres::{Options, PASSWORD, Postgres, Regression, SUPERUSER, quoted};
 use crate::process::{Finished, Process, Program};
 use crate::wait;
 
@@ -40,16 +40,25 @@ pub struct Timed {
 impl Ends {
     /// Two servers with an empty database of this name.
     pub async fn start(database: &str) -> anyhow::Result<Ends> {
-        let options = || {
-            Options::default()
-                .durable()
-                .setting("shared_buffers", "256MB")
-                .setting("max_wal_size", "4GB")
+        let ends = Ends::between(Options::default()).await?;
+        ends.source.create_database(database).await?;
+        ends.destination.create_database(database).await?;
+        Ok(ends)
+    }
+
+    /// A server with the database that PostgreSQL's own tests leave behind, and an empty one.
+    pub async fn with_regression(regression: Regression) -> anyhow::Result<Ends> {
+        Ends::between(Options::default().regression(regression)).await
+    }
+
+    async fn between(source: Options) -> anyhow::Result<Ends> {
+        let set = |options: Options| {
+            options.durable().setting("shared_buffers", "256MB").setting("max_wal_size", "4GB")
         };
-        let (source, destination) =
-            tokio::try_join!(Postgres::start(options()), Postgres::start(options()))?;
-        source.create_database(database).await?;
-        destination.create_database(database).await?;
+        let (source, destination) = tokio::try_join!(
+            Postgres::start(set(source)),
+            Postgres::start(set(Options::default()))
+        )?;
         let folder = tempfile::tempdir()?;
         write_secret(&folder.path().join("pgpass"), &format!("*:*:*:*:{PASSWORD}\n"))?;
         Ok(Ends { source, destination, folder })
@@ -64,6 +73,21 @@ impl Ends {
         ensure!(status.success(), "pgbench ended with {status}");
         let size = format!("select pg_size_pretty(pg_database_size('{database}'))");
         Ok(self.source.value("postgres", &size).await?.unwrap_or_default())
+    }
+
+    /// As [`fill`](Self::fill), but the largest table of pgbench alone, without its key. Its definition is written to a
+    /// file, for the destination.
+    pub async fn fill_table(
+        &self,
+        database: &str,
+        scale: u32,
+        definition: &Path,
+    ) -> anyhow::Result<String> {
+        let size = self.fill(database, scale, "dtgv").await?;
+        let others = "drop table pgbench_tellers, pgbench_branches, pgbench_history";
+        self.source.sql(database, others).await?;
+        std::fs::write(definition, self.source.pg_dump_schema(database).await?)?;
+        Ok(size)
     }
 
     /// The destination's database anew, with nothing in it; and nothing is left to be written by either server.
@@ -141,12 +165,20 @@ impl Ends {
     }
 }
 
-/// The one in the middle.
+/// The middle one of some figures, or between the two in the middle.
 pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.into_iter().collect();
     figures.sort_by(f64::total_cmp);
     let (below, above) = (figures[(figures.len() - 1) / 2], figures[figures.len() / 2]);
     (below + above) / 2.0
+}
+
+/// Removes a folder that may not be there.
+pub fn remove(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Processor time of the programs that this process started, and that ended.

@@ -6,6 +6,7 @@
 //! Reading order: [`ids`], [`lsn`], [`epoch`], [`name`], [`mod@unit`], [`failure`], [`spec`].
 
 pub mod codes;
+pub mod cutover;
 pub mod endpoint;
 pub mod epoch;
 pub mod failure;

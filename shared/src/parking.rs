@@ -1,4 +1,5 @@
-//! Parked tables: their changes are kept at the destination instead of being applied, until somebody mends the cause.
+//! Parked tables: their changes are kept at the destination instead of being applied, until somebody mends the cause, or until
+//! they are copied anew.
 
 use std::fmt;
 
@@ -16,8 +17,20 @@ pub struct Parking {
     pub table: TableNo,
     /// Under which of its plans: of an older one nothing is true any more.
     pub generation: Generation,
-    /// Why its changes are kept; none = they are applied.
-    pub cause: Option<Cause>,
+    /// What becomes of its changes.
+    pub changes: Changes,
+}
+
+/// What becomes of the changes of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Changes {
+    /// They are applied.
+    Applied,
+    /// They are kept, for this cause.
+    Parked(Box<Cause>),
+    /// They are kept while it is copied anew: no snapshot may be older than this transaction, which was given out when they
+    /// were kept already (law S2).
+    Held(u64),
 }
 
 /// Why a table is parked: the first change that could not be applied, and what the server said of it.

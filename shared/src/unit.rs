@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cutover::{CutoverDone, CutoverOrder};
 use crate::epoch::Generation;
 use crate::failure::Failure;
 use crate::ids::{AgentId, TableNo};
@@ -27,6 +28,8 @@ pub enum UnitKind {
     OpenStream,
     /// See [`Work::Stream`].
     Stream,
+    /// See [`Work::Cutover`].
+    Cutover,
     /// See [`Work::Survey`].
     Survey,
     /// See [`Work::Plan`].
@@ -64,6 +67,7 @@ impl UnitKind {
             Self::SchemaPre => "schema_pre",
             Self::OpenStream => "open_stream",
             Self::Stream => "stream",
+            Self::Cutover => "cutover",
             Self::Survey => "survey",
             Self::Plan => "plan",
             Self::Copy => "copy",
@@ -96,6 +100,8 @@ pub enum Work {
     OpenStream,
     /// Applies the source's changes for as long as the task runs.
     Stream(StreamOrder),
+    /// A step of the cutover.
+    Cutover(Box<CutoverOrder>),
     /// Lists the tables to copy with their sizes and the index statements that wait for them; takes the task's snapshot
     /// in `copy.snapshot: task`.
     Survey(Survey),
@@ -134,6 +140,7 @@ impl Work {
             Self::SchemaPre => UnitKind::SchemaPre,
             Self::OpenStream => UnitKind::OpenStream,
             Self::Stream(_) => UnitKind::Stream,
+            Self::Cutover(_) => UnitKind::Cutover,
             Self::Survey(_) => UnitKind::Survey,
             Self::Plan(_) => UnitKind::Plan,
             Self::Copy(_) => UnitKind::Copy,
@@ -172,8 +179,10 @@ pub struct StreamOrder {
     pub opened: StreamOpened,
     /// The latest [`Checkpoint`].
     pub checkpoint: Checkpoint,
-    /// Parked tables that shall go on: what was kept of them is applied before anything else.
+    /// Tables that shall go on, mended or copied anew: what was kept of them is applied before anything else.
     pub resume: Vec<TableNo>,
+    /// Tables that shall be copied anew: their changes are kept from here on.
+    pub hold: Vec<TableNo>,
 }
 
 /// How far a stream is for certain: durable at the destination before it is reported, and the slot is confirmed only after
@@ -244,6 +253,9 @@ pub struct PlanTable {
     /// `pg_relation_filenode()`, noted before the task's snapshot was taken: a later one means rows rewritten or
     /// truncated, which that snapshot cannot read. None in [`SnapshotMode::Shard`].
     pub filenode: Option<u32>,
+    /// It is copied anew while the others are followed, under one snapshot: its indexes are there, which rows of several
+    /// moments could violate (law S11).
+    pub anew: bool,
 }
 
 /// How rows travel.
@@ -444,6 +456,8 @@ pub enum WorkResult {
     VerifySchema(ObjectsCompared),
     /// Of [`Work::VerifySequences`].
     VerifySequences(ObjectsCompared),
+    /// Of [`Work::Cutover`].
+    Cutover(CutoverDone),
     /// Of [`Work::Finish`].
     Finish,
 }

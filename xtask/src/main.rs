@@ -28,6 +28,7 @@ cargo x COMMAND
   soak                  the long tests, one at a time
   bench                 the scale bench of state machine and scheduler
   bench peers [OPTIONS]   pgconvoy beside pgcopydb, pg_dump with pg_restore, and pipes of psql (--scale 100, --rounds 3)
+  bench far [OPTIONS]     what distance costs: 20 ms to both servers, directly and between two sites, and a narrow way (--scale 100, --rounds 3)
   bench stream [OPTIONS]  following a source beside PostgreSQL's own logical replication (--rounds 3, --only PART)
   bench verify [OPTIONS]  what a verification costs beside the copy it checks (--scale 100, --rounds 3)
 ";
@@ -76,6 +77,7 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
         ["bench", "verify", options @ ..] => bench("bench_verify", options),
         ["bench", "stream", options @ ..] => bench("bench_stream", options),
         ["bench", "peers", options @ ..] => bench("bench_peers", options),
+        ["bench", "far", options @ ..] => bench("bench_far", options),
         ["bench"] => cargo(&["bench", "--package", "pgconvoy-control"]).run(),
         ["help" | "--help" | "-h"] => {
             eprint!("{USAGE}");

@@ -22,7 +22,7 @@ const LOGIN_REFUSED: &str = "28000";
 
 /// What fixes how values look and what rows are seen, in every session, over whatever role and database say. All of it
 /// exists since PostgreSQL 13.
-const SETTINGS: [(&str, &str); 19] = [
+const SETTINGS: [(&str, &str); 20] = [
     ("DateStyle", "ISO,MDY"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
@@ -42,15 +42,16 @@ const SETTINGS: [(&str, &str); 19] = [
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
     ("default_transaction_isolation", "read\\ committed"),
+    // A default cannot stop us from writing: the source may be one that a cutover has fenced.
+    ("default_transaction_read_only", "off"),
     ("jit", "off"),
     // The server notices within a minute that an agent's machine is gone.
     ("tcp_keepalives_idle", "30"),
     ("tcp_keepalives_interval", "10"),
 ];
 
-/// At the destination, besides: what is reported as done is durable (law O6), and a default cannot stop us from writing.
-const DESTINATION_SETTINGS: [(&str, &str); 2] =
-    [("synchronous_commit", "on"), ("default_transaction_read_only", "off")];
+/// At the destination, besides: what is reported as done is durable (law O6).
+const DESTINATION_SETTINGS: [(&str, &str); 1] = [("synchronous_commit", "on")];
 
 /// One of a task's databases, with all that is needed to connect. Cheap to clone.
 #[derive(Clone)]

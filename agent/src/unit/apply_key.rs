@@ -5,9 +5,9 @@
 //! rows. Under `full` a table may have none: its rows are found by all of their values.
 
 use pgconvoy_shared::failure::Failure;
-use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
+use pgconvoy_shared::unit::PlanTable;
 use serde::{Deserialize, Serialize};
 
 use super::plan_tables::catalog::regclass;
@@ -41,6 +41,8 @@ pub(crate) struct Followed {
     pub(crate) key: Vec<String>,
     /// `pg_current_snapshot()` under which it was planned: what that shows, every shard shows (law S3).
     pub(crate) snapshot: String,
+    /// It is copied under one snapshot for certain: whatever that does not show is applied, and finds its row.
+    pub(crate) one_snapshot: bool,
 }
 
 /// A column of a source's table.
@@ -56,9 +58,9 @@ pub(crate) struct FollowedColumn {
 pub(super) async fn look_at(
     ctx: &UnitContext,
     wire: &mut Wire,
-    no: TableNo,
-    table: &QualifiedName,
+    planned: &PlanTable,
 ) -> Result<Option<(Followed, Lsn)>, UnitEnd> {
+    let (no, table) = (planned.no, &planned.name);
     let (snapshot, noted) = source_table::note_moment(wire).await.about(table)?;
     let Identity { relation, is_logged, is_published } =
         identity(wire, ctx, table).await.about(table)?;
@@ -76,7 +78,9 @@ pub(super) async fn look_at(
     }
     let columns = columns(wire, table).await.about(table)?;
     let key = key(wire, table).await.about(table)?;
-    Ok(Some((Followed { relation, name: table.clone(), columns, key, snapshot }, noted)))
+    let name = table.clone();
+    let one_snapshot = planned.anew;
+    Ok(Some((Followed { relation, name, columns, key, snapshot, one_snapshot }, noted)))
 }
 
 struct Identity {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_postgres::Transaction;
 use tracing::warn;
 
-use super::{UnitContext, UnitEnd, open_stream};
+use super::{UnitContext, UnitEnd, open_stream, replica_identity};
 use crate::pg::destination::{AWAKE, SCHEMA_LOCK};
 use crate::pg::{About, Session};
 
@@ -34,6 +34,11 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     let mut session = access.session().await.about(&access)?;
     ctx.still_mine()?;
     end_sessions(ctx, &session).await?;
+    if ctx.purpose == Purpose::Migrate && ctx.spec.incremental.set_replica_identity {
+        // What is to be put back is known at the destination alone.
+        close_stream(ctx).await?;
+        replica_identity::put_back(ctx, &session).await?;
+    }
     if ctx.purpose == Purpose::Migrate {
         remove(ctx, &mut session).await?;
     }

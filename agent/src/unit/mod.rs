@@ -8,6 +8,7 @@ mod analyze;
 pub(crate) mod apply_key;
 mod audit;
 mod copy_shard;
+mod cutover;
 mod fence;
 mod finish;
 mod index;
@@ -16,6 +17,7 @@ pub(crate) mod link;
 mod open_stream;
 mod plan_tables;
 mod precheck;
+mod replica_identity;
 mod schema;
 mod schema_post;
 mod schema_pre;
@@ -183,6 +185,7 @@ pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
         Work::SchemaPre => context.until_stopped(schema_pre::run(context)).await,
         Work::OpenStream => context.until_stopped(open_stream::run(context)).await,
         Work::Stream(order) => context.until_stopped(stream::run(context, order)).await,
+        Work::Cutover(order) => context.until_stopped(cutover::run(context, *order)).await,
         Work::Survey(order) => context.until_stopped(survey::run(context, order)).await,
         Work::Plan(tables) => context.until_stopped(plan_tables::run(context, tables)).await,
         Work::Copy(shard) => context.until_stopped(copy_shard::run(context, *shard)).await,

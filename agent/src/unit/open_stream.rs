@@ -4,6 +4,7 @@
 //!
 //! 1. End what older owners left (law O5), and remove the slot and publication that one of them may have made: what Raft does
 //!    not know of is of no use, for nobody can tell whether anything was read of it.
+//!    Where the user consents, tables that nothing identifies the rows of get a replica identity ([`replica_identity`]).
 //! 2. The publication, of all tables that take part. Before the slot, for a change is published only if the publication was
 //!    there when it was made.
 //! 3. The slot. Its making waits for every transaction that is open by then; what is committed behind its consistent point is
@@ -18,7 +19,7 @@ use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::name::{QualifiedName, quote_identifier, quote_literal};
 use pgconvoy_shared::unit::{StreamOpened, WorkResult};
 
-use super::{UnitContext, UnitEnd, apply_key, survey};
+use super::{UnitContext, UnitEnd, apply_key, replica_identity, survey};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::Wire;
 use crate::pg::{About, Access, PgError, Session};
@@ -40,6 +41,9 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     end_old_sessions(&mut session).await?;
     ctx.still_mine()?;
     remove(&session, &ctx.task).await.about(&access)?;
+    if ctx.spec.incremental.set_replica_identity {
+        replica_identity::set(ctx, &session).await?;
+    }
     publish(ctx, &session).await?;
 
     let mut replication = access.replication().await.about(&access)?;

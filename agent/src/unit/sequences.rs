@@ -29,6 +29,9 @@ pub(super) struct Position {
     pub(super) sequence: QualifiedName,
     pub(super) value: Value,
     course: Course,
+    /// How far one value is from the next, and how far it may go.
+    step: i64,
+    bounds: (i64, i64),
 }
 
 /// Where a sequence stands.
@@ -48,6 +51,18 @@ enum Course {
 }
 
 impl Position {
+    /// Stands so many values further on, as far as it goes. One that begins anew at its end stays where it is: nobody can say
+    /// what would be further.
+    fn further(mut self, values: u32) -> Self {
+        if values > 0 && self.course != Course::Round {
+            let way = self.step.saturating_mul(i64::from(values));
+            let (least, most) = self.bounds;
+            let last_value = self.value.last_value.saturating_add(way).clamp(least, most);
+            self.value = Value { last_value, is_called: true };
+        }
+        self
+    }
+
     /// Whether `nextval` can have brought it here from another value.
     pub(super) fn went_on_from(&self, before: Value) -> bool {
         let first_use = self.value == Value { is_called: true, ..before } && !before.is_called;
@@ -61,10 +76,15 @@ impl Position {
 }
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
+    Ok(WorkResult::Sequences { count: set_further(ctx, 0).await? })
+}
+
+/// Sets the destination's so many values further than the source's, in each one's own direction. How many there are.
+pub(super) async fn set_further(ctx: &UnitContext, margin: u32) -> Result<u32, UnitEnd> {
     let (source, destination) = link(4);
     let ((), count) =
-        tokio::try_join!(source_half(ctx, source), destination_half(ctx, destination))?;
-    Ok(WorkResult::Sequences { count })
+        tokio::try_join!(source_half(ctx, source), destination_half(ctx, margin, destination))?;
+    Ok(count)
 }
 
 pub(super) async fn source_half(
@@ -150,7 +170,7 @@ async fn positions_of(
         .enumerate()
         .map(|(nth, sequence)| {
             format!(
-                "select {nth}, s.last_value, s.is_called, p.seqincrement > 0, p.seqcycle
+                "select {nth}, s.last_value, s.is_called, p.seqincrement > 0, p.seqcycle, p.seqincrement, p.seqmin, p.seqmax
                  from {} s join pg_sequence p on p.seqrelid = s.tableoid",
                 sequence.quoted()
             )
@@ -165,12 +185,15 @@ async fn positions_of(
             (true, false) => Course::Up,
             (false, false) => Course::Down,
         },
+        step: row.get(5),
+        bounds: (row.get(6), row.get(7)),
     };
     Ok(rows.iter().map(position).collect())
 }
 
 async fn destination_half(
     ctx: &UnitContext,
+    margin: u32,
     mut link: Link<(), Vec<Position>>,
 ) -> Result<u32, UnitEnd> {
     let session = fence::writing_session(ctx).await?;
@@ -178,6 +201,8 @@ async fn destination_half(
     let mut count = 0;
     while let Some(positions) = link.next().await {
         ctx.still_mine()?;
+        let positions: Vec<Position> =
+            positions.into_iter().map(|position| position.further(margin)).collect();
         let mut script = format!("begin; {};\n", fence::hold(ctx));
         let present = present(&session, &names(&positions)).await.about(session.access())?;
         for (position, there) in positions.iter().zip(present) {
@@ -264,11 +289,19 @@ mod tests {
             sequence: QualifiedName::new("sa'les", "Odd \"seq"),
             value: Value { last_value: -7, is_called: false },
             course: Course::Down,
+            step: -2,
+            bounds: (-10, -1),
         };
         assert_eq!(
             set(&position),
             "select setval('\"sa''les\".\"Odd \"\"seq\"'::regclass, -7, false);\n"
         );
+        let further = |values| position.clone().further(values).value;
+        assert_eq!(further(0), position.value);
+        assert_eq!(further(1), Value { last_value: -9, is_called: true });
+        assert_eq!(further(7), Value { last_value: -10, is_called: true }, "as far as it goes");
+        let round = Position { course: Course::Round, ..position.clone() };
+        assert_eq!(round.clone().further(7), round);
     }
 
     #[tokio::test]
@@ -290,7 +323,8 @@ mod tests {
         let went_on = |course, before: (i64, bool), now: (i64, bool)| {
             let value = |(last_value, is_called)| Value { last_value, is_called };
             let sequence = QualifiedName::new("public", "numbers");
-            Position { sequence, value: value(now), course }.went_on_from(value(before))
+            Position { sequence, value: value(now), course, step: 1, bounds: (1, 9) }
+                .went_on_from(value(before))
         };
         for course in [Course::Up, Course::Down, Course::Round] {
             assert!(went_on(course, (1, false), (1, true)), "its first use: {course:?}");

@@ -63,6 +63,7 @@ pub(crate) fn spec(source: Endpoint, destination: Endpoint) -> TaskSpec {
             snapshot: SnapshotMode::Task,
         },
         retry: RetryWindows { connection_ms: 60_000, other_ms: 60_000 },
+        incremental: Default::default(),
     }
 }
 

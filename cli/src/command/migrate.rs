@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use pgconvoy_proto::v1;
 use pgconvoy_runtime::shutdown::Shutdown;
-use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::spec::{CopySettings, TaskSpec, limits};
 use tokio::time::timeout;
 
 use super::cleaning;
@@ -88,7 +88,8 @@ impl Migrate {
         let slots = slots_for(&order.wanted);
         let embedded = start(&data_dir, agents, slots, lists.clone()).await?;
         let goal = Goal::new(self.until);
-        let driven = drive(&embedded, order, goal, &data_dir, format, shutdown).await;
+        let driving = Box::pin(drive(&embedded, order, goal, &data_dir, format, shutdown));
+        let driven = driving.await;
         embedded.stop().await;
         let ended = match driven? {
             Driven::Ended(ended) => *ended,
@@ -325,6 +326,10 @@ fn must_be_the_same(found: &v1::Task, order: &Order) -> Result<(), Problem> {
 
 fn differences(a: &TaskSpec, b: &TaskSpec, jobs_by_default: bool) -> Vec<&'static str> {
     let jobs = (a.copy.jobs, a.copy.index_jobs) == (b.copy.jobs, b.copy.index_jobs);
+    let shard_size = a.copy.shard_size_bytes == b.copy.shard_size_bytes;
+    let by_default =
+        |copy: &CopySettings| copy.shard_size_bytes == limits::shard_size_bytes_for(copy.jobs);
+    let follows_jobs = jobs_by_default && by_default(&a.copy) && by_default(&b.copy);
     [
         ("name", a.name == b.name),
         ("source", a.source == b.source),
@@ -332,7 +337,7 @@ fn differences(a: &TaskSpec, b: &TaskSpec, jobs_by_default: bool) -> Vec<&'stati
         ("types", a.types == b.types),
         ("objects", a.objects == b.objects),
         ("schema", a.schema == b.schema),
-        ("copy.shard_size", a.copy.shard_size_bytes == b.copy.shard_size_bytes),
+        ("copy.shard_size", shard_size || follows_jobs),
         ("copy.snapshot", a.copy.snapshot == b.copy.snapshot),
         ("copy.jobs", jobs || jobs_by_default),
         ("retry", a.retry == b.retry),

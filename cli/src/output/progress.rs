@@ -114,7 +114,7 @@ fn stand(task: &v1::Task, meter: &mut Meter, now: Instant) -> Stand {
         v1::Phase::Verify if task.purpose() == v1::Purpose::Verify => moving(task, meter, now),
         v1::Phase::Verify => counted(task, "verify_rows", "shards compared"),
         v1::Phase::Index => counted(task, "index", "indexes"),
-        v1::Phase::CatchUp | v1::Phase::Stream => (None, following(task)),
+        v1::Phase::CatchUp | v1::Phase::Stream | v1::Phase::Cutover => (None, following(task)),
         v1::Phase::Unspecified | v1::Phase::Precheck | v1::Phase::Schema | v1::Phase::Done => {
             (None, Vec::new())
         }

@@ -5,6 +5,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod cluster;
+pub(crate) mod cutover;
 pub(crate) mod event;
 pub(crate) mod precheck;
 pub(crate) mod stream;

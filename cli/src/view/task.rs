@@ -7,6 +7,7 @@ use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::spec::TaskSpec;
 use serde::Serialize;
 
+use super::cutover::CutoverView;
 use super::stream::{StreamView, bytes_behind};
 use super::verification::{TableVerificationView, VerificationView};
 use super::{non_empty, word};
@@ -44,6 +45,9 @@ pub(crate) struct TaskView {
     lag_seconds: Option<u64>,
     /// Where changes are followed.
     stream: Option<StreamView>,
+    /// The latest cutover.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cutover: Option<CutoverView>,
     tables_done: u32,
     tables_total: u32,
     tables: Vec<TableView>,
@@ -127,6 +131,7 @@ impl From<v1::Task> for TaskView {
         let progress = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
         let (lag_bytes, lag_seconds) =
             (progress.map(bytes_behind), progress.map(|now| now.lag_ms / 1000));
+        let cutover = CutoverView::of(&task);
         Self {
             verification: VerificationView::of(&task),
             purpose: word(task.purpose().as_str_name(), "PURPOSE_"),
@@ -141,6 +146,7 @@ impl From<v1::Task> for TaskView {
             lag_bytes,
             lag_seconds,
             stream: task.stream.as_ref().map(StreamView::from),
+            cutover,
             tables_done: task.tables_done,
             tables_total: task.tables_total,
             tables: task.tables.into_iter().map(TableView::from).collect(),
@@ -273,6 +279,7 @@ impl TaskView {
             parts.push(table(&["retrying", "what", ">attempts", "not before", "because"], rows));
         }
         parts.extend(self.verification_text());
+        parts.extend(self.cutover.as_ref().map(CutoverView::to_text));
         parts.join("\n\n")
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use pgconvoy_shared::cutover::CutoverSettings;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::{AgentId, Incarnation, RequestId, TaskId, UnitId};
 use pgconvoy_shared::parking::Parking;
@@ -102,6 +103,20 @@ pub enum Command {
         task: TaskId,
         /// Its name at the source, as users see it.
         table: String,
+    },
+    /// A table is copied anew while the others are followed.
+    ResyncTable {
+        /// Of which task.
+        task: TaskId,
+        /// Its name at the source, as users see it.
+        table: String,
+    },
+    /// The destination of a task that follows its source shall take over.
+    CutoverTask {
+        /// Which.
+        task: TaskId,
+        /// How.
+        settings: CutoverSettings,
     },
 }
 

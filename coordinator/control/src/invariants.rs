@@ -225,6 +225,7 @@ fn of_stage(kind: UnitKind, stage: Stage) -> bool {
         UnitKind::SchemaPre => stage == Stage::SchemaPre,
         UnitKind::OpenStream => stage == Stage::OpenStream,
         UnitKind::Stream => stage == Stage::CatchUp || stage == Stage::Stream,
+        UnitKind::Cutover => stage == Stage::Cutover,
         UnitKind::Survey => stage == Stage::Survey || stage == Stage::Copy,
         UnitKind::Plan | UnitKind::Copy => stage == Stage::Copy,
         UnitKind::Audit => stage == Stage::Audit || stage == Stage::LastAudit,

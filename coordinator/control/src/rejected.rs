@@ -136,6 +136,16 @@ pub enum Rejected {
         /// The name asked for.
         table: String,
     },
+    /// The table cannot be copied anew by itself, or not now.
+    #[error("table {table} of task {task} cannot be copied anew: {why}")]
+    CannotCopyAnew {
+        /// Which task.
+        task: TaskId,
+        /// Which table.
+        table: String,
+        /// What stands in the way.
+        why: &'static str,
+    },
     /// The snapshot is not the task's current one.
     #[error("task {task} does not read snapshot {round} now")]
     OtherRound {
@@ -143,6 +153,18 @@ pub enum Rejected {
         task: TaskId,
         /// The round named.
         round: u32,
+    },
+    /// Only a task that has nothing left to do but to follow its source can be cut over.
+    #[error("task {task} is not in sync with its source")]
+    NotInSync {
+        /// Which task.
+        task: TaskId,
+    },
+    /// A cutover holds the source: it ends by itself, one way or the other.
+    #[error("task {task} is being cut over")]
+    CutoverUnderWay {
+        /// Which task.
+        task: TaskId,
     },
 }
 
@@ -168,7 +190,10 @@ impl Rejected {
             Self::StaleEpoch { .. } => "stale_epoch",
             Self::PartsMissing { .. } => "parts_missing",
             Self::UnknownTable { .. } => "unknown_table",
+            Self::CannotCopyAnew { .. } => "cannot_copy_anew",
             Self::OtherRound { .. } => "other_snapshot_round",
+            Self::NotInSync { .. } => "not_in_sync",
+            Self::CutoverUnderWay { .. } => "cutover_under_way",
         }
     }
 
@@ -182,7 +207,10 @@ impl Rejected {
             | Self::WrongStatus { task, .. }
             | Self::StillCleaningUp { task }
             | Self::UnknownTable { task, .. }
-            | Self::OtherRound { task, .. } => format!("task {task}"),
+            | Self::CannotCopyAnew { task, .. }
+            | Self::OtherRound { task, .. }
+            | Self::NotInSync { task }
+            | Self::CutoverUnderWay { task } => format!("task {task}"),
             Self::UnknownAgent { agent }
             | Self::AgentPresent { agent }
             | Self::NotPresent { agent, .. }
@@ -210,7 +238,14 @@ impl Rejected {
             }
             Self::UnknownAgent { .. } => "`pgconvoy agents list` shows the agents there are",
             Self::UnknownTable { .. } => "`pgconvoy task show` names them as schema.table",
+            Self::CannotCopyAnew { .. } => "`pgconvoy errors cannot_copy_anew` tells when it can",
             Self::AgentPresent { .. } => "stop the agent first",
+            Self::NotInSync { .. } => {
+                "only a task with type incremental can be cut over, once `task show` says phase stream"
+            }
+            Self::CutoverUnderWay { .. } => {
+                "it is done or undone within its timeout; see `pgconvoy task show`"
+            }
             Self::FormerLife { .. } => {
                 "if two agents run under one name, give one of them another name; then start it again"
             }

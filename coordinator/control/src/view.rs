@@ -16,7 +16,7 @@ use pgconvoy_shared::verify::{ObjectsCompared, Purpose, RowsCompared, VerifySett
 
 use crate::state::clerk::Task;
 use crate::state::{
-    KindCount, Parked, Phase, PhaseTime, Stage, State, Subject, Table, Tally, TaskStatus,
+    Cutover, KindCount, Parked, Phase, PhaseTime, Stage, State, Subject, Table, Tally, TaskStatus,
     UnitState, Verdict,
 };
 
@@ -58,7 +58,7 @@ pub struct TaskView {
     pub tables_done: u32,
     /// Units by kind.
     pub units: Vec<KindCount>,
-    /// Tables that are parked, then the largest ones.
+    /// Tables that are parked or copied anew, then the largest ones.
     pub tables: Vec<TableView>,
     /// Why it failed.
     pub cause: Option<Failure>,
@@ -80,6 +80,8 @@ pub struct TaskView {
     pub purpose: Purpose,
     /// What came of comparing both ends; none where that is not asked for.
     pub verification: Option<VerificationView>,
+    /// The latest cutover.
+    pub cutover: Option<Box<Cutover>>,
     /// How the source's changes are followed; none = not, or not yet.
     pub stream: Option<StreamView>,
 }
@@ -303,6 +305,7 @@ pub fn task(
         phase_times: record.phase_times.clone(),
         purpose: record.purpose,
         verification: verification(task),
+        cutover: record.cutover.clone(),
         stream,
     })
 }
@@ -385,9 +388,9 @@ fn tables(task: &Task, max: usize) -> Vec<TableView> {
         return Vec::new();
     }
     let troubles = Troubles::of(task);
-    let parked = &task.index.parked;
-    let others = task.index.by_size.iter().map(|(_, no)| no).filter(|no| !parked.contains(no));
-    let shown = parked.iter().chain(others).take(max);
+    let aside = &task.index.aside;
+    let others = task.index.by_size.iter().map(|(_, no)| no).filter(|no| !aside.contains(no));
+    let shown = aside.iter().chain(others).take(max);
     shown.filter_map(|no| Some(table_view(task, *no, task.record.table(*no)?, &troubles))).collect()
 }
 
@@ -435,6 +438,7 @@ fn tables_of(subject: &Subject) -> Vec<TableNo> {
         | Subject::Sequences
         | Subject::VerifySchema
         | Subject::VerifySequences
+        | Subject::Cutover
         | Subject::Finish => Vec::new(),
     }
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use pgconvoy_shared::cutover::CutoverOrder;
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::ids::{AgentId, Incarnation, TableNo, UnitId};
 use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
+use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{
     AuditTable, CopyShard, IndexBuild, PlanTable, SnapshotMode, StreamOrder, Survey, VerifyRows,
     Work,
@@ -54,13 +56,13 @@ pub fn order(state: &State, id: &UnitId) -> Option<Order> {
         spec: Arc::clone(&record.spec),
         source_password: record.source_password.clone(),
         destination_password: record.destination_password.clone(),
-        work: work(task, &unit.subject)?,
+        work: work(task, &unit.subject, lease.since)?,
         purpose: record.purpose,
     })
 }
 
 /// None = the unit is about a table that is not planned, which invariants rule out for a leased one.
-fn work(task: &Task, subject: &Subject) -> Option<Work> {
+fn work(task: &Task, subject: &Subject, leased: Timestamp) -> Option<Work> {
     let record = &task.record;
     Some(match subject {
         Subject::Precheck => Work::Precheck { verified: record.verify.is_some() },
@@ -69,8 +71,10 @@ fn work(task: &Task, subject: &Subject) -> Option<Work> {
         Subject::Stream => Work::Stream(StreamOrder {
             opened: record.following.opened?,
             checkpoint: record.following.checkpoint,
-            resume: to_resume(task),
+            resume: tables(task, Table::is_to_resume),
+            hold: tables(task, Table::is_to_hold),
         }),
+        Subject::Cutover => Work::Cutover(Box::new(cutover(record, leased)?)),
         Subject::Survey { round } => Work::Survey(survey(record, *round)),
         Subject::Plan(tables) => {
             Work::Plan(tables.iter().filter_map(|no| plan_table(record, *no)).collect())
@@ -82,7 +86,7 @@ fn work(task: &Task, subject: &Subject) -> Option<Work> {
                 shard: *shard,
                 part: table.shards.get(*shard as usize)?.part.clone(),
                 snapshot: record.snapshot.shared.clone(),
-                barrier: record.following.opened.map(|opened| opened.barrier),
+                barrier: table.barrier().or(record.following.opened.map(|opened| opened.barrier)),
             }))
         }
         Subject::Audit => Work::Audit(
@@ -133,10 +137,25 @@ fn work(task: &Task, subject: &Subject) -> Option<Work> {
     })
 }
 
-/// Parked tables that users want to go on.
-fn to_resume(task: &Task) -> Vec<TableNo> {
-    let asked = |no: &TableNo| task.record.table(*no).is_some_and(Table::is_to_resume);
-    task.index.parked.iter().copied().filter(asked).collect()
+/// Tables that the stream treats in another way than most.
+fn tables(task: &Task, are: impl Fn(&Table) -> bool) -> Vec<TableNo> {
+    let those = |no: &TableNo| task.record.table(*no).is_some_and(&are);
+    task.index.aside.iter().copied().filter(those).collect()
+}
+
+/// Times are told as what is left of them: agents have clocks of their own.
+fn cutover(record: &TaskRecord, leased: Timestamp) -> Option<CutoverOrder> {
+    let cutover = record.cutover.as_deref()?;
+    let timeout_ms = cutover.settings.timeout_ms;
+    Some(CutoverOrder {
+        step: cutover.step,
+        attempt: cutover.attempt,
+        settings: cutover.settings.clone(),
+        setting_before: cutover.setting_before.clone(),
+        fence: cutover.fence,
+        marker: cutover.marker,
+        left_ms: cutover.deadline.map_or(timeout_ms, |deadline| deadline.since_ms(leased)),
+    })
 }
 
 fn survey(record: &TaskRecord, round: u32) -> Survey {
@@ -153,5 +172,6 @@ fn plan_table(record: &TaskRecord, no: TableNo) -> Option<PlanTable> {
         generation: table.generation,
         bytes: table.surveyed.bytes,
         filenode: table.surveyed.filenode,
+        anew: table.anew.is_some(),
     })
 }

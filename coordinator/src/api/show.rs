@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use pgconvoy_control::schedule::Explanation;
-use pgconvoy_control::state::{Event, KindCount, Phase, PhaseTime, TaskStatus};
+use pgconvoy_control::state::{Cutover, Event, KindCount, Phase, PhaseTime, TaskStatus};
 use pgconvoy_control::view::{
     RetryingUnit, RunningUnit, StreamView, TableView, TaskView, VerificationView,
 };
 use pgconvoy_proto::v1;
+use pgconvoy_shared::cutover::CutoverStep;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::verify::{ObjectsCompared, RowsCompared};
@@ -41,6 +42,7 @@ pub(super) fn task(view: TaskView) -> v1::Task {
         purpose: v1::Purpose::from(view.purpose).into(),
         verification: view.verification.map(verification),
         stream: view.stream.map(stream),
+        cutover: view.cutover.as_deref().map(cutover),
     }
 }
 
@@ -50,6 +52,29 @@ fn stream(view: StreamView) -> v1::TaskStream {
         checkpoint: Some(view.checkpoint.into()),
         progress: view.progress.map(Into::into),
         tables_not_followed: view.not_followed.iter().cloned().map(Into::into).collect(),
+    }
+}
+
+fn cutover(cutover: &Cutover) -> v1::Cutover {
+    let step = |(step, at): &(CutoverStep, Timestamp)| v1::CutoverStepTime {
+        step: v1::CutoverStep::from(*step).into(),
+        began_ms: at.0,
+    };
+    let undone = cutover.ended.as_ref().and_then(|(outcome, _)| outcome.cause());
+    v1::Cutover {
+        attempt: cutover.attempt,
+        settings: Some(cutover.settings.clone().into()),
+        steps: cutover.steps.iter().map(step).collect(),
+        setting_before: cutover.setting_before.clone(),
+        lag_bytes: cutover.lag_bytes,
+        fence: cutover.fence.0,
+        ended_sessions: cutover.ended_sessions,
+        marker: cutover.marker.0,
+        sequences: cutover.sequences,
+        outcome: cutover.ended.as_ref().map(|(how, _)| how.as_str().to_owned()).unwrap_or_default(),
+        ended_ms: or_zero(cutover.ended.as_ref().map(|(_, at)| *at)),
+        cause: undone.or(cutover.cause.as_ref()).cloned().map(Into::into),
+        stopped_ms: cutover.stopped_ms(),
     }
 }
 
@@ -110,6 +135,7 @@ fn phase(phase: Phase) -> v1::Phase {
         Phase::Verify => v1::Phase::Verify,
         Phase::CatchUp => v1::Phase::CatchUp,
         Phase::Stream => v1::Phase::Stream,
+        Phase::Cutover => v1::Phase::Cutover,
         Phase::Done => v1::Phase::Done,
     }
 }

@@ -11,6 +11,7 @@ use pgconvoy_proto::convert::WireError;
 use pgconvoy_proto::v1;
 use pgconvoy_proto::v1::task_service_server::TaskService;
 use pgconvoy_runtime::clock;
+use pgconvoy_shared::cutover::CutoverSettings;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{BadId, RequestId, TaskId};
@@ -322,6 +323,14 @@ impl TaskService for Tasks {
         Ok(self.change(&task, command).await?)
     }
 
+    async fn resync_table(
+        &self,
+        request: Request<v1::ResyncTableRequest>,
+    ) -> Result<Response<v1::TaskStateResponse>, Status> {
+        let v1::ResyncTableRequest { task, table } = request.into_inner();
+        Ok(self.change(&task, |task| Command::ResyncTable { task, table }).await?)
+    }
+
     async fn cancel_task(
         &self,
         request: Request<v1::CancelTaskRequest>,
@@ -336,6 +345,17 @@ impl TaskService for Tasks {
     ) -> Result<Response<v1::VerifyTaskResponse>, Status> {
         let (task, repeated) = self.verify(request.into_inner()).await?;
         Ok(Response::new(v1::VerifyTaskResponse { task_id: task.into(), repeated }))
+    }
+
+    async fn cutover_task(
+        &self,
+        request: Request<v1::CutoverTaskRequest>,
+    ) -> Result<Response<v1::TaskStateResponse>, Status> {
+        let v1::CutoverTaskRequest { task, settings } = request.into_inner();
+        let settings = settings.ok_or_else(|| unreadable("settings", "they are missing"))?;
+        let settings = CutoverSettings::try_from(settings)
+            .map_err(|WireError { field, problem }| unreadable(&field, &problem.to_string()))?;
+        Ok(self.change(&task, |task| Command::CutoverTask { task, settings }).await?)
     }
 
     async fn delete_task(

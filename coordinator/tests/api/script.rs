@@ -196,8 +196,8 @@ pub(crate) fn script(work: &Kind) -> Vec<Body> {
             vec![done(0, Of::SchemaPre(v1::SchemaPreDone { entries_run: 1, entries_kept: 1 }))]
         }
         Kind::OpenStream(_) => vec![done(0, Of::OpenStream(v1::StreamOpened::default()))],
-        // It goes on until it is told to stop.
-        Kind::Stream(_) => vec![],
+        // It goes on until it is told to stop. So nothing is in sync here, and nothing is cut over.
+        Kind::Stream(_) | Kind::Cutover(_) => vec![],
         Kind::Survey(_) => {
             let table = v1::SurveyedTable {
                 name: name(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use pgconvoy_proto::v1::{InitClusterRequest, Node};
@@ -36,12 +37,15 @@ pub(super) struct AgentPlan {
     pub(super) network: Option<Namespace>,
     /// Another one, from which it can be dialled.
     pub(super) dialled_from: Option<Namespace>,
+    /// How far it is from whoever dials it: latency, and bytes a second.
+    pub(super) far: Option<(Duration, u64)>,
 }
 
 impl AgentPlan {
     pub(super) fn new(name: &str, site: Option<&str>) -> Self {
         let (name, site) = (name.to_owned(), site.map(str::to_owned));
-        AgentPlan { name, site, slots: 4, more: Vec::new(), network: None, dialled_from: None }
+        let (network, dialled_from, far) = (None, None, None);
+        AgentPlan { name, site, slots: 4, more: Vec::new(), network, dialled_from, far }
     }
 
     pub(super) fn flags(&self) -> Vec<String> {
@@ -102,6 +106,19 @@ impl Builder {
             dialled_from: dialled_from.cloned(),
             ..AgentPlan::new(name, Some(site))
         });
+        self
+    }
+
+    /// An agent of a site that is dialled over a link: a byte arrives so much later, and there is room for so many a second.
+    pub fn agent_far(
+        mut self,
+        name: &str,
+        site: &str,
+        latency: Duration,
+        bytes_per_second: u64,
+    ) -> Self {
+        let far = Some((latency, bytes_per_second));
+        self.agents.push(AgentPlan { far, ..AgentPlan::new(name, Some(site)) });
         self
     }
 

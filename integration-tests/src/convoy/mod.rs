@@ -37,7 +37,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::logs::Expected;
-use crate::net::{Namespace, Proxy, page};
+use crate::net::{Link, Namespace, Proxy, page};
 use crate::process::{Process, Program};
 use crate::wait;
 
@@ -76,6 +76,8 @@ struct Agent {
     links: Vec<Proxy>,
     /// The way of other sites' agents to it.
     relay: Option<Proxy>,
+    /// The same, where it is a long one.
+    _far: Option<Link>,
     network: Option<Namespace>,
     /// Its HTTP listener, in that network.
     http: SocketAddr,
@@ -180,6 +182,10 @@ impl Convoy {
             Some(network) => network.free_addresses()?,
             None => builder::free_addresses()?,
         };
+        let far = match plan.far {
+            Some((latency, rate)) => Some(Link::to(listen, latency, rate).await?),
+            None => None,
+        };
         let relay = match &plan.dialled_from {
             Some(network) => {
                 Some(Proxy::between(Some(network), plan.network.as_ref(), listen).await?)
@@ -198,12 +204,14 @@ impl Convoy {
         if let Some(network) = &plan.network {
             program = program.inside(network);
         }
-        if let Some(relay) = &relay {
-            program = program.args(["--advertise", &relay.address().to_string()]);
+        let dialled = relay.as_ref().map(Proxy::address).or(far.as_ref().map(Link::address));
+        if let Some(dialled) = dialled {
+            program = program.args(["--advertise", &dialled.to_string()]);
         }
         let process = Process::start(&plan.name, program, self.folder.path())?;
         let network = plan.network.clone();
-        self.agents.insert(plan.name.clone(), Agent { process, links, relay, network, http });
+        let agent = Agent { process, links, relay, _far: far, network, http };
+        self.agents.insert(plan.name.clone(), agent);
         Ok(())
     }
 

@@ -92,6 +92,7 @@ pub(super) fn phase(phase: Phase) -> &'static str {
         Phase::Verify => "verify",
         Phase::CatchUp => "catch_up",
         Phase::Stream => "stream",
+        Phase::Cutover => "cutover",
         Phase::Done => "done",
     }
 }

@@ -7,6 +7,7 @@
 //! The conversion of a specification looks at its form only; whether it makes sense is
 //! [`TaskSpec::check`](pgconvoy_shared::spec::TaskSpec::check)'s question, asked once, when a task is created.
 
+mod cutover;
 mod endpoint;
 mod failure;
 mod lease;

@@ -37,6 +37,7 @@ impl From<WorkResult> for Wire {
             WorkResult::VerifyRows(rows) => Self::VerifyRows(rows.into()),
             WorkResult::VerifySchema(objects) => Self::VerifySchema(objects.into()),
             WorkResult::VerifySequences(objects) => Self::VerifySequences(objects.into()),
+            WorkResult::Cutover(done) => Self::Cutover(done.into()),
             WorkResult::Finish => Self::Finish(v1::FinishDone {}),
         }
     }
@@ -69,6 +70,7 @@ impl TryFrom<Wire> for WorkResult {
             Wire::VerifySequences(objects) => {
                 Self::VerifySequences(required(Some(objects), "verify_sequences")?)
             }
+            Wire::Cutover(done) => Self::Cutover(required(Some(done), "cutover")?),
             Wire::Finish(v1::FinishDone {}) => Self::Finish,
         })
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use pgconvoy_shared::spec::{
-    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec, limits,
+    CopySettings, IncrementalSettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings,
+    TaskSpec, limits,
 };
 use pgconvoy_shared::unit::SnapshotMode;
 
@@ -35,6 +36,7 @@ impl From<TaskSpec> for v1::TaskSpec {
             roles: spec.schema.roles,
             database_settings: spec.schema.database_settings,
             tablespaces: spec.schema.tablespaces,
+            set_replica_identity: spec.incremental.set_replica_identity,
         }
     }
 }
@@ -63,7 +65,7 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
                 jobs,
                 shard_size_bytes: or_default(
                     wire.shard_size_bytes,
-                    limits::SHARD_SIZE_BYTES_DEFAULT,
+                    limits::shard_size_bytes_for(jobs),
                 ),
                 index_jobs: or_default(wire.index_jobs, jobs),
                 snapshot: optional_enum(wire.snapshot, "snapshot")?.unwrap_or(SnapshotMode::Task),
@@ -75,6 +77,7 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
                 ),
                 other_ms: or_default(wire.retry_other_ms, limits::RETRY_OTHER_MS_DEFAULT),
             },
+            incremental: IncrementalSettings { set_replica_identity: wire.set_replica_identity },
         })
     }
 }

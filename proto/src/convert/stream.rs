@@ -3,7 +3,7 @@
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::parking::{Cause, Parking};
+use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use pgconvoy_shared::stream::{
     ChangeCounts, SlotState, StreamNote, StreamProgress, TableChanges, WalStatus,
 };
@@ -52,6 +52,7 @@ impl From<StreamOrder> for v1::StreamWork {
             opened: Some(order.opened.into()),
             checkpoint: Some(order.checkpoint.into()),
             resume: order.resume.into_iter().map(|table| table.0).collect(),
+            hold: order.hold.into_iter().map(|table| table.0).collect(),
         }
     }
 }
@@ -64,6 +65,7 @@ impl TryFrom<v1::StreamWork> for StreamOrder {
             opened: wire.opened.ok_or_else(missing("opened"))?.into(),
             checkpoint: wire.checkpoint.ok_or_else(missing("checkpoint"))?.into(),
             resume: wire.resume.into_iter().map(TableNo).collect(),
+            hold: wire.hold.into_iter().map(TableNo).collect(),
         })
     }
 }
@@ -73,7 +75,11 @@ impl From<Parking> for v1::Parking {
         Self {
             table: parking.table.0,
             generation: parking.generation.0,
-            cause: parking.cause.map(v1::ParkCause::from),
+            changes: match parking.changes {
+                Changes::Applied => None,
+                Changes::Parked(cause) => Some(v1::parking::Changes::Cause((*cause).into())),
+                Changes::Held(barrier) => Some(v1::parking::Changes::Held(barrier)),
+            },
         }
     }
 }
@@ -84,7 +90,13 @@ impl TryFrom<v1::Parking> for Parking {
         Ok(Self {
             table: TableNo(wire.table),
             generation: Generation(wire.generation),
-            cause: optional(wire.cause, "cause")?,
+            changes: match wire.changes {
+                None => Changes::Applied,
+                Some(v1::parking::Changes::Cause(cause)) => {
+                    Changes::Parked(Box::new(required(Some(cause), "cause")?))
+                }
+                Some(v1::parking::Changes::Held(barrier)) => Changes::Held(barrier),
+            },
         })
     }
 }

@@ -15,6 +15,7 @@ impl From<Work> for v1::Work {
             Work::SchemaPre => Kind::SchemaPre(v1::SchemaPreWork {}),
             Work::OpenStream => Kind::OpenStream(v1::OpenStreamWork {}),
             Work::Stream(order) => Kind::Stream(order.into()),
+            Work::Cutover(order) => Kind::Cutover((*order).into()),
             Work::Survey(survey) => Kind::Survey(survey.into()),
             Work::Plan(tables) => Kind::Plan(v1::PlanWork { tables: wire_list(tables) }),
             Work::Copy(shard) => Kind::Copy((*shard).into()),
@@ -43,6 +44,7 @@ impl TryFrom<v1::Work> for Work {
             Kind::SchemaPre(v1::SchemaPreWork {}) => Self::SchemaPre,
             Kind::OpenStream(v1::OpenStreamWork {}) => Self::OpenStream,
             Kind::Stream(order) => Self::Stream(required(Some(order), "stream")?),
+            Kind::Cutover(order) => Self::Cutover(Box::new(required(Some(order), "cutover")?)),
             Kind::Survey(survey) => Self::Survey(required(Some(survey), "survey")?),
             Kind::Plan(plan) => Self::Plan(list(plan.tables, "plan.tables")?),
             Kind::Copy(copy) => Self::Copy(Box::new(required(Some(copy), "copy")?)),
@@ -91,6 +93,7 @@ impl From<PlanTable> for v1::PlanTable {
             generation: table.generation.0,
             bytes: table.bytes,
             filenode: table.filenode,
+            anew: table.anew,
         }
     }
 }
@@ -104,6 +107,7 @@ impl TryFrom<v1::PlanTable> for PlanTable {
             generation: Generation(wire.generation),
             bytes: wire.bytes,
             filenode: wire.filenode,
+            anew: wire.anew,
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgconvoy_proto::convert::{Leased, ReportBody, RunningUnit};
+use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, Writers};
 use pgconvoy_shared::endpoint::{Endpoint, Side, SslMode};
 use pgconvoy_shared::epoch::{Epoch, Generation};
 use pgconvoy_shared::failure::{Failure, FailureClass};
@@ -10,11 +11,12 @@ use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitId, UnitNo};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::neighbours::{Neighbour, Neighbours};
-use pgconvoy_shared::parking::{Cause, Parking};
+use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{
-    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec,
+    CopySettings, IncrementalSettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings,
+    TaskSpec,
 };
 use pgconvoy_shared::stream::*;
 use pgconvoy_shared::unit::*;
@@ -131,6 +133,7 @@ prop_compose! {
         connection_ms in 1..=u64::MAX,
         other_ms in 1..=u64::MAX,
         (roles, database_settings, tablespaces) in any::<(bool, bool, bool)>(),
+        set_replica_identity in any::<bool>(),
     ) -> TaskSpec {
         let types: BTreeSet<MigrationType> = types;
         TaskSpec {
@@ -139,6 +142,7 @@ prop_compose! {
             schema: SchemaSettings { roles, database_settings, tablespaces },
             copy: CopySettings { jobs, shard_size_bytes, index_jobs, snapshot },
             retry: RetryWindows { connection_ms, other_ms },
+            incremental: IncrementalSettings { set_replica_identity },
         }
     }
 }
@@ -194,7 +198,8 @@ prop_compose! {
         bytes in any::<u64>(),
         filenode in any::<Option<u32>>(),
     ) -> PlanTable {
-        PlanTable { no: TableNo(no), name, generation: Generation(generation), bytes, filenode }
+        let generation = Generation(generation);
+        PlanTable { no: TableNo(no), name, generation, bytes, filenode, anew: bytes % 2 == 1 }
     }
 }
 
@@ -208,6 +213,10 @@ prop_compose! {
     fn checkpoint()(applied in any::<u64>(), consistent in any::<bool>()) -> Checkpoint {
         Checkpoint { applied: Lsn(applied), consistent }
     }
+}
+
+fn table_nos() -> impl Strategy<Value = Vec<TableNo>> {
+    vec(any::<u32>().prop_map(TableNo), 0..3)
 }
 
 prop_compose! {
@@ -224,9 +233,13 @@ prop_compose! {
     fn parking()(
         table in any::<u32>(),
         generation in any::<u32>(),
-        cause in option::of(park_cause()),
+        changes in prop_oneof![
+            Just(Changes::Applied),
+            park_cause().prop_map(|cause| Changes::Parked(Box::new(cause))),
+            any::<u64>().prop_map(Changes::Held),
+        ],
     ) -> Parking {
-        Parking { table: TableNo(table), generation: Generation(generation), cause }
+        Parking { table: TableNo(table), generation: Generation(generation), changes }
     }
 }
 
@@ -332,9 +345,12 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
             Work::Finish
         ]),
         survey,
-        (opened(), checkpoint(), vec(any::<u32>().prop_map(TableNo), 0..3)).prop_map(
-            |(opened, checkpoint, resume)| Work::Stream(StreamOrder { opened, checkpoint, resume })
+        (opened(), checkpoint(), table_nos(), table_nos()).prop_map(
+            |(opened, checkpoint, resume, hold)| {
+                Work::Stream(StreamOrder { opened, checkpoint, resume, hold })
+            }
         ),
+        cutover_order().prop_map(|order| Work::Cutover(Box::new(order))),
         vec(plan_table(), 0..3).prop_map(Work::Plan),
         copy,
         vec(audited, 0..3).prop_map(Work::Audit),
@@ -396,6 +412,42 @@ fn objects_compared() -> impl Strategy<Value = ObjectsCompared> {
     )
 }
 
+prop_compose! {
+    fn cutover_order()(
+        step in select(vec![
+            CutoverStep::Check, CutoverStep::Fence, CutoverStep::Prove,
+            CutoverStep::Switch, CutoverStep::Lift,
+        ]),
+        attempt in any::<u32>(),
+        writers in select(vec![Writers::Fenced, Writers::Stopped]),
+        dry_run in any::<bool>(),
+        timeout_ms in 1..=u64::MAX,
+        sequence_margin in any::<u32>(),
+        ignore in btree_set(text(), 0..3),
+        by in text(),
+        setting_before in option::of(text()),
+        [fence, marker, left_ms] in any::<[u64; 3]>(),
+    ) -> CutoverOrder {
+        let settings = CutoverSettings { writers, dry_run, timeout_ms, sequence_margin, ignore, by };
+        let (fence, marker) = (Lsn(fence), Lsn(marker));
+        CutoverOrder { step, attempt, settings, setting_before, fence, marker, left_ms }
+    }
+}
+
+fn cutover_done() -> impl Strategy<Value = CutoverDone> {
+    prop_oneof![
+        (option::of(text()), any::<u64>()).prop_map(|(setting_before, lag_bytes)| {
+            CutoverDone::Checked { setting_before, lag_bytes }
+        }),
+        (any::<u64>(), any::<u32>())
+            .prop_map(|(at, ended)| CutoverDone::Fenced { at: Lsn(at), ended }),
+        (any::<u64>(), any::<u32>())
+            .prop_map(|(at, sequences)| CutoverDone::Proved { marker: Lsn(at), sequences }),
+        select(vec![CutoverDone::Switched, CutoverDone::Lifted]),
+        failure().prop_map(CutoverDone::Refused),
+    ]
+}
+
 fn work_result() -> impl Strategy<Value = WorkResult> {
     let left_out = (any::<u32>(), vec(name(), 0..3));
     let survey = (any::<u64>(), option::of(shared_snapshot()), any::<bool>(), left_out).prop_map(
@@ -422,6 +474,7 @@ fn work_result() -> impl Strategy<Value = WorkResult> {
         }),
         survey,
         opened().prop_map(WorkResult::OpenStream),
+        cutover_done().prop_map(WorkResult::Cutover),
         copy,
         vec(missing, 0..3).prop_map(|missing| WorkResult::Audit { missing }),
         any::<u32>().prop_map(|entries_run| WorkResult::SchemaPost { entries_run }),

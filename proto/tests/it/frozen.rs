@@ -60,6 +60,7 @@ fn spec() -> TaskSpec {
             snapshot: SnapshotMode::Task,
         },
         retry: RetryWindows { connection_ms: 43_200_000, other_ms: 600_000 },
+        incremental: Default::default(),
     }
 }
 

@@ -97,7 +97,7 @@ fn what_is_left_out_gets_its_default() {
         (spec.copy.jobs, spec.copy.index_jobs),
         (limits::JOBS_DEFAULT, limits::JOBS_DEFAULT)
     );
-    assert_eq!(spec.copy.shard_size_bytes, limits::SHARD_SIZE_BYTES_DEFAULT);
+    assert_eq!(spec.copy.shard_size_bytes, 256 << 20);
     assert_eq!(spec.retry.other_ms, limits::RETRY_OTHER_MS_DEFAULT);
 }
 

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::conninfo::Conninfo;
 use super::problem::{SpecProblem, SpecProblems};
 use super::{
-    CopySettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings, TaskSpec, limits,
+    CopySettings, IncrementalSettings, MigrationType, ObjectRules, RetryWindows, SchemaSettings,
+    TaskSpec, limits,
 };
 use crate::endpoint::{Endpoint, Side};
 use crate::secret::Secret;
@@ -35,6 +36,7 @@ pub struct Draft {
     pub snapshot: Option<SnapshotMode>,
     pub retry_connection_ms: Option<u64>,
     pub retry_other_ms: Option<u64>,
+    pub incremental: IncrementalSettings,
     pub(super) source: EndpointDraft,
     pub(super) destination: EndpointDraft,
     pub(super) problems: Vec<SpecProblem>,
@@ -151,7 +153,7 @@ impl Draft {
                     jobs,
                     shard_size_bytes: self
                         .shard_size_bytes
-                        .unwrap_or(limits::SHARD_SIZE_BYTES_DEFAULT),
+                        .unwrap_or_else(|| limits::shard_size_bytes_for(jobs)),
                     index_jobs: self.index_jobs.unwrap_or(jobs),
                     snapshot: self.snapshot.unwrap_or(SnapshotMode::Task),
                 },
@@ -161,6 +163,7 @@ impl Draft {
                         .unwrap_or(limits::RETRY_CONNECTION_MS_DEFAULT),
                     other_ms: self.retry_other_ms.unwrap_or(limits::RETRY_OTHER_MS_DEFAULT),
                 },
+                incremental: self.incremental,
             };
             // An empty list of types whose words were wrong is told once, by those words.
             let known = problems.iter().any(|problem| problem.key == "types");

@@ -59,6 +59,7 @@ pub fn read(text: &str) -> Draft {
     read_schema(&mut reader, &fields, &mut draft);
     read_copy(&mut reader, &fields, &mut draft);
     read_retry(&mut reader, &fields, &mut draft);
+    read_incremental(&mut reader, &fields, &mut draft);
     refuse_what_is_not_built(&mut reader, &fields);
 
     draft.problems = reader.problems;
@@ -187,6 +188,16 @@ fn read_retry(reader: &mut Reader, fields: &Fields<'_>, draft: &mut Draft) {
         fields.get("other").and_then(|node| reader.duration("retry.other", node));
 }
 
+fn read_incremental(reader: &mut Reader, fields: &Fields<'_>, draft: &mut Draft) {
+    let Some(node) = fields.get("incremental") else { return };
+    let fields = reader.fields("incremental", node, &["replica_identity"]);
+    let choices = [("require", false), ("set_full", true)];
+    draft.incremental.set_replica_identity = fields
+        .get("replica_identity")
+        .and_then(|node| reader.choice("incremental.replica_identity", node, &choices))
+        .unwrap_or_default();
+}
+
 fn refuse_what_is_not_built(reader: &mut Reader, fields: &Fields<'_>) {
     for (at, built, not_built) in
         [("name_case", "preserve", &["lower", "upper"][..]), ("on_conflict", "fail", &["keep"][..])]
@@ -196,17 +207,6 @@ fn refuse_what_is_not_built(reader: &mut Reader, fields: &Fields<'_>) {
             not_built.iter().map(|word| (*word, false)).chain([(built, true)]).collect();
         if reader.choice(at, node, &choices) == Some(false) {
             reader.note(node, SpecProblem::not_yet(at, "anything but `".to_owned() + built + "`"));
-        }
-    }
-    if let Some(node) = fields.get("incremental") {
-        let fields = reader.fields("incremental", node, &["replica_identity"]);
-        let at = "incremental.replica_identity";
-        let choices = [("require", true), ("set_full", false)];
-        let chosen = fields.get("replica_identity").and_then(|node| {
-            reader.choice(at, node, &choices).filter(|built| !built).map(|_| node)
-        });
-        if let Some(node) = chosen {
-            reader.note(node, SpecProblem::not_yet(at, "setting replica identities"));
         }
     }
     reader.not_yet("alerts", fields.get("alerts"), "alerting");

@@ -15,7 +15,6 @@ pub const OBJECTS_BYTES_MAX: usize = 64 * 1024;
 
 /// Where nobody could ask for the cores.
 pub const JOBS_DEFAULT: u32 = 4;
-pub const SHARD_SIZE_BYTES_DEFAULT: u64 = 256 << 20;
 pub const RETRY_CONNECTION_MS_DEFAULT: u64 = 12 * 60 * 60 * 1000;
 pub const RETRY_OTHER_MS_DEFAULT: u64 = 10 * 60 * 1000;
 
@@ -24,4 +23,12 @@ pub const RETRY_OTHER_MS_DEFAULT: u64 = 10 * 60 * 1000;
 #[must_use]
 pub fn jobs_for(cores: u32) -> u32 {
     cores.clamp(2, 16)
+}
+
+/// What a shard aims at where nothing is said: work for many, and little that is lost with an agent. One job alone has
+/// nobody to share a table with, and a server reads a range of blocks through all its buffers, but a whole table through a
+/// few, for much less work: so most tables are one shard then.
+#[must_use]
+pub fn shard_size_bytes_for(jobs: u32) -> u64 {
+    if jobs == 1 { 2 << 30 } else { 256 << 20 }
 }

@@ -48,6 +48,16 @@ pub struct TaskSpec {
     pub copy: CopySettings,
     /// How long a failing unit is tried again.
     pub retry: RetryWindows,
+    /// How changes are followed.
+    pub incremental: IncrementalSettings,
+}
+
+/// How changes are followed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncrementalSettings {
+    /// With the user's consent tables of the source that nothing identifies the rows of get `replica identity full` for as long
+    /// as the task lasts; otherwise they are refused.
+    pub set_replica_identity: bool,
 }
 
 /// A part of a migration.

@@ -73,6 +73,12 @@ impl Snapshot {
         (xmin <= xmax && in_order).then_some(Self { xmin, xmax, in_progress })
     }
 
+    /// The one that shows nothing.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { xmin: FullXid(0), xmax: FullXid(0), in_progress: Box::default() }
+    }
+
     /// Whether it shows what this committed top-level transaction did.
     #[must_use]
     pub fn shows(&self, xid: FullXid) -> bool {

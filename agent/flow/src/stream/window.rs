@@ -25,8 +25,8 @@ pub enum Window {
         /// The snapshots of its shards.
         shards: Box<[Snapshot]>,
     },
-    /// Rows are found by all of their values. They were copied under one snapshot.
-    Keyless {
+    /// All rows were copied under one snapshot: those of a table without a key, or of one that is copied anew.
+    OneSnapshot {
         /// That snapshot.
         copied: Snapshot,
     },
@@ -55,7 +55,7 @@ impl Window {
                 }
                 Some(if laws.hold(Law::Window) { Mode::Converging } else { Mode::Strict })
             }
-            Self::Keyless { copied } => {
+            Self::OneSnapshot { copied } => {
                 let copied = copied.shows(xid) && laws.hold(Law::KeylessSnapshot);
                 (!copied).then_some(Mode::Strict)
             }
@@ -67,7 +67,7 @@ impl Window {
     pub(super) fn copied_after(&self, xid: FullXid) -> bool {
         match self {
             Self::Keyed { shards, .. } => shards.iter().any(|shard| shard.shows(xid)),
-            Self::Keyless { copied } => copied.shows(xid),
+            Self::OneSnapshot { copied } => copied.shows(xid),
         }
     }
 

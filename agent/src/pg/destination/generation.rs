@@ -1,6 +1,7 @@
 //! Raising a table's generation: from then on nobody writes for an older plan of it (laws O1, O4).
 //!
-//! One transaction: the generation goes up, what older plans had done is forgotten, and the table is made empty. A table
+//! One transaction: the generation goes up, what older plans had done is forgotten, and the table is made empty. (What was
+//! kept of the changes of a table that is copied anew stays: it is later than that.) A table
 //! that is planned for the first time must *be* empty, for its rows would be somebody else's. Repeated by a later owner
 //! of the same plan it changes nothing: only the transaction that raised the generation deletes.
 //!
@@ -326,7 +327,8 @@ impl Plan<'_> {
                 "with marks as (delete from pgconvoy.unlogged_mark where task = $1 and table_no = $2),
                  shards as (delete from pgconvoy.shard_progress where task = $1 and table_no = $2),
                  reread as (delete from pgconvoy.reread where task = $1 and table_no = $2)
-                 delete from pgconvoy.parked_change where task = $1 and table_no = $2",
+                 delete from pgconvoy.parked_change k where task = $1 and table_no = $2
+                     and not exists (select from pgconvoy.copied_anew a where (a.task, a.table_no) = (k.task, k.table_no))",
                 &[&self.task.as_str(), &i64::from(self.table.0)],
             )
             .await
@@ -339,6 +341,11 @@ impl Plan<'_> {
             progress::MADE_OF_ROWS
         );
         transaction.execute(&made, &[&self.task.as_str()]).await.about(self.name)?;
+        if self.followed.is_some() {
+            // What hangs on its rows is there already where it is copied anew: triggers, and foreign keys of other tables.
+            let replica = "set local session_replication_role = replica";
+            transaction.batch_execute(replica).await.about(self.name)?;
+        }
         empty(transaction, self.write_to).await.about(self.name)
     }
 

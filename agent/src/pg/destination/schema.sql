@@ -1,4 +1,4 @@
--- Schema `pgconvoy` at the destination: what proves what is done. Version 4.
+-- Schema `pgconvoy` at the destination: what proves what is done. Version 5.
 
 create schema pgconvoy;
 
@@ -7,7 +7,7 @@ create table pgconvoy.meta (
     only_row boolean primary key default true check (only_row),
     version integer not null
 );
-insert into pgconvoy.meta (version) values (4);
+insert into pgconvoy.meta (version) values (5);
 
 -- The tasks that write here. A task whose row is gone has ended: nobody may write for it any more (law O9).
 create table pgconvoy.task (
@@ -47,7 +47,12 @@ create table pgconvoy.apply_progress (
     -- Every transaction that ends at or before it is applied.
     lsn pg_lsn not null,
     -- Counts the applying transactions.
-    seq bigint not null
+    seq bigint not null,
+    -- The end of the last transaction of the source that carried a change.
+    last_change pg_lsn,
+    -- The last marker that was found in the source's log, and the end of its transaction.
+    marker text,
+    marker_lsn pg_lsn
 );
 
 -- Rows that were read again, by their keys as the stream has them: which snapshot shows them (law S8).
@@ -73,6 +78,25 @@ create table pgconvoy.parked_change (
     xid xid8 not null,
     message bytea not null,
     primary key (task, table_no, no),
+    foreign key (task, table_no) references pgconvoy.table_state on delete cascade
+);
+
+-- Tables of the source that got `replica identity full` for as long as the task lasts: what is to be put back.
+create table pgconvoy.identity_set (
+    task text not null references pgconvoy.task on delete cascade,
+    schema_name text not null,
+    table_name text not null,
+    -- As `alter table … replica identity` has it.
+    was text not null,
+    primary key (task, schema_name, table_name)
+);
+
+-- Tables that are copied anew while the others are followed: their changes are kept, beginning behind this position.
+create table pgconvoy.copied_anew (
+    task text not null,
+    table_no bigint not null,
+    held_from pg_lsn not null,
+    primary key (task, table_no),
     foreign key (task, table_no) references pgconvoy.table_state on delete cascade
 );
 
@@ -281,11 +305,16 @@ begin
 end
 $function$;
 
--- Steps the applied position on; raises unless all is as the caller left it (law O3).
-create function pgconvoy.advance_stream(of_task text, mine bigint, expected_lsn pg_lsn, expected_seq bigint, to_lsn pg_lsn) returns void
+-- Steps the applied position on; raises unless all is as the caller left it (law O3). What was noted of the source's log only
+-- grows: a new owner of the stream reads again what an older one had read.
+create function pgconvoy.advance_stream(of_task text, mine bigint, expected_lsn pg_lsn, expected_seq bigint, to_lsn pg_lsn,
+    changed_at pg_lsn, passed text, passed_at pg_lsn) returns void
 language plpgsql as $function$
 begin
-    update pgconvoy.apply_progress set lsn = to_lsn, seq = expected_seq + 1
+    update pgconvoy.apply_progress set lsn = to_lsn, seq = expected_seq + 1,
+        last_change = greatest(changed_at, last_change),
+        marker = case when passed_at <= marker_lsn then marker else coalesce(passed, marker) end,
+        marker_lsn = greatest(passed_at, marker_lsn)
         where task = of_task and epoch = mine and lsn = expected_lsn and seq = expected_seq;
     if not found then
         raise exception using

@@ -1,7 +1,5 @@
 //! COPY … FROM STDIN.
 
-use bytes::Bytes;
-
 use pgconvoy_flow::copy::{Frames, rows_of_tag};
 
 use super::*;
@@ -41,14 +39,15 @@ impl Wire {
 }
 
 impl CopyIn<'_> {
-    /// Passes on bytes of a [`CopyOut`](super::copy_out::CopyOut), in their order. Waits while the server is behind, and notices at
-    /// once when it refuses.
-    pub(crate) async fn send(&mut self, mut data: Bytes) -> Result<(), PgError> {
-        let run = self.frames.walk(&data).map_err(|bad| PgError::protocol(bad.to_string()))?;
-        if run.bytes != data.len() {
-            return Err(self.wire.out_of_step("COPY data"));
+    /// Passes on the next piece of a [`CopyOut`](super::copy_out::CopyOut). Waits while the server is behind, and notices at
+    /// once when it refuses, or when this is not the piece that follows.
+    pub(crate) async fn send(&mut self, piece: Piece) -> Result<(), PgError> {
+        if piece.begins() != self.frames {
+            return Err(self.wire.out_of_step("the pieces of a COPY before it"));
         }
+        self.frames = piece.ends();
         self.whole = false;
+        let mut data = &piece[..];
         while let Step::Heard = poll_fn(|cx| self.wire.poll_send(cx, &mut data)).await? {
             match self.wire.message_in_inbox()? {
                 None => {}
@@ -118,7 +117,7 @@ impl CopyIn<'_> {
 
 impl Wire {
     /// Writes `data`, and reads whatever comes meanwhile: a server that refuses says so and stops taking.
-    fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<Step, PgError>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut &[u8]) -> Poll<Result<Step, PgError>> {
         let written = self.poll_write_all(cx, data);
         // What the server says tells more than a write that failed: it says why before it hangs up.
         match self.poll_read(cx) {
@@ -134,7 +133,7 @@ impl Wire {
         })
     }
 
-    fn poll_write_all(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<io::Result<()>> {
+    fn poll_write_all(&mut self, cx: &mut Context<'_>, data: &mut &[u8]) -> Poll<io::Result<()>> {
         while !data.is_empty() {
             match ready!(Pin::new(&mut self.transport).poll_write(cx, data))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

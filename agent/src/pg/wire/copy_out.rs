@@ -1,19 +1,21 @@
 //! COPY … TO STDOUT.
 
-use bytes::Bytes;
+use std::sync::Arc;
 
 use pgconvoy_flow::copy::{Frames, Then, rows_of_tag};
 
+use super::piece::Stock;
 use super::*;
 
 /// Rows that the server is sending.
 ///
-/// [`next`](Self::next) gives buffers of whole and cut messages, to be passed on in this order; none after the last.
+/// [`next`](Self::next) gives pieces of whole and cut messages, to be passed on in this order; none after the last.
 /// That none comes only when CopyDone, CommandComplete and ReadyForQuery were seen (law O8).
 #[derive(Debug)]
 pub(crate) struct CopyOut<'a> {
     wire: &'a mut Wire,
     frames: Frames,
+    stock: Arc<Stock>,
     ended: bool,
 }
 
@@ -23,7 +25,8 @@ impl Wire {
         self.begin(sql).await?;
         match self.message().await? {
             Message::CopyOutResponse(_) => {
-                Ok(CopyOut { wire: self, frames: Frames::default(), ended: false })
+                let (frames, stock) = (Frames::default(), Arc::default());
+                Ok(CopyOut { wire: self, frames, stock, ended: false })
             }
             Message::ErrorResponse(body) => Err(self.refused(ServerError::parse(&body)).await),
             _ => Err(self.out_of_step("the beginning of a COPY")),
@@ -51,18 +54,21 @@ impl Wire {
 }
 
 impl CopyOut<'_> {
-    /// The next bytes, or none after the last.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, PgError> {
+    /// The next piece, or none after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Piece>, PgError> {
         loop {
             if self.ended {
                 return Ok(None);
             }
+            let begins = self.frames;
             let run = self
                 .frames
                 .walk(&self.wire.inbox)
                 .map_err(|bad| PgError::protocol(bad.to_string()))?;
             if run.bytes > 0 {
-                return Ok(Some(self.wire.inbox.split_to(run.bytes).freeze()));
+                let inbox = &mut self.wire.inbox;
+                let piece = Piece::cut_from(inbox, run.bytes, [begins, self.frames], &self.stock);
+                return Ok(Some(piece));
             }
             match run.then {
                 Then::More => self.wire.read().await?,

@@ -1,8 +1,9 @@
 //! Our own client: login, simple queries, COPY in whole buffers, and the source's log as it is decoded.
 //!
 //! tokio-postgres hands out COPY data row by row and wants it back in pieces of its own; a row costs time then, and a row
-//! of 100 MB its memory. Here a read buffer full of CopyData messages goes on to the other server as it came: their
-//! bytes are the same in both directions ([`pgconvoy_flow::copy`]). No buffer holds more than [`READ_BYTES`] of rows.
+//! of 100 MB its memory. Here a read buffer full of CopyData messages goes on to the other server as it came, and comes back
+//! to be filled again ([`Piece`]): their bytes are the same in both directions ([`pgconvoy_flow::copy`]). No buffer holds more
+//! than [`READ_BYTES`] of rows.
 //!
 //! Only the simple query protocol is spoken. A [`Wire`] that is dropped while the server works for it asks the server to
 //! cancel, and closes the socket.
@@ -11,6 +12,7 @@ mod copy_both;
 mod copy_in;
 mod copy_out;
 mod login;
+mod piece;
 pub(crate) mod replication;
 mod rows;
 
@@ -28,6 +30,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub(crate) use copy_in::CopyIn;
+pub(crate) use piece::Piece;
 
 use pgconvoy_flow::fingerprint::DescribedColumn;
 use pgconvoy_shared::name::quote_literal;

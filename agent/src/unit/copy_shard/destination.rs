@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgconvoy_flow::sql;
+use pgconvoy_flow::{large_objects, sql};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
@@ -104,6 +104,12 @@ async fn write_rows(
             wire.query("set client_encoding = 'SQL_ASCII'").await.about(subject)?;
         }
         FromSource::Data(_) | FromSource::End(_) => return Err(out_of_turn().into()),
+    }
+    if shard.barrier.is_some() && shard.table.name != large_objects::table() {
+        // Changes are followed, so the role may; where a table is copied anew, its triggers and foreign keys are there.
+        // (Large objects are written by a trigger.)
+        let replica = "set local session_replication_role = replica";
+        wire.query(replica).await.about(subject)?;
     }
     if let Some(clear) = sql::clear(&shard.table, &shard.part) {
         wire.query(&format!("{AWAKE}; {clear}")).await.about(subject)?;

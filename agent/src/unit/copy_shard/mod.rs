@@ -26,16 +26,15 @@
 mod destination;
 mod source;
 
-use bytes::Bytes;
-
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::unit::{CopyShard, WorkResult};
 
 use super::link::link;
 use super::{UnitContext, UnitEnd};
+use crate::pg::wire::Piece;
 
-/// Buffers in flight between the halves: each of at most [`READ_BYTES`](crate::pg::wire::READ_BYTES), so 2 MiB.
-const BUFFERS: usize = 8;
+/// Pieces under way between the halves: each of at most [`READ_BYTES`](crate::pg::wire::READ_BYTES), so 2 MiB.
+const PIECES: usize = 8;
 
 /// The destination is ready for rows.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ enum FromSource {
     /// Rows follow; text in them is in this encoding.
     Opened { encoding: Encoding },
     /// A piece of the rows.
-    Data(Bytes),
+    Data(Piece),
     /// All rows were read, and what they show is durable at the source.
     End(ReadRows),
 }
@@ -72,7 +71,7 @@ struct ReadRows {
 
 /// Copies a shard.
 pub(crate) async fn run(ctx: &UnitContext, shard: CopyShard) -> Result<WorkResult, UnitEnd> {
-    let (to_destination, to_source) = link(BUFFERS);
+    let (to_destination, to_source) = link(PIECES);
     let (done, ()) = tokio::try_join!(
         Box::pin(destination::half(ctx, &shard, to_source)),
         Box::pin(source::half(ctx, &shard, to_destination))

@@ -39,6 +39,8 @@ pub(super) struct SourceFacts {
     synchronous: String,
     /// Tables without a replica identity that would do.
     unidentified: Vec<QualifiedName>,
+    /// They are given one.
+    set_identity: bool,
     unlogged: Vec<QualifiedName>,
     /// Tables that the role does not own, and so may not publish.
     foreign: Vec<QualifiedName>,
@@ -113,6 +115,7 @@ pub(super) async fn of_source(
         prepared: row.get(11),
         long_transactions: row.get(12),
         unidentified: Vec::new(),
+        set_identity: ctx.spec.incremental.set_replica_identity,
         unlogged: Vec::new(),
         foreign: Vec::new(),
     };
@@ -198,10 +201,17 @@ pub(super) fn judge_source(facts: &SourceFacts, report: &mut Report) {
         .required("the owner, a member of it, or a superuser")
         .remedy("GRANT owner TO role, or leave the table out");
     report.add_each(&foreign, &facts.foreign);
-    let unidentified = Finding::error("replica_identity_missing", side)
-        .observed("nothing tells which row an update or delete changes, and the source would refuse those of a published table")
-        .required("a primary key, or another replica identity")
-        .remedy("ALTER TABLE … REPLICA IDENTITY FULL, or add a primary key, or leave the table out");
+    let unidentified = if facts.set_identity {
+        Finding::info("replica_identity_set", side)
+            .observed("nothing tells which row an update or delete changes")
+            .required("ALTER TABLE … REPLICA IDENTITY FULL, which the task runs, and takes back at its end")
+            .remedy("nothing; or add a primary key, which costs the source's log less")
+    } else {
+        Finding::error("replica_identity_missing", side)
+            .observed("nothing tells which row an update or delete changes, and the source would refuse those of a published table")
+            .required("a primary key, or another replica identity")
+            .remedy("ALTER TABLE … REPLICA IDENTITY FULL (incremental.replica_identity: set_full lets the task do it), or add a primary key, or leave the table out")
+    };
     report.add_each(&unidentified, &facts.unidentified);
     let unlogged = Finding::warning("changes_not_followed", side)
         .observed("it is unlogged: its rows are copied, and no change of it is in the log")

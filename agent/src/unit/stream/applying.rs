@@ -27,8 +27,8 @@ use pgconvoy_flow::stream::tuple::Field;
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::name::QualifiedName;
-use pgconvoy_shared::parking::{Cause, Parking};
+use pgconvoy_shared::name::{QualifiedName, quote_literal};
+use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use pgconvoy_shared::stream::{ChangeCounts, StreamNote};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::types::ToSql;
@@ -36,7 +36,7 @@ use tokio_postgres::types::ToSql;
 use super::catalog::Course;
 use super::figures::{self, Figures};
 use super::parking::{Why, is_refusal, not_as_planned};
-use super::reading::Cut;
+use super::reading::{Cut, Noted};
 use super::sending::{TextArray, answers_in_order};
 use super::{Applied, Position, count};
 use crate::pg::{About, Access, PgError, Session};
@@ -57,7 +57,10 @@ pub(super) struct Applier<'a> {
     consistent_at: Lsn,
     /// A transaction has begun that the next batch goes on with.
     open: bool,
+    /// Tables whose changes are kept.
     pub(super) parked: BTreeSet<TableNo>,
+    /// Those of them that are copied anew.
+    pub(super) held: BTreeSet<TableNo>,
     /// Which tables are parked, or not any more: to be told once it is durable.
     pub(super) untold: Vec<Parking>,
     /// Targets that refused what was folded: they have further unique values, which rows pass among them.
@@ -134,6 +137,7 @@ impl<'a> Applier<'a> {
             targets: Arc::clone(&course.targets),
             tables: known.collect(),
             parked: BTreeSet::new(),
+            held: BTreeSet::new(),
             untold: Vec::new(),
             touchy: BTreeSet::new(),
             statements: BTreeMap::new(),
@@ -145,9 +149,15 @@ impl<'a> Applier<'a> {
             reports,
         };
         // Whoever parked them may not have been heard.
-        for table in course.taken.iter().filter(|table| table.cause.is_some()) {
+        for table in course.taken.iter().filter(|table| table.is_aside()) {
             applier.parked.insert(table.no);
-            applier.shall_tell(table.no, table.cause.clone());
+            match &table.cause {
+                _ if table.held => drop(applier.held.insert(table.no)),
+                Some(cause) => {
+                    applier.shall_tell(table.no, Changes::Parked(Box::new(cause.clone())))
+                }
+                None => {}
+            }
         }
         applier
     }
@@ -164,11 +174,21 @@ impl<'a> Applier<'a> {
         self.tables.get(&table)?.cause.clone()
     }
 
+    fn parked_count(&self) -> u32 {
+        count(self.parked.difference(&self.held).count())
+    }
+
     /// Says how the tables are when the stream begins.
     pub(super) fn begin(&mut self) {
         self.tell();
-        let parked = count(&self.parked);
-        self.reports.applied.send_modify(|applied| applied.parked = parked);
+        if !self.held.is_empty() {
+            // Not before they are copied: whoever applies that will be somebody else.
+            self.consistent_at = Lsn(u64::MAX);
+        }
+        let (consistent_at, parked) = (self.consistent_at, self.parked_count());
+        self.reports.applied.send_modify(|applied| {
+            *applied = Applied { consistent_at, parked, ..*applied };
+        });
     }
 
     /// Applies what comes until nothing comes any more.
@@ -181,7 +201,7 @@ impl<'a> Applier<'a> {
     }
 
     async fn apply(&mut self, cut: Cut) -> Result<(), UnitEnd> {
-        let Cut { mut batch, reached } = cut;
+        let Cut { mut batch, reached, noted } = cut;
         // Cut before it was known that these are parked.
         let beginning = Place { commit_lsn: Lsn(0), ordinal: 0, xid: FullXid(0) };
         for table in &self.parked {
@@ -194,7 +214,7 @@ impl<'a> Applier<'a> {
         figures::count(&batch.entries, &mut self.counts);
         let is_all =
             batch.parked.is_empty() && batch.notices.is_empty() && batch.rereads.is_empty();
-        let step = (batch.at_boundary && is_all).then(|| self.step(reached));
+        let step = (batch.at_boundary && is_all).then(|| self.step(reached, &noted));
         let written = self.write(&mut batch, step.as_ref()).await?;
         if written == Written::Changes {
             self.keep(&batch).await?;
@@ -202,15 +222,20 @@ impl<'a> Applier<'a> {
         self.ctx.progress.add(rows, batch.bytes as u64);
         match step {
             Some(step) if written == Written::AndStepped => self.stepped(step.to),
-            _ if batch.at_boundary => self.step_to(reached).await?,
+            _ if batch.at_boundary => self.step_to(reached, &noted).await?,
             _ => {}
         }
         Ok(())
     }
 
     /// Begins a transaction, or goes on with the one that is open. The plans of all tables that are written are current, and
-    /// stay so (law O1). What is refused later is rolled back to here.
-    pub(super) async fn begin_piece(&mut self, tables: BTreeSet<TableNo>) -> Result<(), UnitEnd> {
+    /// stay so (law O1); to those that are copied anew nothing is written, and what is kept of them is kept under whichever
+    /// plan. What is refused later is rolled back to here.
+    pub(super) async fn begin_piece(
+        &mut self,
+        mut tables: BTreeSet<TableNo>,
+    ) -> Result<(), UnitEnd> {
+        tables.retain(|table| !self.held.contains(table));
         let generations = array(tables.iter().map(|table| self.generation_of(*table).0));
         let (task, tables) = (&self.ctx.task, array(&tables));
         let begin = if self.open { "" } else { "begin; " };
@@ -414,21 +439,26 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// How the destination comes to this position: it says so in the transaction that brings it there (law O3).
-    fn step(&self, reached: Lsn) -> Step {
+    /// How the destination comes to this position: it says so, and what was noted on the way, in the transaction that brings
+    /// it there (law O3).
+    fn step(&self, reached: Lsn, noted: &Noted) -> Step {
         let Position { lsn, seq } = self.position;
         let to = Position { lsn: reached.max(lsn), seq: seq + 1 };
         let (task, epoch) = (&self.ctx.task, self.ctx.epoch);
+        let marker = noted.marker.as_ref();
         let sql = format!(
-            "select pgconvoy.advance_stream('{task}', {epoch}, '{lsn}', {seq}, '{}'); commit",
-            to.lsn
+            "select pgconvoy.advance_stream('{task}', {epoch}, '{lsn}', {seq}, '{}', {}, {}, {}); commit",
+            to.lsn,
+            literal(noted.last_change.as_ref()),
+            literal(marker.map(|(marker, _)| marker)),
+            literal(marker.map(|(_, at)| at)),
         );
         Step { to, sql }
     }
 
     /// Brings it there.
-    pub(super) async fn step_to(&mut self, reached: Lsn) -> Result<(), UnitEnd> {
-        let step = self.step(reached);
+    pub(super) async fn step_to(&mut self, reached: Lsn, noted: &Noted) -> Result<(), UnitEnd> {
+        let step = self.step(reached, noted);
         self.ctx.still_mine()?;
         self.run_sql(&step.sql).await?;
         self.stepped(step.to);
@@ -440,7 +470,7 @@ impl<'a> Applier<'a> {
         self.open = false;
         self.position = to;
         let (lsn, consistent_at) = (to.lsn, self.consistent_at);
-        let parked = count(&self.parked);
+        let parked = self.parked_count();
         self.reports.figures.applied(std::mem::take(&mut self.counts));
         self.reports.applied.send_replace(Applied { lsn, consistent_at, parked });
         self.tell();
@@ -449,6 +479,11 @@ impl<'a> Applier<'a> {
     async fn run_sql(&self, sql: &str) -> Result<(), UnitEnd> {
         Ok(self.session.batch_execute(sql).await.about(&self.access)?)
     }
+}
+
+/// A value as SQL has it, if there is one.
+fn literal(value: Option<&impl ToString>) -> String {
+    value.map_or_else(|| "null".to_owned(), |value| quote_literal(&value.to_string()))
 }
 
 /// Numbers as SQL has an array of them.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::future::try_join;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use pgconvoy_flow::stream::message::RelationId;
+use pgconvoy_flow::stream::snapshot::Snapshot;
 use pgconvoy_flow::stream::table::{KeyColumn, SourceColumn, Table, Target, TargetColumn};
 use pgconvoy_flow::stream::window::Window;
 use pgconvoy_shared::failure::{Failure, FailureClass};
@@ -92,7 +93,8 @@ impl Course {
                 "its columns were changed, and other tables are written through the same root";
             return Err(Failure::definite("table_reshaped", message));
         }
-        let table = TakenTable { cause: None, followed: followed.clone(), ..known.clone() };
+        let table =
+            TakenTable { cause: None, held: false, followed: followed.clone(), ..known.clone() };
         let target = target(session, &table).await?;
         let table = Table { parked: false, ..source_table(&table, place, &target)? };
         Ok((table, target, followed))
@@ -119,7 +121,7 @@ async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure
     let only = !rows.first().is_some_and(|row| row.get(4));
     let key = match key(&indexes, table, &columns) {
         // Nothing is written to it as it is.
-        Err(failure) if table.cause.is_some() && failure.class == FailureClass::Definite => vec![],
+        Err(failure) if table.is_aside() && failure.class == FailureClass::Definite => vec![],
         key => key?,
     };
     Ok(Target { name: name.clone(), only, columns: columns.into(), key: key.into() })
@@ -177,25 +179,31 @@ fn source_table(table: &TakenTable, place: usize, target: &Target) -> Result<Tab
     let same =
         columns.len() == table.followed.columns.len() && columns.len() == target.columns.len();
     // What is parked is not written as it is.
-    if !same && table.cause.is_none() {
+    if !same && !table.is_aside() {
         let message = "the destination's table has not the columns that were planned";
         return Err(Failure::definite("undefined_column", message)
             .about(table.write_to.to_string())
             .remedy("give it the columns that the source's table has, then resume the task"));
     }
-    let window = match (table.followed.key.is_empty(), &*table.shards) {
-        (false, _) => Window::Keyed {
-            plan: table.plan.clone(),
-            until: table.until,
-            shards: table.shards.clone().into(),
-        },
-        (true, [copied]) => Window::Keyless { copied: copied.clone() },
-        (true, shards) => {
-            let problem = format!("a table without a key was copied in {} shards", shards.len());
-            let error = PgError::protocol(problem);
-            return Err(error.failure(table.write_to.to_string()));
-        }
-    };
+    let window =
+        match (table.followed.key.is_empty() || table.followed.one_snapshot, &*table.shards) {
+            (false, _) => Window::Keyed {
+                plan: table.plan.clone(),
+                until: table.until,
+                shards: table.shards.clone().into(),
+            },
+            (true, [copied]) => Window::OneSnapshot { copied: copied.clone() },
+            // It is not copied yet: whatever comes is kept.
+            (true, []) if table.held => Window::OneSnapshot { copied: Snapshot::none() },
+            (true, shards) => {
+                let problem = format!(
+                    "a table that is to be copied under one snapshot was, in {} shards",
+                    shards.len()
+                );
+                let error = PgError::protocol(problem);
+                return Err(error.failure(table.write_to.to_string()));
+            }
+        };
     Ok(Table {
         no: table.no,
         relation: RelationId(table.followed.relation),
@@ -204,6 +212,6 @@ fn source_table(table: &TakenTable, place: usize, target: &Target) -> Result<Tab
         dropped: Box::default(),
         target: place,
         window,
-        parked: table.cause.is_some(),
+        parked: table.is_aside(),
     })
 }

@@ -13,7 +13,8 @@
 //!    transaction comes all that is gone on from: position, number of the batch, plans with their snapshots, N of each table.
 //! 2. Look whether the source is the one that was left, and its slot still holds what comes next (law O7). A slot that is
 //!    lost is told, and never made again: that would be a gap.
-//! 3. Tables that were parked and are mended go on: what was kept of them is applied ([`resume`]).
+//! 3. Tables that were parked and are mended, or copied anew, go on: what was kept of them is applied ([`resume`]). Of those that
+//!    are to be copied anew changes are kept from here on ([`hold`]).
 //! 4. [`reading`]: transactions are put together, decided on change by change, and cut into batches.
 //! 5. [`applying`]: a batch is one transaction at the destination, which steps it from one state of the source to a later one,
 //!    and its position with it. A table whose changes cannot be applied is parked ([`parking`]), the others go on.
@@ -26,6 +27,7 @@
 mod applying;
 mod catalog;
 mod figures;
+mod hold;
 mod looking;
 mod parking;
 mod reading;
@@ -38,12 +40,10 @@ mod source;
 mod spool;
 mod takeover;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::unit::{StreamOrder, WorkResult};
 
@@ -56,6 +56,9 @@ use looking::Looker;
 use reading::Reader;
 use source::Streaming;
 use takeover::TakenOver;
+
+/// The prefix of messages in the source's log that mark a place; the destination notes which one it has passed.
+pub(super) const MARKER: &str = "pgconvoy.marker";
 
 /// Buffers of the stream that wait to be read: each of some 256 KiB.
 const BUFFERS: usize = 4;
@@ -85,8 +88,8 @@ impl Applied {
     }
 }
 
-fn count(tables: &BTreeSet<TableNo>) -> u32 {
-    u32::try_from(tables.len()).expect("tables are numbered by u32")
+fn count(tables: usize) -> u32 {
+    u32::try_from(tables).expect("tables are numbered by u32")
 }
 
 /// Follows the source until it is told to stop.
@@ -106,6 +109,7 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let to_resume = &order.resume;
     resume::resume(&mut applier, &mut course, &mut rereads, &mut source.rereader, to_resume)
         .await?;
+    hold::hold(&mut applier, &mut course, &source.looker, &order.hold).await?;
     applier.begin();
 
     let Streaming { access, stream, looker, rereader, newest } =

@@ -7,7 +7,7 @@ use pgconvoy_flow::stream::entry::{Parked, Place, Told};
 use pgconvoy_flow::stream::table::Mismatch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TableNo;
-use pgconvoy_shared::parking::{Cause, Parking};
+use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use tokio_postgres::types::ToSql;
 use tracing::{info, warn};
 
@@ -69,10 +69,11 @@ impl Applier<'_> {
         );
         warn!(table = %name, "parked: {cause}");
         let json = serde_json::to_string(&cause).expect("texts and numbers are JSON");
-        let note = "update pgconvoy.table_state set parked = $3::text::jsonb where task = $1 and table_no = $2";
+        let note = "with copied as (delete from pgconvoy.copied_anew where task = $1 and table_no = $2)
+                    update pgconvoy.table_state set parked = $3::text::jsonb where task = $1 and table_no = $2";
         let (task, no) = (self.ctx.task.as_str(), i64::from(table.0));
         self.session.execute(note, &[&task, &no, &json]).await.about(&self.access)?;
-        self.shall_tell(table, Some(cause));
+        self.shall_tell(table, Changes::Parked(Box::new(cause)));
         Ok(())
     }
 
@@ -97,14 +98,14 @@ impl Applier<'_> {
     }
 
     /// The leader is told once it is durable.
-    pub(super) fn shall_tell(&mut self, table: TableNo, cause: Option<Cause>) {
+    pub(super) fn shall_tell(&mut self, table: TableNo, changes: Changes) {
         let generation = self.generation_of(table);
-        self.untold.push(Parking { table, generation, cause });
+        self.untold.push(Parking { table, generation, changes });
     }
 
     pub(super) fn tell(&mut self) {
         for parking in self.untold.drain(..) {
-            if parking.cause.is_none() {
+            if parking.changes == Changes::Applied {
                 info!(table = %parking.table, "it is followed again");
             }
             self.ctx.parts.tell(parking);

@@ -24,6 +24,7 @@ use pgconvoy_shared::name::QualifiedName;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::MARKER;
 use super::catalog::Course;
 use super::figures::Figures;
 use super::reread;
@@ -47,6 +48,17 @@ pub(super) struct Cut {
     pub(super) batch: Batch,
     /// Every transaction that ends at or before it is in this batch or in an earlier one. Counts at a boundary.
     pub(super) reached: Lsn,
+    /// What is noted with it. Counts at a boundary.
+    pub(super) noted: Noted,
+}
+
+/// What is noted at the destination of the transactions that were read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Noted {
+    /// The end of the last one that carried a change.
+    pub(super) last_change: Option<Lsn>,
+    /// The last marker, and the end of its transaction.
+    pub(super) marker: Option<(String, Lsn)>,
 }
 
 /// Reads the stream.
@@ -68,6 +80,11 @@ pub(super) struct Reader {
     told: Lsn,
     /// It is told at this time, if nothing else is to be told before.
     tell_at: Instant,
+    noted: Noted,
+    /// The transaction that is being followed carries a change.
+    changes: bool,
+    /// And this marker.
+    marker: Option<String>,
 }
 
 impl Reader {
@@ -96,6 +113,9 @@ impl Reader {
             reached: applied,
             told: applied,
             tell_at: Instant::now(),
+            noted: Noted::default(),
+            changes: false,
+            marker: None,
         }
     }
 
@@ -134,7 +154,8 @@ impl Reader {
 
     fn is_empty(&self) -> bool {
         let Batch { entries, parked, notices, rereads, .. } = self.follower.uncut();
-        entries.is_empty() && parked.is_empty() && notices.is_empty() && rereads.is_empty()
+        let nothing = entries.is_empty() && parked.is_empty() && notices.is_empty();
+        nothing && rereads.is_empty() && self.noted.marker.is_none()
     }
 
     fn cut(&mut self) -> Cut {
@@ -142,7 +163,8 @@ impl Reader {
             self.told = self.reached;
             self.tell_at = Instant::now() + IDLE_PAUSE;
         }
-        Cut { batch: self.follower.cut(), reached: self.reached }
+        let noted = if self.open { Noted::default() } else { std::mem::take(&mut self.noted) };
+        Cut { batch: self.follower.cut(), reached: self.reached, noted }
     }
 
     async fn take(&mut self, event: Event) -> Result<(), UnitEnd> {
@@ -187,11 +209,18 @@ impl Reader {
     }
 
     fn begin(&mut self, begin: Begin) -> Result<(), UnitEnd> {
-        self.open = true;
+        (self.open, self.changes, self.marker) = (true, false, None);
         Ok(self.follower.begin(begin).map_err(|error| not_understood(&error))?)
     }
 
     async fn item(&mut self, item: Item) -> Result<(), UnitEnd> {
+        match &item {
+            Item::Change(_) => self.changes = true,
+            Item::Logical(message) if &*message.prefix == MARKER => {
+                self.marker = Some(String::from_utf8_lossy(&message.content).into_owned());
+            }
+            Item::Logical(_) | Item::Relation(_) => {}
+        }
         if let Some(wanted) = self.follower.item(item).map_err(|error| not_understood(&error))? {
             self.read_again(&wanted).await?;
         }
@@ -207,6 +236,12 @@ impl Reader {
         self.follower.commit(commit).map_err(|error| not_understood(&error))?;
         self.open = false;
         self.reached = self.reached.max(commit.end_lsn);
+        if self.changes {
+            self.noted.last_change = Some(commit.end_lsn);
+        }
+        if let Some(marker) = self.marker.take() {
+            self.noted.marker = Some((marker, commit.end_lsn));
+        }
         Ok(())
     }
 

@@ -24,13 +24,14 @@ use pgconvoy_flow::stream::table::{Table, Target};
 use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::parking::{Cause, Changes};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::applying::Applier;
 use super::catalog::Course;
 use super::parking::not_as_planned;
-use super::reading::{BATCH_BYTES, not_understood};
+use super::reading::{BATCH_BYTES, Noted, not_understood};
 use super::reread;
 use super::takeover::{lsn, unsigned};
 use crate::pg::wire::Wire;
@@ -56,7 +57,7 @@ pub(super) async fn resume(
     for no in tables {
         let Some(at) = course.tables.iter().position(|table| table.no == *no) else { continue };
         if !course.tables[at].parked {
-            applier.shall_tell(*no, None);
+            applier.shall_tell(*no, Changes::Applied);
             applier.tell();
             continue;
         }
@@ -83,7 +84,12 @@ struct Shaped {
 
 async fn shape(applier: &Applier<'_>, course: &Course, at: usize) -> Result<Shaped, UnitEnd> {
     let mut table = course.tables[at].clone();
-    let relations = applier.kept_relations(table.no).await?;
+    // One that is copied anew has the shape that it was planned in, and what that does not show was changed in it, or later.
+    let relations = match &course.taken[at] {
+        taken if !taken.held => applier.kept_relations(table.no).await?,
+        taken if taken.shards.is_empty() => return Err(not_copied().into()),
+        _ => Vec::new(),
+    };
     table.reshape(&relations).map_err(|mismatch| not_as_planned(&mismatch))?;
     Ok(course.shaped(&applier.session, at, &table).await.map(
         |(of_destination, target, followed)| Shaped {
@@ -194,6 +200,11 @@ impl Kept {
     }
 }
 
+fn not_copied() -> Failure {
+    let message = "the destination has not the shard that was reported done";
+    Failure::definite("shards_keep_missing", message)
+}
+
 fn not_kept() -> Failure {
     PgError::protocol("parked_change has a message that is neither relation nor change")
         .failure("pgconvoy.parked_change")
@@ -247,6 +258,7 @@ impl Applier<'_> {
     /// The table is not to be kept out of batches.
     fn begin_kept(&mut self, table: TableNo, targets: Arc<[Target]>) {
         self.parked.remove(&table);
+        self.held.remove(&table);
         self.targets = targets;
     }
 
@@ -284,7 +296,7 @@ impl Applier<'_> {
             }
         };
         if batch.at_boundary {
-            self.step_to(self.position.lsn).await?;
+            self.step_to(self.position.lsn, &Noted::default()).await?;
         }
         Ok(outcome)
     }
@@ -313,24 +325,34 @@ impl Applier<'_> {
 
     async fn unpark(&mut self, table: TableNo, followed: &Followed) -> Result<(), UnitEnd> {
         let unpark =
-            "with kept as (delete from pgconvoy.parked_change where task = $1 and table_no = $2)
+            "with kept as (delete from pgconvoy.parked_change where task = $1 and table_no = $2),
+             copied as (delete from pgconvoy.copied_anew where task = $1 and table_no = $2)
                       update pgconvoy.table_state set parked = null, followed = $3::text::jsonb
                       where task = $1 and table_no = $2";
         let (task, no) = (self.ctx.task.as_str(), i64::from(table.0));
         let followed = serde_json::to_string(followed).expect("texts, numbers and lists are JSON");
         self.session.execute(unpark, &[&task, &no, &followed]).await.about(&self.access)?;
-        self.shall_tell(table, None);
+        self.shall_tell(table, Changes::Applied);
         Ok(())
     }
 
     /// It cannot even be tried: the new cause is told in place of the old one.
     async fn stays_parked(&mut self, table: TableNo, failure: Failure) -> Result<(), UnitEnd> {
-        let Some(mut cause) = self.cause_of(table) else { return Ok(()) };
+        let mut cause = self.cause_of(table).unwrap_or_else(|| Cause {
+            failure: failure.clone(),
+            operation: "copy".to_owned(),
+            key: String::new(),
+            commit_lsn: self.position.lsn,
+            xid: 0,
+            ordinal: 0,
+            statement: String::new(),
+        });
         cause.failure = failure;
         cause.statement.clear();
+        self.held.remove(&table);
         self.ctx.still_mine()?;
         self.begin_piece([table].into()).await?;
         self.note_cause(table, cause).await?;
-        self.step_to(self.position.lsn).await
+        self.step_to(self.position.lsn, &Noted::default()).await
     }
 }

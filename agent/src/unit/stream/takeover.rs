@@ -44,11 +44,21 @@ pub(super) struct TakenTable {
     pub(super) until: Lsn,
     /// Why it is parked; none = its changes are applied.
     pub(super) cause: Option<Cause>,
+    /// It is copied anew: its changes are kept until it is.
+    pub(super) held: bool,
+}
+
+impl TakenTable {
+    /// Its changes are kept.
+    pub(super) fn is_aside(&self) -> bool {
+        self.held || self.cause.is_some()
+    }
 }
 
 const TABLES: &str = "
     select s.table_no, s.generation, s.write_schema, s.write_table, s.followed::text, s.parked::text,
         greatest(max(p.noted_lsn), s.read_again_at)::text,
+        exists (select from pgconvoy.copied_anew a where (a.task, a.table_no) = (s.task, s.table_no)),
         coalesce(array_agg(distinct p.snapshot) filter (where p.snapshot is not null), '{}')
     from pgconvoy.table_state s
     left join pgconvoy.shard_progress p on (p.task, p.table_no, p.generation) = (s.task, s.table_no, s.generation)
@@ -99,7 +109,7 @@ fn table(row: &Row) -> Result<TakenTable, PgError> {
         .map_err(|error| PgError::protocol(format!("table_state.followed: {error}")))?;
     let cause = row.get::<_, Option<&str>>(5).map(serde_json::from_str).transpose();
     let cause = cause.map_err(|error| PgError::protocol(format!("table_state.parked: {error}")))?;
-    let shards: Vec<&str> = row.get(7);
+    let shards: Vec<&str> = row.get(8);
     let until: Option<&str> = row.get(6);
     Ok(TakenTable {
         no: TableNo(number(row.get(0))?),
@@ -110,6 +120,7 @@ fn table(row: &Row) -> Result<TakenTable, PgError> {
         shards: shards.into_iter().map(snapshot).collect::<Result<_, _>>()?,
         until: until.map(lsn).transpose()?.unwrap_or_default(),
         cause,
+        held: row.get(7),
     })
 }
 
@@ -141,7 +152,7 @@ pub(super) fn lsn(text: &str) -> Result<Lsn, PgError> {
     text.parse().map_err(|_| PgError::protocol(format!("`{text}` where a position must be")))
 }
 
-fn number(number: i64) -> Result<u32, PgError> {
+pub(super) fn number(number: i64) -> Result<u32, PgError> {
     u32::try_from(number).map_err(|_| PgError::protocol(format!("number {number}")))
 }
 

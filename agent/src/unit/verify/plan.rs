@@ -323,6 +323,7 @@ mod tests {
             generation: Default::default(),
             bytes: 0,
             filenode: None,
+            anew: false,
         };
         let key = vec![KeyColumn { name: "m".into(), type_name: "integer".into() }];
         let name = table.name.clone();

@@ -84,6 +84,7 @@ impl Rows {
                 generation: Generation(1),
                 bytes: table.bytes,
                 filenode: table.filenode,
+                anew: false,
             })
             .collect()
     }

@@ -63,6 +63,22 @@ pub(super) struct Resume {
     table: Option<String>,
 }
 
+/// Copy one table anew, while the others are followed
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  pgconvoy task resync shop public.orders
+
+For a table that is parked and cannot be mended, or that somebody wrote to at the destination. Its
+rows there are removed and copied again; what the source changes meanwhile is kept, and applied then.")]
+pub(super) struct Resync {
+    #[command(flatten)]
+    which: Which,
+    /// The table, `schema.name`
+    #[arg(value_name = "TABLE", help_heading = "Arguments")]
+    table: String,
+}
+
 /// Cancel a task: what it made at the source goes, rows at the destination stay
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  pgconvoy task cancel shop")]
@@ -136,11 +152,31 @@ async fn go_on(which: Which, table: String, format: Format) -> Result<Exit, Prob
     let request = v1::ResumeTaskRequest { task, table: table.clone(), ..Default::default() };
     let ask = async |mut client: TaskClient| client.resume_task(request.clone()).await;
     let answer = reach.with(async |cluster| cluster.tasks(ask).await).await?;
-    let v1::TaskStateResponse { task_id, changed, .. } = answer;
-    let value = json!({ "task_id": task_id, "table": table, "changed": changed });
+    let told = ["goes on", "is not parked, or was resumed already"];
+    show_table(&answer, &table, told, format)
+}
+
+impl Resync {
+    pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
+        let Self { which: Which { task, reach }, table } = self;
+        let request = v1::ResyncTableRequest { task, table: table.clone() };
+        let ask = async |mut client: TaskClient| client.resync_table(request.clone()).await;
+        let answer = reach.with(async |cluster| cluster.tasks(ask).await).await?;
+        show_table(&answer, &table, ["is copied anew", "is being copied anew already"], format)
+    }
+}
+
+/// What became of a table: in words, where something changed and where nothing did.
+fn show_table(
+    answer: &v1::TaskStateResponse,
+    table: &str,
+    [changed, unchanged]: [&str; 2],
+    format: Format,
+) -> Result<Exit, Problem> {
+    let id = &answer.task_id;
+    let value = json!({ "task_id": id, "table": table, "changed": answer.changed });
     output::data(format, &value, |_| {
-        let told = if changed { "goes on" } else { "is not parked, or was resumed already" };
-        format!("{task_id}: {table} {told}")
+        format!("{id}: {table} {}", if answer.changed { changed } else { unchanged })
     })?;
     Ok(Exit::Done)
 }

@@ -2,6 +2,7 @@
 
 mod change;
 mod create;
+mod cutover;
 mod events;
 mod precheck;
 mod show;
@@ -38,10 +39,8 @@ enum TaskCommand {
     Cancel(change::Cancel),
     Delete(change::Delete),
     Verify(verify::Verify),
-    #[command(hide = true)]
-    Resync(NotYet),
-    #[command(hide = true)]
-    Cutover(NotYet),
+    Resync(change::Resync),
+    Cutover(cutover::Cutover),
     #[command(hide = true)]
     Update(NotYet),
 }
@@ -70,9 +69,9 @@ impl Task {
             TaskCommand::Resume(command) => command.run(format).await,
             TaskCommand::Cancel(command) => command.run(format).await,
             TaskCommand::Delete(command) => command.run(format).await,
-            TaskCommand::Resync(_) => Err(Problem::not_yet("copying one table anew")),
+            TaskCommand::Resync(command) => command.run(format).await,
             TaskCommand::Verify(command) => command.run(format).await,
-            TaskCommand::Cutover(_) => Err(Problem::not_yet("a cutover")),
+            TaskCommand::Cutover(command) => command.run(format).await,
             TaskCommand::Update(_) => Err(Problem::not_yet("changing a task's specification")),
         }
     }

@@ -45,6 +45,7 @@ pub(super) fn create_task(cx: &mut Context<'_>, create: &CreateTask) -> Result<O
         precheck_asked: false,
         snapshot: TaskSnapshot::default(),
         following: Default::default(),
+        cutover: None,
         system_identifier: None,
         phase_times: Vec::new(),
         cleaned_up: false,

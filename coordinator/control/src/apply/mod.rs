@@ -6,6 +6,7 @@
 
 mod cancel_task;
 mod create_task;
+mod cutover_task;
 mod delete_task;
 mod drain_agent;
 mod forget_agent;
@@ -16,11 +17,11 @@ mod pause_task;
 mod precheck_task;
 mod register_agent;
 mod reports;
-mod resume_table;
 mod resume_task;
 mod start_task;
 #[cfg(test)]
 pub(crate) mod story;
+mod table_again;
 
 use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::time::Timestamp;
@@ -57,7 +58,11 @@ pub fn apply(state: &mut State, stamped: &Stamped) -> Applied {
         Command::GrantLeases(grants) => Ok(grant_leases::grant_leases(&mut cx, grants)),
         Command::Reports(reports) => Ok(reports::reports(&mut cx, reports)),
         Command::NoteExport(export) => note_export::note_export(&mut cx, export),
-        Command::ResumeTable { task, table } => resume_table::resume_table(&mut cx, task, table),
+        Command::CutoverTask { task, settings } => {
+            cutover_task::cutover_task(&mut cx, task, settings)
+        }
+        Command::ResumeTable { task, table } => table_again::resume_table(&mut cx, task, table),
+        Command::ResyncTable { task, table } => table_again::resync_table(&mut cx, task, table),
     };
     Applied { outcome, effects }
 }
@@ -83,6 +88,15 @@ impl Context<'_> {
 fn answer(clerk: &mut Clerk<'_>, changed: bool) -> Outcome {
     let record = clerk.record();
     Outcome::Task { task: record.id.clone(), status: record.status, changed }
+}
+
+/// How the task stands; refused while a cutover may have fenced its source.
+fn unless_fenced(clerk: &mut Clerk<'_>) -> Result<TaskStatus, Rejected> {
+    let record = clerk.record();
+    if record.is_fenced() {
+        return Err(Rejected::CutoverUnderWay { task: record.id.clone() });
+    }
+    Ok(record.status)
 }
 
 /// The refusal of a command that the task's status does not allow.

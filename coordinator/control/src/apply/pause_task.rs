@@ -2,14 +2,14 @@
 
 use pgconvoy_shared::ids::TaskId;
 
-use super::{Context, answer, wrong_status};
+use super::{Context, answer, unless_fenced, wrong_status};
 use crate::course;
 use crate::outcome::Outcome;
 use crate::rejected::Rejected;
 use crate::state::{Afterwards, EventKind, TaskStatus};
 
 pub(super) fn pause_task(cx: &mut Context<'_>, task: &TaskId) -> Result<Outcome, Rejected> {
-    cx.with_task(task, |clerk| match clerk.record().status {
+    cx.with_task(task, |clerk| match unless_fenced(clerk)? {
         TaskStatus::Running => {
             clerk.record().status = TaskStatus::Paused;
             clerk.tell(EventKind::TaskPaused, "paused");

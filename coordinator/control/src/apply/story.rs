@@ -22,7 +22,6 @@ use pgconvoy_shared::unit::{
     SharedSnapshot, SnapshotMode, StreamOpened, SurveyDone, SurveyedTable, TablePlan, UnitKind,
     Work, WorkResult,
 };
-
 use pgconvoy_shared::verify::{Purpose, RowsCompared};
 
 use super::apply;
@@ -103,6 +102,7 @@ pub(crate) fn spec(name: &str) -> TaskSpec {
             snapshot: SnapshotMode::Task,
         },
         retry: RetryWindows { connection_ms: 60_000, other_ms: 10_000 },
+        incremental: Default::default(),
     }
 }
 
@@ -574,6 +574,7 @@ impl Story {
                 | UnitKind::SchemaPre
                 | UnitKind::OpenStream
                 | UnitKind::Stream
+                | UnitKind::Cutover
                 | UnitKind::Survey
                 | UnitKind::Plan
                 | UnitKind::VerifyPlan => {

@@ -4,7 +4,7 @@ use pgconvoy_shared::ids::{TableNo, UnitNo};
 use pgconvoy_shared::unit::CopyDone;
 
 use super::plan::expected;
-use super::settle_with;
+use super::{aside, settle_with};
 use crate::state::clerk::Clerk;
 use crate::state::unit::Tally;
 
@@ -24,6 +24,7 @@ pub(super) fn copied(
         table.left = table.left - planned;
         table.noted_lsn = table.noted_lsn.max(copied.noted_lsn);
     });
+    aside::copied(clerk, table);
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use pgconvoy_shared::ids::{AgentId, TableNo, UnitNo};
 use pgconvoy_shared::retry::{self, Retry};
 use pgconvoy_shared::unit::UnitKind;
 
-use super::{gate, plan, stages};
+use super::{cutover, gate, plan, stages};
 use crate::outcome::Effect;
 use crate::state::clerk::Clerk;
 use crate::state::events::Telling;
@@ -161,6 +161,12 @@ pub(crate) fn failed(clerk: &mut Clerk<'_>, no: UnitNo, agent: &AgentId, failure
     let what = record.describe(&unit.subject);
     let kind = unit.subject.kind();
     let failure = if failure.subject.is_empty() { failure.about(&what) } else { failure };
+    if kind == UnitKind::Cutover && cutover::is_undone_by_failure(clerk) {
+        cutover::undo(clerk, no, failure);
+        return;
+    }
+    let record = clerk.record();
+    let Some(unit) = record.unit(no) else { return };
     let known = unit.trouble.as_ref().map(|trouble| trouble.streak).unwrap_or_default();
     let ran_ms = unit.lease().map_or(0, |lease| at.since_ms(lease.since));
     let windows = record.spec.retry;
@@ -242,7 +248,8 @@ pub(super) fn fail_task(clerk: &mut Clerk<'_>, failure: Failure) {
     record.ended = Some(at);
     record.cause = Some(failure.clone());
     let message = failure.message.clone();
-    clerk.tell_of(EventKind::TaskFailed, message, None, None, Some(failure));
+    clerk.tell_of(EventKind::TaskFailed, message, None, None, Some(failure.clone()));
+    cutover::task_failed(clerk, failure);
     revoke_all(clerk, Afterwards::Ready);
 }
 

@@ -8,7 +8,7 @@
 //! Where changes are followed, a stream is opened before the survey. Its one long unit begins once the indexes that it needs
 //! are there, and runs beside all that comes after: when it has made the rows those of one moment, what had to wait for that
 //! goes on (indexes that copied rows of different moments could violate, then the rest as above), and in the end nothing is
-//! left but to follow ([`stream`]).
+//! left but to follow ([`stream`]), until the destination takes over ([`cutover`]).
 //!
 //! A stage begins by making its units, and ends when none of them is open; so no unit waits for another one, and what is
 //! ready is found without a walk over a graph. Stages that were not asked for are left out. Three things lead back: an audit
@@ -18,14 +18,15 @@
 //! Units of the next stage are made also while a task is paused or has failed, when a late result completes the one before:
 //! what may be leased is decided by the task's status ([`crate::state::record::TaskRecord::may_run`]).
 
+mod aside;
 mod audit;
 mod copy;
+mod cutover;
 mod gate;
 mod gone;
 mod group;
 mod lease_end;
 mod life;
-mod parked;
 mod plan;
 mod snapshot;
 mod stages;
@@ -43,11 +44,12 @@ use crate::state::clerk::Clerk;
 use crate::state::unit::Subject;
 use crate::state::{EventKind, Tally, TaskStatus, UnitState};
 
+pub(crate) use aside::{parking, resume_table, resync_table};
+pub(crate) use cutover::begin as begin_cutover;
 pub(crate) use gate::{acknowledge, ensure_precheck};
 pub(crate) use gone::table_gone;
 pub(crate) use lease_end::{dropped, failed, lease_lost, released, revoke_all, table_changed};
 pub(crate) use life::{cancel, finish_again, resume, start};
-pub(crate) use parked::{parking, resume_table};
 pub(crate) use snapshot::{exports_gone, snapshot_lost};
 pub(crate) use stream::{checkpoint, noted};
 pub(crate) use verify::differences;
@@ -68,6 +70,7 @@ pub(crate) fn done(
         (Subject::OpenStream, WorkResult::OpenStream(opened)) => {
             stream::opened(clerk, no, *opened)?
         }
+        (Subject::Cutover, WorkResult::Cutover(done)) => cutover::stepped(clerk, no, done)?,
         (Subject::Survey { .. }, WorkResult::Survey(found)) => {
             survey::surveyed(clerk, no, found, parts)?;
         }

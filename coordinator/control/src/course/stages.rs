@@ -20,6 +20,8 @@ pub(super) fn advance(clerk: &mut Clerk<'_>) {
         let finished = match stage {
             // Its gate moves the task on.
             Stage::Precheck | Stage::Ended => return,
+            // Its steps move it on, or back.
+            Stage::Cutover => return,
             Stage::SchemaPre => open(clerk, UnitKind::SchemaPre) == 0,
             Stage::OpenStream => open(clerk, UnitKind::OpenStream) == 0,
             Stage::Survey => open(clerk, UnitKind::Survey) == 0,
@@ -103,8 +105,8 @@ pub(super) fn enter(clerk: &mut Clerk<'_>, stage: Stage) {
             clerk.record().following.unit = Some(unit);
         }
         Stage::LateIndex => make_index_units(clerk, Entries::AfterConsistency),
-        // The stream runs already.
-        Stage::Stream => {}
+        // The stream runs already, and a cutover is begun by its user.
+        Stage::Stream | Stage::Cutover => {}
         Stage::SchemaPost => {
             clerk.add_unit(Subject::SchemaPost);
         }
@@ -185,6 +187,7 @@ pub(super) fn tables_of(subject: &Subject) -> Vec<TableNo> {
         | Subject::SchemaPre
         | Subject::OpenStream
         | Subject::Stream
+        | Subject::Cutover
         | Subject::Survey { .. }
         | Subject::Audit
         | Subject::SchemaPost

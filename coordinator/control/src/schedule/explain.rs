@@ -138,6 +138,7 @@ fn held_back(
                 | UnitKind::Sequences
                 | UnitKind::VerifySchema
                 | UnitKind::VerifySequences
+                | UnitKind::Cutover
                 | UnitKind::Finish => String::new(),
             };
             let kind = kind.as_str();

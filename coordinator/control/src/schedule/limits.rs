@@ -44,6 +44,7 @@ pub(super) fn room(task: &Task, kind: UnitKind) -> (u32, Reason) {
         | UnitKind::Sequences
         | UnitKind::VerifySchema
         | UnitKind::VerifySequences
+        | UnitKind::Cutover
         | UnitKind::Finish => 1,
     };
     (limit.max(1).saturating_sub(task.index.kind(kind).leased), Reason::TaskLimit)

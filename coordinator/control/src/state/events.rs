@@ -102,12 +102,20 @@ event_kinds! {
     StreamOpened = "stream_opened",
     /// The changes that were made during the copy are applied: all tables show one moment of the source.
     Consistent = "consistent",
+    /// A cutover, or its rehearsal, began.
+    CutoverBegan = "cutover_began",
+    /// A step of it began.
+    CutoverStepped = "cutover_stepped",
+    /// It is done, undone or rehearsed.
+    CutoverEnded = "cutover_ended",
     /// A change of a table cannot be applied: its changes are kept from that one on.
     TableParked = "table_parked",
     /// What was kept of a parked table is applied, and it is followed again.
     TableGoesOn = "table_goes_on",
     /// A user says that a parked table shall go on.
     TableResumed = "table_resumed",
+    /// A user wants a table to be copied anew, or that begins.
+    TableResync = "table_resync",
     /// Tables that were made after the stream was opened: nobody follows them.
     TablesNotFollowed = "tables_not_followed",
     /// The source may soon give the slot up.

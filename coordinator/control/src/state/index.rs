@@ -13,11 +13,12 @@ use super::table::{Table, Verdict};
 use super::unit::{Subject, Tally, Unit, UnitState};
 
 /// All kinds, in the order of a task's course; but the stream goes before all that runs beside it.
-pub(crate) const KINDS: [UnitKind; 17] = [
+pub(crate) const KINDS: [UnitKind; 18] = [
     UnitKind::Precheck,
     UnitKind::SchemaPre,
     UnitKind::OpenStream,
     UnitKind::Stream,
+    UnitKind::Cutover,
     UnitKind::Survey,
     UnitKind::Plan,
     UnitKind::Copy,
@@ -140,8 +141,8 @@ pub(crate) struct TaskIndex {
     pub(crate) troubled: BTreeSet<(Reverse<Timestamp>, UnitNo)>,
     /// Tables that take part, largest first.
     pub(crate) by_size: BTreeSet<(Reverse<u64>, TableNo)>,
-    /// Tables whose changes are kept instead of being applied.
-    pub(crate) parked: BTreeSet<TableNo>,
+    /// Tables whose changes are kept instead of being applied, or shall be.
+    pub(crate) aside: BTreeSet<TableNo>,
     pub(crate) totals: Totals,
 }
 
@@ -202,8 +203,8 @@ impl TaskIndex {
     }
 
     pub(crate) fn add_table(&mut self, no: TableNo, table: &Table) {
-        if table.parked.is_some() {
-            put(&mut self.parked, no, true);
+        if table.parked.is_some() || table.anew.is_some() {
+            put(&mut self.aside, no, true);
         }
         if !table.gone {
             put(&mut self.by_size, (Reverse(table.surveyed.bytes), no), true);
@@ -217,7 +218,7 @@ impl TaskIndex {
     }
 
     pub(crate) fn remove_table(&mut self, no: TableNo, table: &Table) {
-        put(&mut self.parked, no, false);
+        put(&mut self.aside, no, false);
         if !table.gone {
             put(&mut self.by_size, (Reverse(table.surveyed.bytes), no), false);
             let totals = &mut self.totals;
@@ -252,6 +253,7 @@ impl TaskRecord {
             | Subject::Sequences
             | Subject::VerifySchema
             | Subject::VerifySequences
+            | Subject::Cutover
             | Subject::Finish => 0,
         }
     }

@@ -6,6 +6,7 @@
 pub(crate) mod agent;
 pub(crate) mod chunks;
 pub(crate) mod clerk;
+pub(crate) mod cutover;
 pub(crate) mod events;
 pub(crate) mod index;
 pub(crate) mod record;
@@ -23,9 +24,10 @@ use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::UnitKind;
 
 pub use agent::Agent;
+pub use cutover::{Cutover, CutoverOutcome};
 pub use events::{EVENTS_MAX, Event, EventKind};
 pub use record::{Phase, PhaseTime, Stage, TaskStatus};
-pub use table::{Check, Parked, Table, Verdict};
+pub use table::{Anew, Check, Parked, Table, Verdict};
 pub use unit::{Afterwards, Lease, Subject, Tally, Trouble, Unit, UnitState};
 
 use crate::outcome::Effect;

@@ -16,6 +16,7 @@ use pgconvoy_shared::unit::{Checkpoint, SharedSnapshot, SnapshotMode, StreamOpen
 use pgconvoy_shared::verify::{ObjectsCompared, Purpose, VerifySettings};
 
 use super::chunks::Chunks;
+use super::cutover::Cutover;
 use super::events::Events;
 use super::table::Table;
 use super::unit::{Subject, Unit};
@@ -89,6 +90,8 @@ pub enum Stage {
     LastAudit,
     /// Nothing is left but to follow the source, for as long as the user wants it.
     Stream,
+    /// The destination takes over, or all is as before.
+    Cutover,
     /// What the task keeps at the databases goes.
     Finish,
     /// Nothing is left to do.
@@ -112,6 +115,8 @@ pub enum Phase {
     CatchUp,
     /// The changes as they are made.
     Stream,
+    /// The destination takes over.
+    Cutover,
     /// Nothing is left.
     Done,
 }
@@ -128,6 +133,7 @@ impl Phase {
             Self::Verify => "verify",
             Self::CatchUp => "catch_up",
             Self::Stream => "stream",
+            Self::Cutover => "cutover",
             Self::Done => "done",
         }
     }
@@ -199,6 +205,8 @@ pub(crate) struct TaskRecord {
     pub(crate) precheck_asked: bool,
     pub(crate) snapshot: TaskSnapshot,
     pub(crate) following: Following,
+    /// The latest.
+    pub(crate) cutover: Option<Box<Cutover>>,
     pub(crate) system_identifier: Option<u64>,
     pub(crate) phase_times: Vec<PhaseTime>,
     /// Of an ended task: nothing of it is left at the databases.
@@ -276,6 +284,17 @@ impl TaskRecord {
             || self.snapshot.shared.as_ref().is_some_and(|shared| !shared.exports.is_empty())
     }
 
+    /// A cutover is under way that may have fenced the source.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.cutover.as_ref().is_some_and(|cutover| cutover.holds_source())
+    }
+
+    /// Units that follow the source.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = UnitNo> {
+        let units = (0u32..).map(UnitNo).zip(self.units.iter());
+        units.filter(|(_, unit)| unit.subject == Subject::Stream).map(|(no, _)| no)
+    }
+
     /// Units of this kind may be leased.
     pub(crate) fn may_run(&self, kind: UnitKind) -> bool {
         match self.status {
@@ -283,6 +302,8 @@ impl TaskRecord {
             TaskStatus::Running => {
                 !matches!(kind, UnitKind::Plan | UnitKind::Copy) || self.can_read()
             }
+            // Whatever the task fails of, a source that is fenced does not stay so.
+            TaskStatus::Failed if kind == UnitKind::Cutover => self.is_fenced(),
             TaskStatus::Created | TaskStatus::Paused | TaskStatus::Failed => {
                 kind == UnitKind::Precheck && self.precheck_asked
             }
@@ -300,6 +321,8 @@ impl TaskRecord {
             Stage::CatchUp | Stage::LateIndex => Phase::CatchUp,
             Stage::SchemaPost | Stage::Settle if self.follows() => Phase::CatchUp,
             Stage::Stream => Phase::Stream,
+            Stage::Cutover => Phase::Cutover,
+            Stage::Finish if self.follows() => Phase::Cutover,
             Stage::Verify => Phase::Verify,
             Stage::LastAudit | Stage::Finish if self.verify.is_some() => Phase::Verify,
             Stage::SchemaPost | Stage::Settle | Stage::LastAudit | Stage::Finish
@@ -338,6 +361,7 @@ impl TaskRecord {
             | Subject::SchemaPre
             | Subject::OpenStream
             | Subject::Stream
+            | Subject::Cutover
             | Subject::Survey { .. }
             | Subject::Audit
             | Subject::SchemaPost

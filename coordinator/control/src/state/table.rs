@@ -46,6 +46,22 @@ pub struct Table {
     pub check: Check,
     /// Its changes are kept instead of being applied.
     pub parked: Option<Arc<Parked>>,
+    /// It is copied anew while the changes of the others are applied.
+    pub anew: Option<Anew>,
+}
+
+/// How far a table is that is copied anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Anew {
+    /// Whoever follows the source under a later epoch than this one keeps its changes.
+    Asked(Epoch),
+    /// They are kept, and no snapshot of it may be older than this transaction.
+    Copying {
+        /// The transaction.
+        barrier: u64,
+    },
+    /// Its rows are there: whoever follows the source under a later epoch than this one applies what was kept.
+    Copied(Epoch),
 }
 
 /// A table whose changes are kept at the destination until somebody mends the cause.
@@ -146,13 +162,14 @@ impl Table {
             gone: false,
             check: Check::default(),
             parked: None,
+            anew: None,
         }
     }
 
     /// Forgets plan and progress; what it holds is estimated by the survey again.
     pub(crate) fn unplan(&mut self) {
-        let generation = self.generation;
-        *self = Self { generation, ..Self::new((*self.surveyed).clone()) };
+        let (generation, anew) = (self.generation, self.anew);
+        *self = Self { generation, anew, ..Self::new((*self.surveyed).clone()) };
     }
 
     /// How many shards it has.
@@ -167,9 +184,26 @@ impl Table {
         self.plan.is_some() && self.shards_done == self.shard_count()
     }
 
-    /// It is parked, and a user says that it shall go on.
+    /// What was kept of it is to be applied: it was parked and a user says that it shall go on, or its rows are there anew.
     pub(crate) fn is_to_resume(&self) -> bool {
-        self.parked.as_ref().is_some_and(|parked| parked.resumes_after.is_some())
+        match self.anew {
+            Some(Anew::Asked(_) | Anew::Copying { .. }) => false,
+            Some(Anew::Copied(_)) => true,
+            None => self.parked.as_ref().is_some_and(|parked| parked.resumes_after.is_some()),
+        }
+    }
+
+    /// It shall be copied anew, and nobody said yet that its changes are kept.
+    pub(crate) fn is_to_hold(&self) -> bool {
+        matches!(self.anew, Some(Anew::Asked(_)))
+    }
+
+    /// The transaction that no snapshot of it may be older than, where it has one of its own.
+    pub(crate) fn barrier(&self) -> Option<u64> {
+        match self.anew {
+            Some(Anew::Copying { barrier }) => Some(barrier),
+            Some(Anew::Asked(_) | Anew::Copied(_)) | None => None,
+        }
     }
 
     /// The numbers of the units that copy it.

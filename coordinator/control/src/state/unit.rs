@@ -24,6 +24,8 @@ pub enum Subject {
     OpenStream,
     /// The source's changes.
     Stream,
+    /// The steps of the cutover, one lease each.
+    Cutover,
     /// The list of tables, and in `copy.snapshot: task` the task's snapshot of this round.
     Survey {
         /// 0 where each shard has its own moment.
@@ -86,6 +88,7 @@ impl Subject {
             Self::SchemaPre => UnitKind::SchemaPre,
             Self::OpenStream => UnitKind::OpenStream,
             Self::Stream => UnitKind::Stream,
+            Self::Cutover => UnitKind::Cutover,
             Self::Survey { .. } => UnitKind::Survey,
             Self::Plan(_) => UnitKind::Plan,
             Self::Copy { .. } => UnitKind::Copy,

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use pgconvoy_control::command::{Acknowledge, CreateTask, RegisterAgent};
+use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, CutoverStep};
 use pgconvoy_shared::endpoint::{Endpoint, SslMode};
+use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, Incarnation, TableNo, TaskId};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
@@ -57,6 +59,7 @@ pub(crate) fn create(no: u64, snapshot: SnapshotMode) -> CreateTask {
             schema: SchemaSettings::default(),
             copy: CopySettings { jobs: 4, shard_size_bytes: 256 << 20, index_jobs: 2, snapshot },
             retry: RetryWindows { connection_ms: 60_000, other_ms: 20_000 },
+            incremental: Default::default(),
         },
         source_password: Some(Sealed(vec![1, 2, 3])),
         destination_password: None,
@@ -129,6 +132,19 @@ pub(crate) fn compared() -> RowsCompared {
     }
 }
 
+/// What comes of a cutover's step; of some it is refused.
+fn cutover_done(order: &CutoverOrder, chance: u32) -> CutoverDone {
+    let refused = CutoverDone::Refused(Failure::definite("cutover_writers", "somebody writes"));
+    match order.step {
+        CutoverStep::Lift => CutoverDone::Lifted,
+        _ if chance.is_multiple_of(3) => refused,
+        CutoverStep::Check => CutoverDone::Checked { setting_before: None, lag_bytes: 5 },
+        CutoverStep::Fence => CutoverDone::Fenced { at: Lsn(90), ended: 2 },
+        CutoverStep::Prove => CutoverDone::Proved { marker: Lsn(99), sequences: 3 },
+        CutoverStep::Switch => CutoverDone::Switched,
+    }
+}
+
 /// A result that fits the work, with its parts; each planned table is cut into so many shards.
 pub(crate) fn answer(work: &Work, agent: &AgentId, shards: u32) -> (Vec<ResultPart>, WorkResult) {
     let mut parts = Vec::new();
@@ -142,6 +158,7 @@ pub(crate) fn answer(work: &Work, agent: &AgentId, shards: u32) -> (Vec<ResultPa
             timeline: 1,
         }),
         Work::Stream(_) => unreachable!("a stream reports checkpoints, and has no result"),
+        Work::Cutover(order) => WorkResult::Cutover(cutover_done(order, shards)),
         Work::Survey(survey) => {
             parts.push(ResultPart::Tables((0..3).map(|no| surveyed(no, 1_000)).collect()));
             let shared = SharedSnapshot {

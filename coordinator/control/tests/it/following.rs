@@ -1,11 +1,12 @@
 //! A task that follows its source.
 
 use pgconvoy_control::command::CreateTask;
+use pgconvoy_shared::cutover::{CutoverSettings, Writers};
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::parking::{Cause, Parking};
+use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use pgconvoy_shared::spec::MigrationType;
 use pgconvoy_shared::unit::SnapshotMode;
 
@@ -20,7 +21,7 @@ pub(crate) fn create(no: u64) -> CreateTask {
 
 /// What a stream says of a table that it cannot, or can, apply the changes of.
 pub(crate) fn parking(table: u32, generation: u32, parked: bool) -> Parking {
-    let cause = parked.then(|| Cause {
+    let cause = || Cause {
         failure: Failure::definite("unique_violation", "duplicate key"),
         operation: "insert".into(),
         key: "(7)".into(),
@@ -28,6 +29,19 @@ pub(crate) fn parking(table: u32, generation: u32, parked: bool) -> Parking {
         xid: 8,
         ordinal: 2,
         statement: "insert into public.t".into(),
-    });
-    Parking { table: TableNo(table), generation: Generation(generation), cause }
+    };
+    let changes = if parked { Changes::Parked(Box::new(cause())) } else { Changes::Applied };
+    Parking { table: TableNo(table), generation: Generation(generation), changes }
+}
+
+/// How a cutover is asked for.
+pub(crate) fn cutover_settings() -> CutoverSettings {
+    CutoverSettings {
+        writers: Writers::Fenced,
+        dry_run: false,
+        timeout_ms: 60_000,
+        sequence_margin: 32,
+        ignore: ["cutover_large_objects".to_owned()].into(),
+        by: "ann".into(),
+    }
 }

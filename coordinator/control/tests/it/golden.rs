@@ -100,7 +100,9 @@ fn batch() -> Vec<Stamped> {
             incarnation: Incarnation(7),
             export_id: "00000003-1".into(),
         }),
-        Command::ResumeTable { task, table: "public.orders".into() },
+        Command::ResumeTable { task: task.clone(), table: "public.orders".into() },
+        Command::ResyncTable { task: task.clone(), table: "public.orders".into() },
+        Command::CutoverTask { task, settings: following::cutover_settings() },
     ];
     commands
         .into_iter()

@@ -7,9 +7,11 @@ use pgconvoy_control::liveness::Liveness;
 use pgconvoy_control::schedule::{self, Observed};
 use pgconvoy_control::state::State;
 use pgconvoy_control::{apply, codec, invariants, work};
+use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, UnitId};
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::parking::{Changes, Parking};
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{Checkpoint, Ended, SnapshotMode, Work, WorkResult};
 
@@ -55,7 +57,7 @@ impl Machine {
     fn step(&mut self, (what, a, b): Step) {
         let agent = fixtures::agent_id(&format!("agent-{}", a % 3));
         let task = fixtures::task_id(u64::from(a % 2));
-        match what % 20 {
+        match what % 21 {
             0 => {
                 let register = fixtures::register(agent.as_str(), u64::from(b % 4), 3);
                 self.apply(Command::RegisterAgent(Box::new(register)));
@@ -93,12 +95,20 @@ impl Machine {
             }
             11 if b < 128 => {
                 let table = fixtures::surveyed(u32::from(b % 4), 0).name.to_string();
-                self.apply(Command::ResumeTable { task, table });
+                self.apply(if b < 64 {
+                    Command::ResumeTable { task, table }
+                } else {
+                    Command::ResyncTable { task, table }
+                });
             }
             11..15 => {
                 let observed = Observed { liveness: &self.liveness, now_ms: 2 };
                 let plan = schedule::plan(&self.state, &observed, self.now);
                 plan.commands.into_iter().for_each(|command| self.apply(command));
+            }
+            20 => {
+                let (task, settings) = (fixtures::task_id(2), following::cutover_settings());
+                self.apply(Command::CutoverTask { task, settings });
             }
             _ => self.answer(a, b),
         }
@@ -137,6 +147,11 @@ impl Machine {
                         u32::from(b / 86),
                         far == 7,
                     ))),
+                    9 => ReportBody::Parking(Box::new(Parking {
+                        table,
+                        generation: Generation(u32::from(b / 86)),
+                        changes: Changes::Held(7),
+                    })),
                     _ => ReportBody::Checkpoint(Checkpoint { applied, consistent: far > 8 }),
                 };
                 self.apply(Command::Reports(vec![Report {

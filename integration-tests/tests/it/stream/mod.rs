@@ -1,13 +1,16 @@
 //! A source that stays in use: every change arrives, once and in order.
 
 mod compared;
+mod cutover;
 mod faults;
 mod feedback;
+mod identity;
 mod live;
 mod lost;
 mod meaning;
 mod overlap;
 mod parked;
+mod resync;
 mod seen;
 mod sites;
 

@@ -46,6 +46,16 @@ fn a_small_file_gets_the_defaults() {
 }
 
 #[test]
+fn one_job_alone_has_larger_shards_unless_told_otherwise() {
+    let size = |copy: &str| {
+        finish(&format!("{SMALL}copy: {{ {copy} }}\n")).unwrap().spec.copy.shard_size_bytes
+    };
+    assert_eq!(size("jobs: 1"), 2 << 30);
+    assert_eq!(size("jobs: 1, shard_size: 64MiB"), 64 << 20);
+    assert_eq!(size("jobs: 2"), 256 << 20);
+}
+
+#[test]
 fn each_key_has_its_meaning() {
     let text = r#"
 name: shop-2

@@ -9,7 +9,7 @@ fn table() -> Table {
         name: QualifiedName::new("s", "t"),
         columns: ["id", "a", "b"].map(column).into(),
         target: 0,
-        window: Window::Keyless { copied: "1:1:".parse().unwrap() },
+        window: Window::OneSnapshot { copied: "1:1:".parse().unwrap() },
         dropped: [].into(),
         parked: false,
     }

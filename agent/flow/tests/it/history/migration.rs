@@ -141,7 +141,7 @@ impl Migration {
         self.windows = std::iter::zip(plans, snapshots)
             .enumerate()
             .map(|(table, (plan, mut shards))| match shapes[table].kind {
-                Kind::Keyless => Window::Keyless { copied: shards.remove(0) },
+                Kind::Keyless => Window::OneSnapshot { copied: shards.remove(0) },
                 _ => {
                     let until = self.destination.until[table];
                     Window::Keyed { plan, until, shards: shards.into() }

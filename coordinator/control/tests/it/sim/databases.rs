@@ -178,6 +178,7 @@ impl Databases {
                 return Ok((Answer::GoesOn(Checkpoint { applied: db.applied, consistent }), None));
             }
             Work::OpenStream
+            | Work::Cutover(_)
             | Work::VerifyPlan(_)
             | Work::VerifyRows(_)
             | Work::VerifySchema
@@ -211,6 +212,7 @@ fn writes(work: &Work) -> bool {
         | Work::Sequences
         | Work::Analyze(_) => true,
         Work::Precheck { .. }
+        | Work::Cutover(_)
         | Work::Audit(_)
         | Work::VerifyPlan(_)
         | Work::VerifyRows(_)

@@ -1,0 +1,255 @@
+//! Whether anything stands in the way of a cutover. Nothing is changed, nobody is stopped.
+//!
+//! What would fail under the fence is found here, and so is what the stream never brings: tables that nobody follows, large
+//! objects, unlogged tables. Those two last ones may be left behind by whoever says so, by their codes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, Writers};
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::name::QualifiedName;
+use tokio_postgres::GenericClient;
+
+use super::{held, named, refused, source};
+use crate::pg::{About, PgError, Session};
+use crate::unit::{UnitContext, UnitEnd, open_stream, survey};
+
+/// Markers come out of the stream from this major on.
+const MESSAGES: u32 = 14;
+
+/// How long the destination may need to be where the source was when this began.
+const LAG_LIMIT: Duration = Duration::from_secs(10);
+
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<CutoverDone, UnitEnd> {
+    let session = source::session(ctx).await?;
+    let access = session.access().clone();
+    let flushed = source::position(&session, "select pg_catalog.pg_current_wal_flush_lsn()::text");
+    let flushed = flushed.await.about(&access)?;
+    let there = ctx.access(Side::Destination);
+    let destination = there.session().await.about(&there)?;
+
+    let mut refusals = Vec::new();
+    refusals.extend(version(&session));
+    refusals.extend(source::prepared(&session).await.about(&access)?);
+    if order.settings.writers == Writers::Fenced {
+        refusals.extend(may_fence(&session).await.about(&access)?);
+    }
+    refusals.extend(not_followed(ctx, &session).await.about(&access)?);
+    refusals.extend(left_behind(ctx, &session).await.about(&access)?);
+    refusals.extend(parked(ctx, &*destination).await.about(&there)?);
+    refusals.extend(held::broken(&destination).await.about(&there)?);
+    refusals.extend(not_valid(&session, &destination).await.about(&there)?);
+    refusals.retain(|refusal| {
+        !order.settings.ignore.contains(&refusal.code) || !may_be_ignored(refusal)
+    });
+    if let Some(refusal) = first_of(refusals) {
+        return Ok(refused(refusal.about(access.to_string())));
+    }
+
+    let Some(lag_bytes) = lag(ctx, &destination, flushed).await? else {
+        let message = format!("the destination did not catch up within {LAG_LIMIT:?}");
+        return Ok(refused(
+            Failure::definite("cutover_lag", message)
+                .about(there.to_string())
+                .remedy("wait until lag is small (`task show`), then begin anew"),
+        ));
+    };
+    let setting_before = setting(&session).await.about(&access)?;
+    session.close().await;
+    destination.close().await;
+    Ok(CutoverDone::Checked { setting_before, lag_bytes })
+}
+
+/// The user may leave behind what he knows of.
+fn may_be_ignored(refusal: &Failure) -> bool {
+    matches!(&*refusal.code, "cutover_large_objects" | "cutover_unlogged_tables")
+}
+
+/// One failure that tells all.
+fn first_of(mut refusals: Vec<Failure>) -> Option<Failure> {
+    let rest = refusals.split_off(refusals.len().min(1));
+    let mut first = refusals.pop()?;
+    for more in rest {
+        first.message = format!("{}; also: {} ({})", first.message, more.message, more.code);
+    }
+    Some(first)
+}
+
+fn version(session: &Session) -> Option<Failure> {
+    (session.major() < MESSAGES).then(|| {
+        let message = format!("a source of PostgreSQL {} cannot be cut over yet", session.major());
+        Failure::definite("not_supported_yet", message).remedy(
+            "stop the writers, wait until lag is 0, set the sequences by hand, and cancel the task",
+        )
+    })
+}
+
+/// The database's own default, whatever roles have.
+async fn setting(session: &Session) -> Result<Option<String>, PgError> {
+    let ask = "select pg_catalog.substr(s.setting, pg_catalog.length($1::text) + 2) from pg_catalog.pg_db_role_setting d
+        cross join pg_catalog.unnest(d.setconfig) as s (setting)
+        where d.setrole = 0 and d.setdatabase = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
+        and pg_catalog.starts_with(s.setting, $1::text || '=')";
+    let row = session.query_opt(ask, &[&source::SETTING]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// The role may fence the database, and no other role's settings overrule that.
+async fn may_fence(session: &Session) -> Result<Option<Failure>, PgError> {
+    let ask = "select pg_catalog.pg_has_role(datdba, 'usage') from pg_catalog.pg_database where datname = pg_catalog.current_database()";
+    let owns: bool = session.query_one(ask, &[]).await?.get(0);
+    if !owns {
+        let message = "the source's role may not alter its database, so it cannot be fenced";
+        return Ok(Some(Failure::definite("cutover_privilege", message).remedy(
+            "let it own the database; or stop the writers yourself and say --writers-stopped",
+        )));
+    }
+    let ask = "select distinct r.rolname::text from pg_catalog.pg_db_role_setting d
+        join pg_catalog.pg_roles r on r.oid = d.setrole
+        cross join pg_catalog.unnest(d.setconfig) as s (setting)
+        where d.setdatabase in (0, (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()))
+        and pg_catalog.starts_with(s.setting, $1::text || '=') order by 1";
+    let rows = session.query(ask, &[&source::SETTING]).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let roles = named(rows.iter().map(|row| row.get(0)).collect());
+    let message = format!(
+        "roles have a {} of their own, which the fence does not reach: {roles}",
+        source::SETTING
+    );
+    Ok(Some(
+        Failure::definite("cutover_role_settings", message)
+            .remedy("reset it for these roles (`alter role … reset`); or stop the writers yourself and say --writers-stopped"),
+    ))
+}
+
+/// Tables that take part by the task's rules, and of which nothing is followed.
+pub(super) async fn not_followed(
+    ctx: &UnitContext,
+    session: &Session,
+) -> Result<Option<Failure>, PgError> {
+    let ask = format!(
+        "select n.nspname::text, c.relname::text from pg_catalog.pg_class c
+         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where c.relpersistence = 'p' and {} and not exists (
+             select from pg_catalog.pg_publication_rel p join pg_catalog.pg_publication o on o.oid = p.prpubid
+             where o.pubname = $1 and p.prrelid = c.oid)
+         order by 1, 2",
+        survey::TAKING_PART
+    );
+    let rows = session.query(&ask, &[&open_stream::name(&ctx.task)]).await?;
+    let tables: Vec<String> = of_rules(ctx, &rows);
+    Ok((!tables.is_empty()).then(|| {
+        let message = format!("tables of the source are not followed: {}", named(tables));
+        Failure::definite("cutover_tables_not_followed", message)
+            .remedy("they were made since the task began: drop them, or leave them out by `objects` in a new task")
+    }))
+}
+
+/// What no stream brings: large objects, and rows of unlogged tables.
+async fn left_behind(ctx: &UnitContext, session: &Session) -> Result<Vec<Failure>, PgError> {
+    let mut found = Vec::new();
+    let ask = format!(
+        "select n.nspname::text, c.relname::text from pg_catalog.pg_class c
+         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where c.relpersistence = 'u' and {} order by 1, 2",
+        survey::TAKING_PART
+    );
+    let tables = of_rules(ctx, &session.query(&ask, &[]).await?);
+    if !tables.is_empty() {
+        let message =
+            format!("unlogged tables hold what they held when they were copied: {}", named(tables));
+        found.push(
+            Failure::definite("cutover_unlogged_tables", message)
+                .remedy("if that may be, say --ignore cutover_unlogged_tables"),
+        );
+    }
+    let objects = "select exists (select from pg_catalog.pg_largeobject_metadata)";
+    if ctx.spec.objects.include.is_empty() && session.query_one(objects, &[]).await?.get(0) {
+        let message = "large objects are as they were when they were copied";
+        found.push(
+            Failure::definite("cutover_large_objects", message)
+                .remedy("if that may be, say --ignore cutover_large_objects"),
+        );
+    }
+    Ok(found)
+}
+
+/// Tables whose changes are kept instead of being applied: parked ones, and those that are copied anew.
+pub(super) async fn parked(
+    ctx: &UnitContext,
+    session: &impl GenericClient,
+) -> Result<Option<Failure>, PgError> {
+    let ask = "select write_schema, write_table from pgconvoy.table_state s \
+               where task = $1 and (parked is not null or exists ( \
+                   select from pgconvoy.copied_anew a where (a.task, a.table_no) = (s.task, s.table_no))) order by 1, 2";
+    let rows = session.query(ask, &[&ctx.task.as_str()]).await?;
+    let tables: Vec<String> = rows.iter().map(|row| table(row).to_string()).collect();
+    Ok((!tables.is_empty()).then(|| {
+        let message = format!("tables are parked: {}", named(tables));
+        Failure::definite("cutover_tables_parked", message)
+            .remedy("pgconvoy.table_state.parked tells why; they have to follow again before")
+    }))
+}
+
+/// Constraints and indexes that hold at the source, and not (yet) at the destination.
+async fn not_valid(source: &Session, destination: &Session) -> Result<Option<Failure>, PgError> {
+    const ASK: &str = "
+        select n.nspname || '.' || r.relname || ' ' || c.conname from pg_catalog.pg_constraint c
+        join pg_catalog.pg_class r on r.oid = c.conrelid join pg_catalog.pg_namespace n on n.oid = r.relnamespace
+        where not c.convalidated and n.nspname <> 'pgconvoy'
+        union all select n.nspname || '.' || r.relname from pg_catalog.pg_index i
+        join pg_catalog.pg_class r on r.oid = i.indexrelid join pg_catalog.pg_namespace n on n.oid = r.relnamespace
+        where not i.indisvalid and n.nspname <> 'pgconvoy'";
+    let of = async |session: &Session| -> Result<BTreeSet<String>, PgError> {
+        let rows = session.query(ASK, &[]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    };
+    let (there, here) = (of(destination).await?, of(source).await?);
+    let invalid: Vec<String> = there.difference(&here).cloned().collect();
+    Ok((!invalid.is_empty()).then(|| {
+        let message =
+            format!("constraints or indexes of the destination are not valid: {}", named(invalid));
+        Failure::definite("cutover_constraints_not_valid", message)
+            .remedy("validate the constraints, build the indexes anew (`reindex`), then begin anew")
+    }))
+}
+
+/// Waits until the destination is there; what it lacked before. None = it does not get there.
+async fn lag(ctx: &UnitContext, session: &Session, to: Lsn) -> Result<Option<u64>, UnitEnd> {
+    let access = session.access();
+    let ask =
+        "select coalesce((select lsn::text from pgconvoy.apply_progress where task = $1), '0/0')";
+    let end = tokio::time::Instant::now() + LAG_LIMIT;
+    let mut first = None;
+    loop {
+        ctx.still_mine()?;
+        let row = session.query_one(ask, &[&ctx.task.as_str()]).await.about(access)?;
+        let text: &str = row.get(0);
+        let bad = |_| PgError::protocol(format!("position {text}"));
+        let applied: Lsn = text.parse().map_err(bad).about(access)?;
+        let lag = *first.get_or_insert(to.0.saturating_sub(applied.0));
+        if applied >= to {
+            return Ok(Some(lag));
+        }
+        if tokio::time::Instant::now() >= end {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn of_rules(ctx: &UnitContext, rows: &[tokio_postgres::Row]) -> Vec<String> {
+    let tables = rows.iter().map(table);
+    tables.filter(|table| ctx.spec.objects.matches(table)).map(|table| table.to_string()).collect()
+}
+
+fn table(row: &tokio_postgres::Row) -> QualifiedName {
+    QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
+}

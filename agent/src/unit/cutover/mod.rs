@@ -1,0 +1,71 @@
+//! The cutover, step by step: each is an order of its own, under an epoch of its own, and may be run again by anyone.
+//!
+//! - [`check`]: whether anything stands in the way, constraints that nobody looked at included ([`held`]); nothing is changed.
+//! - [`source::fence`]: the source's database becomes read-only by default, and other sessions are ended.
+//! - [`proof`]: a marker, written into the source's log after the fence, is applied at the destination, and no transaction
+//!   with a change came after it; meanwhile sequences are set from the source.
+//! - [`switch`]: the task's rows at the destination end, in one transaction that sees once more that nothing came: the
+//!   decision. What is left at both ends is removed by the unit that ends every task.
+//! - [`source::lift`]: the source's database is as before.
+//!
+//! Each begins by ending the sessions of the owners before it (law O5): an owner that stands still wakes up without a session,
+//! and finds its lease over before it opens another one. So nobody fences a source whose fence was lifted, and nobody decides
+//! what was taken back.
+
+mod check;
+mod held;
+mod proof;
+mod source;
+mod switch;
+
+use std::time::Duration;
+
+use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, CutoverStep};
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::unit::WorkResult;
+use tokio::time::Instant;
+
+use super::{UnitContext, UnitEnd};
+
+/// What is left of the cutover's time.
+#[derive(Debug, Clone, Copy)]
+struct Until(Instant);
+
+impl Until {
+    fn is_over(self) -> bool {
+        Instant::now() >= self.0
+    }
+}
+
+pub(super) async fn run(ctx: &UnitContext, order: CutoverOrder) -> Result<WorkResult, UnitEnd> {
+    let until = Until(Instant::now() + Duration::from_millis(order.left_ms));
+    let done = match order.step {
+        CutoverStep::Check => Box::pin(check::run(ctx, &order)).await?,
+        CutoverStep::Fence => Box::pin(source::fence(ctx, &order, until)).await?,
+        CutoverStep::Prove => Box::pin(proof::run(ctx, &order, until)).await?,
+        CutoverStep::Switch => Box::pin(switch::run(ctx, &order, until)).await?,
+        CutoverStep::Lift => Box::pin(source::lift(ctx, &order)).await?,
+    };
+    Ok(WorkResult::Cutover(done))
+}
+
+/// Things that are named in one failure.
+const NAMED_MAX: usize = 20;
+
+fn named(mut names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(NAMED_MAX);
+    names.truncate(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", names.join(", "))
+}
+
+fn refused(failure: Failure) -> CutoverDone {
+    CutoverDone::Refused(failure)
+}
+
+fn timed_out(waited_for: &str) -> CutoverDone {
+    let message = format!("the cutover's time was over before {waited_for}");
+    refused(Failure::definite("cutover_timed_out", message).remedy(
+        "see what held it up (`task show` tells lag and steps), give it more time by --timeout, and begin anew",
+    ))
+}

@@ -1,0 +1,111 @@
+//! That all is at the destination: a marker, written into the source's log behind the fence, comes out of the stream and is
+//! applied there like any transaction; and what the applier noted last of a transaction with a change lies before it.
+//!
+//! "Lag is zero" would prove nothing: it is what one sees too while a writer thinks.
+
+use std::time::Duration;
+
+use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder};
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::lsn::Lsn;
+use tokio_postgres::GenericClient;
+
+use super::source::{self, still_writing};
+use super::{Until, refused, timed_out};
+use crate::pg::{About, PgError, Session};
+use crate::unit::stream::MARKER;
+use crate::unit::{UnitContext, UnitEnd, sequences};
+
+/// How often it is looked whether the marker is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What the applier has noted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// The end of the marker's transaction.
+    pub(super) marker: Lsn,
+    /// The end of the last transaction with a change.
+    pub(super) last_change: Lsn,
+}
+
+pub(super) async fn run(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    until: Until,
+) -> Result<CutoverDone, UnitEnd> {
+    let session = source::session(ctx).await?;
+    let marker = name(ctx, order, 1);
+    write(&session, &marker).await?;
+    let set = sequences::set_further(ctx, order.settings.sequence_margin);
+    let (seen, sequences) = tokio::try_join!(arrived(ctx, &marker, until), set)?;
+    let Some(seen) = seen else {
+        return Ok(timed_out("all that was written was at the destination"));
+    };
+    if seen.last_change > seen.marker {
+        return Ok(refused(who_writes(ctx, &session).await?));
+    }
+    session.close().await;
+    Ok(CutoverDone::Proved { marker: seen.marker, sequences })
+}
+
+/// Markers of this lease: nobody else's are taken for them.
+pub(super) fn name(ctx: &UnitContext, order: &CutoverOrder, nth: u32) -> String {
+    format!("cutover/{}/{}/{nth}", order.attempt, ctx.epoch)
+}
+
+/// Writes a marker: a transaction without a change, on disk when this returns.
+pub(super) async fn write(session: &Session, marker: &str) -> Result<(), UnitEnd> {
+    let emit = "select pg_catalog.pg_logical_emit_message(true, $1, $2::text)";
+    let prefix = MARKER;
+    session.query(emit, &[&prefix, &marker]).await.about(session.access())?;
+    Ok(())
+}
+
+/// Waits until the marker is applied; none = the time is over.
+pub(super) async fn arrived(
+    ctx: &UnitContext,
+    marker: &str,
+    until: Until,
+) -> Result<Option<Seen>, UnitEnd> {
+    let access = ctx.access(Side::Destination);
+    let session = access.session().await.about(&access)?;
+    loop {
+        ctx.still_mine()?;
+        if let Some(seen) = seen(&*session, ctx, marker, "").await.about(&access)? {
+            session.close().await;
+            return Ok(Some(seen));
+        }
+        if until.is_over() {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// What the applier has noted, once it has this marker.
+pub(super) async fn seen(
+    session: &impl GenericClient,
+    ctx: &UnitContext,
+    marker: &str,
+    lock: &str,
+) -> Result<Option<Seen>, PgError> {
+    let ask = format!(
+        "select marker_lsn::text, coalesce(last_change, '0/0')::text from pgconvoy.apply_progress \
+         where task = $1 and marker = $2 {lock}"
+    );
+    let Some(row) = session.query_opt(&ask, &[&ctx.task.as_str(), &marker]).await? else {
+        return Ok(None);
+    };
+    let lsn = |text: &str| {
+        text.parse::<Lsn>()
+            .map_err(|_| PgError::protocol(format!("`{text}` where a position must be")))
+    };
+    Ok(Some(Seen { marker: lsn(row.get(0))?, last_change: lsn(row.get(1))? }))
+}
+
+/// The failure of a cutover behind whose marker there is a change.
+pub(super) async fn who_writes(ctx: &UnitContext, session: &Session) -> Result<Failure, UnitEnd> {
+    let who = source::others(ctx, session, "true").await.about(session.access())?;
+    Ok(still_writing(&who).about(session.access().to_string()))
+}

@@ -1,0 +1,74 @@
+//! The switch: one transaction at the destination, after which nobody writes for the task any more.
+//!
+//! 1. Is the task's row gone? Then an owner before had decided, and died before it could say so.
+//! 2. Own the unit, so that an older owner that still sleeps cannot decide after this one.
+//! 3. A second marker, at the destination: everything that could be written until now has come.
+//! 4. In one transaction: hold the unit and the applier's row; no change came behind the first marker, and no table was parked
+//!    on the way to it; the task's row goes, and with it every right to write for the task (laws O1, O3, O9). Else: nothing is
+//!    decided, and all is taken back.
+//!
+//! What the row takes along (plans, the proof of each shard, the applied position) proves something only to those who still
+//! write for the task, and there is none from that commit on. Until it is recorded whoever is leased the step finds at 1. that it
+//! was done, and the stream finds no position to go on from; neither leads back to copying.
+
+use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder};
+use pgconvoy_shared::endpoint::Side;
+
+use super::check::parked;
+use super::proof::{self, arrived, seen, who_writes};
+use super::{Until, refused, source, timed_out};
+use crate::pg::About;
+use crate::unit::{UnitContext, UnitEnd, fence};
+
+pub(super) async fn run(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    until: Until,
+) -> Result<CutoverDone, UnitEnd> {
+    if has_switched(ctx).await? {
+        return Ok(CutoverDone::Switched);
+    }
+    let mut session = fence::writing_session(ctx).await?;
+    let access = session.access().clone();
+    if until.is_over() {
+        return Ok(timed_out("the destination took over"));
+    }
+    let source = source::session(ctx).await?;
+    let marker = proof::name(ctx, order, 2);
+    proof::write(&source, &marker).await?;
+    if arrived(ctx, &marker, until).await?.is_none() {
+        return Ok(timed_out("the destination took over"));
+    }
+
+    ctx.still_mine()?;
+    let transaction = session.transaction().await.about(&access)?;
+    transaction.batch_execute(&fence::hold(ctx)).await.about(&access)?;
+    let seen = seen(&transaction, ctx, &marker, "for update").await.about(&access)?;
+    // Another marker than this one: nobody else writes any while this unit is owned.
+    if seen.is_none_or(|seen| seen.last_change > order.marker) {
+        transaction.rollback().await.about(&access)?;
+        return Ok(refused(who_writes(ctx, &source).await?));
+    }
+    if let Some(parked) = parked(ctx, &transaction).await.about(&access)? {
+        transaction.rollback().await.about(&access)?;
+        return Ok(refused(parked.about(access.to_string())));
+    }
+    let row = "delete from pgconvoy.task where id = $1";
+    transaction.execute(row, &[&ctx.task.as_str()]).await.about(&access)?;
+    transaction.commit().await.about(&access)?;
+    session.close().await;
+    source.close().await;
+    Ok(CutoverDone::Switched)
+}
+
+async fn has_switched(ctx: &UnitContext) -> Result<bool, UnitEnd> {
+    let access = ctx.access(Side::Destination);
+    let session = access.session().await.about(&access)?;
+    let ours = "select pg_catalog.to_regclass('pgconvoy.task') is not null";
+    let there: bool = session.query_one(ours, &[]).await.about(&access)?.get(0);
+    let row = "select from pgconvoy.task where id = $1";
+    let gone =
+        !there || session.query_opt(row, &[&ctx.task.as_str()]).await.about(&access)?.is_none();
+    session.close().await;
+    Ok(gone)
+}

@@ -1,0 +1,199 @@
+//! Cutovers.
+
+use pgconvoy_proto::v1;
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::name::{quote_identifier, quote_literal};
+use serde::Serialize;
+
+use super::{non_empty, word};
+use crate::output::human;
+
+/// The record of a cutover, as JSON shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct CutoverView {
+    pub(crate) attempt: u32,
+    /// fenced, stopped.
+    writers: String,
+    dry_run: bool,
+    by: String,
+    steps: Vec<StepView>,
+    lag_bytes: u64,
+    fence: Option<Lsn>,
+    ended_sessions: u32,
+    marker: Option<Lsn>,
+    sequences: u32,
+    sequence_margin: u32,
+    /// done, rehearsed, undone; none = it is under way.
+    pub(crate) outcome: Option<String>,
+    ended_at: Option<String>,
+    /// How long writers were kept away.
+    stopped_ms: u64,
+    pub(crate) cause: Option<Failure>,
+    /// What lifts the fence that stays after the switch.
+    lifts_fence: Option<String>,
+    destination: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct StepView {
+    step: String,
+    began_at: Option<String>,
+    /// Until the next one began, or it ended.
+    ms: Option<u64>,
+}
+
+impl CutoverView {
+    pub(crate) fn of(task: &v1::Task) -> Option<Self> {
+        let found = task.cutover.as_ref()?;
+        let settings = found.settings.clone().unwrap_or_default();
+        let spec = task.spec.as_ref();
+        let source = spec.and_then(|spec| spec.source.as_ref());
+        let destination = spec.and_then(|spec| spec.destination.as_ref());
+        let done = found.outcome == "done";
+        let fenced = settings.writers() == v1::Writers::Fenced;
+        let ends = found.steps.iter().skip(1).map(|next| next.began_ms);
+        let ends = ends.chain([found.ended_ms]);
+        let steps = found.steps.iter().zip(ends).map(|(step, end)| StepView {
+            step: word(step.step().as_str_name(), "CUTOVER_STEP_"),
+            began_at: human::rfc3339(step.began_ms),
+            ms: (end > 0).then(|| end.saturating_sub(step.began_ms)),
+        });
+        Some(Self {
+            attempt: found.attempt,
+            writers: word(settings.writers().as_str_name(), "WRITERS_"),
+            dry_run: settings.dry_run,
+            by: settings.by,
+            steps: steps.collect(),
+            lag_bytes: found.lag_bytes,
+            fence: (found.fence > 0).then_some(Lsn(found.fence)),
+            ended_sessions: found.ended_sessions,
+            marker: (found.marker > 0).then_some(Lsn(found.marker)),
+            sequences: found.sequences,
+            sequence_margin: settings.sequence_margin,
+            outcome: non_empty(&found.outcome),
+            ended_at: human::rfc3339(found.ended_ms),
+            stopped_ms: found.stopped_ms,
+            cause: found.cause.clone().and_then(|cause| cause.try_into().ok()),
+            lifts_fence: source
+                .filter(|_| done && fenced)
+                .map(|end| lifts_fence(&end.database, found.setting_before.as_deref())),
+            destination: destination.map(|end| end.host.clone()).unwrap_or_default(),
+        })
+    }
+
+    /// It ended as was asked for.
+    pub(crate) fn is_good(&self) -> bool {
+        matches!(self.outcome.as_deref(), Some("done" | "rehearsed"))
+    }
+
+    /// Steps that are over, each with its time.
+    pub(crate) fn steps_told(&self) -> impl Iterator<Item = String> {
+        let over = self.steps.iter().filter_map(|step| Some((step, step.ms?)));
+        over.map(|(step, ms)| format!("  {:<7} {}", step.step, human::duration_ms(ms)))
+    }
+
+    /// For people.
+    pub(crate) fn to_text(&self) -> String {
+        let lag = human::bytes(self.lag_bytes);
+        match self.outcome.as_deref() {
+            None => {
+                let step = self.steps.last().map_or("", |step| &step.step);
+                format!("cutover: at step {step}")
+            }
+            Some("rehearsed") => format!(
+                "cutover: nothing stands in the way; the source was {lag} ahead. Writers would be stopped for about as long \
+                 as that takes to apply, and a second or two"
+            ),
+            Some("done") => {
+                let (fence, marker) =
+                    (self.fence.unwrap_or_default(), self.marker.unwrap_or_default());
+                let by = non_empty(&self.by).map(|by| format!(", by {by}")).unwrap_or_default();
+                let lifts = self.lifts_fence.as_ref().map(|statement| {
+                    format!(
+                        "\n  the source stays fenced; this lets it be written to again: {statement}"
+                    )
+                });
+                format!(
+                    "cutover: done at {}{by}; writes may start at {}\n  writers were stopped for {}; fence {fence}, marker {marker}, \
+                     no change behind it; {} set{}",
+                    self.ended_at.clone().unwrap_or_default(),
+                    self.destination,
+                    human::duration_ms(self.stopped_ms),
+                    human::counted(self.sequences.into(), "sequence"),
+                    lifts.unwrap_or_default(),
+                )
+            }
+            Some(undone) => {
+                let stopped = match self.stopped_ms {
+                    0 => "nobody was stopped".to_owned(),
+                    ms => format!("writers were stopped for {}", human::duration_ms(ms)),
+                };
+                let why =
+                    self.cause.as_ref().map(|cause| cause.message.clone()).unwrap_or_default();
+                format!(
+                    "cutover: {undone}: {why}\n  {stopped}; the source is as before, and is followed"
+                )
+            }
+        }
+    }
+}
+
+fn lifts_fence(database: &str, before: Option<&str>) -> String {
+    let database = quote_identifier(database);
+    match before {
+        Some(value) => format!(
+            "alter database {database} set default_transaction_read_only = {}",
+            quote_literal(value)
+        ),
+        None => format!("alter database {database} reset default_transaction_read_only"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_record_of_a_cutover_tells_what_was_proved_and_what_lifts_the_fence() {
+        let end = |host: &str| v1::Endpoint {
+            host: host.to_owned(),
+            database: "Shop".into(),
+            ..Default::default()
+        };
+        let cutover = v1::Cutover {
+            attempt: 1,
+            settings: Some(v1::CutoverSettings {
+                writers: v1::Writers::Fenced.into(),
+                by: "ann".into(),
+                ..Default::default()
+            }),
+            steps: vec![
+                v1::CutoverStepTime { step: v1::CutoverStep::Check.into(), began_ms: 1_000 },
+                v1::CutoverStepTime { step: v1::CutoverStep::Fence.into(), began_ms: 3_000 },
+            ],
+            fence: 16,
+            marker: 32,
+            sequences: 2,
+            outcome: "done".into(),
+            ended_ms: 4_500,
+            stopped_ms: 1_500,
+            ..Default::default()
+        };
+        let spec = v1::TaskSpec {
+            source: Some(end("old")),
+            destination: Some(end("new")),
+            ..Default::default()
+        };
+        let task = v1::Task { spec: Some(spec), cutover: Some(cutover), ..Default::default() };
+        let view = CutoverView::of(&task).expect("there was one");
+        let text = view.to_text();
+        assert!(view.is_good() && text.contains("by ann; writes may start at new"), "{text}");
+        assert!(text.contains("fence 0/10, marker 0/20"), "{text}");
+        assert!(
+            text.ends_with(r#"alter database "Shop" reset default_transaction_read_only"#),
+            "{text}"
+        );
+        assert_eq!(view.steps_told().count(), 2);
+    }
+}

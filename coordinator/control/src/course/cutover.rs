@@ -1,0 +1,346 @@
+//! The cutover: writers are kept from the source, what they wrote is proved to be at the destination, and the task ends there.
+//!
+//! It has one unit, which is leased anew for each step, so that every step's owner ends what the ones before it left (law O5).
+//! Before a step does what others can see, its intention and all that is needed to take it back stand here, in the record: so
+//! whoever dies, the next owner goes on or takes it back. Whatever fails before the switch leads to [`CutoverStep::Lift`], and
+//! from there back to following the source. From [`CutoverStep::Switch`] on the destination decides, in one transaction: it is
+//! asked until it answers.
+
+use pgconvoy_shared::cutover::{CutoverDone, CutoverSettings, CutoverStep};
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::UnitNo;
+
+use super::{lease_end, settle, stages};
+use crate::state::clerk::Clerk;
+use crate::state::unit::Subject;
+use crate::state::{Cutover, CutoverOutcome, EventKind, Stage, TaskStatus, UnitState};
+
+/// A cutover begins.
+pub(crate) fn begin(clerk: &mut Clerk<'_>, settings: &CutoverSettings) {
+    let at = clerk.at;
+    let record = clerk.record();
+    let attempt = record.cutover.as_ref().map_or(1, |before| before.attempt + 1);
+    let told = match settings.dry_run {
+        true => "a rehearsal of the cutover began",
+        false => "the cutover began",
+    };
+    record.cutover = Some(Box::new(Cutover::new(attempt, settings.clone(), at)));
+    clerk.set_stage(Stage::Cutover);
+    clerk.tell(EventKind::CutoverBegan, told);
+    clerk.add_unit(Subject::Cutover);
+}
+
+/// A step has ended with a result.
+pub(super) fn stepped(
+    clerk: &mut Clerk<'_>,
+    no: UnitNo,
+    done: &CutoverDone,
+) -> Result<(), Box<Failure>> {
+    let at = clerk.at;
+    let Some(cutover) = clerk.record().cutover.as_deref_mut() else {
+        debug_assert!(false, "its unit is there");
+        return Ok(());
+    };
+    let next = match (cutover.step, done) {
+        (CutoverStep::Check, CutoverDone::Checked { setting_before, lag_bytes }) => {
+            cutover.setting_before.clone_from(setting_before);
+            cutover.lag_bytes = *lag_bytes;
+            if cutover.settings.dry_run {
+                go_on(clerk, no, CutoverOutcome::Rehearsed);
+                return Ok(());
+            }
+            cutover.deadline = Some(at.plus_ms(cutover.settings.timeout_ms));
+            CutoverStep::Fence
+        }
+        (CutoverStep::Fence, CutoverDone::Fenced { at, ended }) => {
+            cutover.fence = *at;
+            cutover.ended_sessions = *ended;
+            CutoverStep::Prove
+        }
+        (CutoverStep::Prove, CutoverDone::Proved { marker, sequences }) => {
+            cutover.marker = *marker;
+            cutover.sequences = *sequences;
+            CutoverStep::Switch
+        }
+        (CutoverStep::Switch, CutoverDone::Switched) => {
+            switched(clerk, no);
+            return Ok(());
+        }
+        (CutoverStep::Lift, CutoverDone::Lifted) => {
+            let cause = cutover.cause.take().unwrap_or_else(unknown);
+            go_on(clerk, no, CutoverOutcome::Undone(cause));
+            return Ok(());
+        }
+        // Told before it was known that all is to be taken back.
+        (CutoverStep::Lift, _) => {
+            clerk.set(no, UnitState::Ready);
+            return Ok(());
+        }
+        (
+            CutoverStep::Check | CutoverStep::Fence | CutoverStep::Prove | CutoverStep::Switch,
+            CutoverDone::Refused(cause),
+        ) => {
+            undo(clerk, no, cause.clone());
+            return Ok(());
+        }
+        (step, _) => {
+            let message = format!("step {} was answered with another one's result", step.as_str());
+            return Err(super::bad_result(message));
+        }
+    };
+    step_to(clerk, no, next);
+    Ok(())
+}
+
+fn unknown() -> Failure {
+    Failure::other("internal_error", "it was undone for a cause that was not noted")
+}
+
+fn step_to(clerk: &mut Clerk<'_>, no: UnitNo, step: CutoverStep) {
+    note_step(clerk, step);
+    clerk.edit_unit(no, |unit| {
+        unit.state = UnitState::Ready;
+        unit.trouble = None;
+    });
+}
+
+fn note_step(clerk: &mut Clerk<'_>, step: CutoverStep) {
+    let at = clerk.at;
+    if let Some(cutover) = clerk.record().cutover.as_deref_mut() {
+        cutover.step_to(step, at);
+        clerk.tell(EventKind::CutoverStepped, format!("the cutover is at step {}", step.as_str()));
+    }
+}
+
+/// The task fails of something else. A source that is fenced is let go, unless the destination is deciding already.
+pub(super) fn task_failed(clerk: &mut Clerk<'_>, cause: Failure) {
+    let Some(cutover) = clerk.record().cutover.as_deref_mut() else { return };
+    let holds = cutover.holds_source();
+    if holds && matches!(cutover.step, CutoverStep::Fence | CutoverStep::Prove) {
+        cutover.cause = Some(cause);
+        note_step(clerk, CutoverStep::Lift);
+    }
+}
+
+/// Takes it back. Before the fence there is nothing to take back.
+pub(super) fn undo(clerk: &mut Clerk<'_>, no: UnitNo, cause: Failure) {
+    let Some(cutover) = clerk.record().cutover.as_deref_mut() else { return };
+    if cutover.step == CutoverStep::Check {
+        go_on(clerk, no, CutoverOutcome::Undone(cause));
+        return;
+    }
+    cutover.cause = Some(cause);
+    step_to(clerk, no, CutoverStep::Lift);
+}
+
+/// Whether a failure of the unit undoes the cutover, rather than being tried again.
+pub(super) fn is_undone_by_failure(clerk: &mut Clerk<'_>) -> bool {
+    clerk.record().cutover.as_ref().is_some_and(|cutover| {
+        matches!(cutover.step, CutoverStep::Check | CutoverStep::Fence | CutoverStep::Prove)
+    })
+}
+
+fn end(clerk: &mut Clerk<'_>, no: UnitNo, outcome: CutoverOutcome) {
+    let at = clerk.at;
+    settle(clerk, no);
+    let (message, cause) = match &outcome {
+        CutoverOutcome::Undone(cause) => {
+            (format!("the cutover is undone: {}", cause.message), Some(cause.clone()))
+        }
+        CutoverOutcome::Rehearsed => ("nothing stands in the way of a cutover".to_owned(), None),
+        CutoverOutcome::Done => ("the destination has taken over".to_owned(), None),
+    };
+    if let Some(cutover) = clerk.record().cutover.as_deref_mut() {
+        cutover.end(outcome, at);
+    }
+    clerk.tell_of(EventKind::CutoverEnded, message, None, Some(no), cause);
+}
+
+/// It is over, and the task follows its source as before.
+fn go_on(clerk: &mut Clerk<'_>, no: UnitNo, outcome: CutoverOutcome) {
+    end(clerk, no, outcome);
+    clerk.set_stage(Stage::Stream);
+}
+
+/// The destination has taken over. What is left of the task at both ends is removed.
+fn switched(clerk: &mut Clerk<'_>, no: UnitNo) {
+    end(clerk, no, CutoverOutcome::Done);
+    let record = clerk.record();
+    record.status = TaskStatus::Running;
+    record.cause = None;
+    let streams: Vec<UnitNo> = clerk.record().streams().collect();
+    for stream in streams {
+        lease_end::drop_unit(clerk, stream);
+    }
+    stages::enter(clerk, Stage::Finish);
+}
+
+#[cfg(test)]
+mod tests {
+    use pgconvoy_shared::cutover::{
+        CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, Writers,
+    };
+    use pgconvoy_shared::failure::Failure;
+    use pgconvoy_shared::lsn::Lsn;
+    use pgconvoy_shared::unit::{Checkpoint, UnitKind, Work, WorkResult};
+
+    use crate::apply::story::{Held, Story};
+    use crate::command::Command;
+    use crate::outcome::Outcome;
+    use crate::rejected::Rejected;
+    use crate::state::{CutoverOutcome, Phase, TaskStatus};
+
+    /// A task that has nothing left to do but to follow, its stream, and an agent for the cutover.
+    fn in_sync() -> (Story, Held) {
+        let mut story = Story::streaming(&[("public.orders", 1)]).with_agents(&["b"]);
+        let stream = story.lease("a", UnitKind::Stream);
+        story.checkpoint(&stream, Checkpoint { applied: Lsn(3_000), consistent: true });
+        for kind in [UnitKind::Index, UnitKind::SchemaPost, UnitKind::Sequences, UnitKind::Analyze]
+        {
+            story.finish_all("a", kind);
+        }
+        assert_eq!(story.view().phase, Phase::Stream);
+        (story, stream)
+    }
+
+    fn cut_over(story: &mut Story, dry_run: bool) -> Result<Outcome, Rejected> {
+        let settings = CutoverSettings {
+            writers: Writers::Fenced,
+            dry_run,
+            timeout_ms: 30_000,
+            sequence_margin: 0,
+            ignore: Default::default(),
+            by: "ann".into(),
+        };
+        let task = story.task.clone();
+        story.apply(Command::CutoverTask { task, settings }).outcome
+    }
+
+    fn order(story: &Story, held: &Held) -> CutoverOrder {
+        let Work::Cutover(order) = story.work(held) else { panic!("a step") };
+        *order
+    }
+
+    /// Leases the step, which must be this one, and answers it.
+    fn step(story: &mut Story, expected: CutoverStep, done: CutoverDone) -> CutoverOrder {
+        let held = story.lease("b", UnitKind::Cutover);
+        let order = order(story, &held);
+        assert_eq!(order.step, expected);
+        story.done(&held, WorkResult::Cutover(done));
+        order
+    }
+
+    fn checked() -> CutoverDone {
+        CutoverDone::Checked { setting_before: Some("off".into()), lag_bytes: 7 }
+    }
+
+    fn outcome(story: &Story) -> Option<CutoverOutcome> {
+        let cutover = story.view().cutover.expect("there was one");
+        cutover.ended.map(|(outcome, _)| outcome)
+    }
+
+    #[test]
+    fn a_cutover_goes_step_by_step_and_ends_the_task() {
+        let (mut story, stream) = in_sync();
+        assert!(matches!(cut_over(&mut story, false), Ok(Outcome::Task { changed: true, .. })));
+        assert!(matches!(cut_over(&mut story, false), Ok(Outcome::Task { changed: false, .. })));
+        assert_eq!(story.view().phase, Phase::Cutover);
+        step(&mut story, CutoverStep::Check, checked());
+        story.now = story.now.plus_ms(1_000);
+        let order =
+            step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 4 });
+        assert_eq!(order.setting_before.as_deref(), Some("off"));
+        assert!((28_000..29_000).contains(&order.left_ms), "{}", order.left_ms);
+        step(
+            &mut story,
+            CutoverStep::Prove,
+            CutoverDone::Proved { marker: Lsn(3_600), sequences: 2 },
+        );
+        let order = step(&mut story, CutoverStep::Switch, CutoverDone::Switched);
+        assert_eq!((order.fence, order.marker), (Lsn(3_500), Lsn(3_600)));
+        assert_eq!(outcome(&story), Some(CutoverOutcome::Done));
+
+        // What still follows is told to stop, and what is left of the task goes.
+        story.release(&stream);
+        assert_eq!(story.finish_all("a", UnitKind::Finish), 1);
+        let view = story.view();
+        assert_eq!((view.status, view.phase), (TaskStatus::Done, Phase::Done));
+        let cutover = view.cutover.expect("it stays on record");
+        assert_eq!(cutover.sequences, 2);
+        assert!((1_000..1_100).contains(&cutover.stopped_ms()), "{}", cutover.stopped_ms());
+        assert!(matches!(cut_over(&mut story, false), Ok(Outcome::Task { changed: false, .. })));
+    }
+
+    #[test]
+    fn whatever_fails_before_the_switch_is_taken_back() {
+        let failure = || Failure::transient("connection_lost", "connection reset");
+        for fails_at in [CutoverStep::Fence, CutoverStep::Prove] {
+            let (mut story, _stream) = in_sync();
+            cut_over(&mut story, false).expect("it begins");
+            step(&mut story, CutoverStep::Check, checked());
+            if fails_at == CutoverStep::Prove {
+                let fenced = CutoverDone::Fenced { at: Lsn(3_500), ended: 0 };
+                step(&mut story, CutoverStep::Fence, fenced);
+            }
+            let held = story.lease("b", UnitKind::Cutover);
+            story.fail(&held, failure());
+            assert_eq!(outcome(&story), None, "the fence is there");
+            let order = step(&mut story, CutoverStep::Lift, CutoverDone::Lifted);
+            assert_eq!(order.setting_before.as_deref(), Some("off"));
+            assert_eq!(outcome(&story), Some(CutoverOutcome::Undone(failure().about("cutover"))));
+            let view = story.view();
+            assert_eq!((view.status, view.phase), (TaskStatus::Running, Phase::Stream));
+            // And it can be tried again.
+            cut_over(&mut story, true).expect("it begins");
+            let order = step(&mut story, CutoverStep::Check, checked());
+            assert_eq!(order.attempt, 2);
+            assert_eq!(outcome(&story), Some(CutoverOutcome::Rehearsed));
+        }
+    }
+
+    #[test]
+    fn from_the_switch_on_the_destination_decides() {
+        let (mut story, _stream) = in_sync();
+        cut_over(&mut story, false).expect("it begins");
+        step(&mut story, CutoverStep::Check, checked());
+        step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 0 });
+        let proved = CutoverDone::Proved { marker: Lsn(3_600), sequences: 0 };
+        step(&mut story, CutoverStep::Prove, proved);
+        let held = story.lease("b", UnitKind::Cutover);
+        story.fail(&held, Failure::transient("connection_lost", "connection reset"));
+        story.now = story.now.plus_ms(600_000);
+        let refused = Failure::definite("cutover_timed_out", "too late");
+        let epoch = story.grant("b", &held.unit).expect("due");
+        let held = story.held("b", &held.unit, epoch);
+        let order = order(&story, &held);
+        assert_eq!((order.step, order.left_ms), (CutoverStep::Switch, 0), "it is told to be late");
+        story.done(&held, WorkResult::Cutover(CutoverDone::Refused(refused.clone())));
+        step(&mut story, CutoverStep::Lift, CutoverDone::Lifted);
+        assert_eq!(outcome(&story), Some(CutoverOutcome::Undone(refused)));
+    }
+
+    #[test]
+    fn a_fenced_source_is_let_go_whatever_the_task_fails_of() {
+        let (mut story, stream) = in_sync();
+        cut_over(&mut story, false).expect("it begins");
+        let under_way = Err(Rejected::CutoverUnderWay { task: story.task.clone() });
+        step(&mut story, CutoverStep::Check, checked());
+        let task = story.task.clone();
+        assert_eq!(story.apply(Command::CancelTask { task: task.clone() }).outcome, under_way);
+        assert_eq!(story.apply(Command::PauseTask { task }).outcome, under_way);
+        story.fail(&stream, Failure::definite("slot_lost", "the slot is gone"));
+        assert_eq!(story.status(), TaskStatus::Failed);
+        step(&mut story, CutoverStep::Lift, CutoverDone::Lifted);
+        assert!(
+            matches!(outcome(&story), Some(CutoverOutcome::Undone(why)) if why.code == "slot_lost")
+        );
+        assert_eq!(story.status(), TaskStatus::Failed);
+    }
+
+    #[test]
+    fn only_a_task_that_is_in_sync_is_cut_over() {
+        let mut story = Story::streaming(&[("public.orders", 1)]);
+        let refused = Rejected::NotInSync { task: story.task.clone() };
+        assert_eq!(cut_over(&mut story, false), Err(refused));
+    }
+}

@@ -1,0 +1,113 @@
+//! A task's latest cutover, as it is stored: what it needs to go on or to be taken back, and the record of it.
+
+use serde::{Deserialize, Serialize};
+
+use pgconvoy_shared::cutover::{CutoverSettings, CutoverStep};
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::time::Timestamp;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cutover {
+    /// Counts the task's cutovers from 1.
+    pub attempt: u32,
+    /// What was asked for.
+    pub settings: CutoverSettings,
+    /// Which step is being done, or was the last.
+    pub step: CutoverStep,
+    /// When each step began, in order.
+    pub steps: Vec<(CutoverStep, Timestamp)>,
+    /// It is undone if it is not switched by then; none = the source is not to be fenced yet.
+    pub deadline: Option<Timestamp>,
+    /// See [`pgconvoy_shared::cutover::CutoverOrder`], here and below.
+    pub setting_before: Option<String>,
+    /// Of the source's log, when it was looked whether anything stands in the way.
+    pub lag_bytes: u64,
+    /// Where the source's log was when nobody could write any more.
+    pub fence: Lsn,
+    /// Sessions that were ended for it.
+    pub ended_sessions: u32,
+    /// The end of the marker behind which there is no change.
+    pub marker: Lsn,
+    /// Sequences that were set.
+    pub sequences: u32,
+    /// Why it is being undone.
+    pub cause: Option<Failure>,
+    /// How it ended, and when; none = it is under way.
+    pub ended: Option<(CutoverOutcome, Timestamp)>,
+}
+
+/// How a cutover ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CutoverOutcome {
+    /// The destination has taken over.
+    Done,
+    /// It could have been done.
+    Rehearsed,
+    /// It was taken back, for this cause; the source is followed as before.
+    Undone(Failure),
+}
+
+impl CutoverOutcome {
+    /// Stable, snake_case.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Rehearsed => "rehearsed",
+            Self::Undone(_) => "undone",
+        }
+    }
+
+    /// Why it was taken back.
+    #[must_use]
+    pub fn cause(&self) -> Option<&Failure> {
+        match self {
+            Self::Undone(cause) => Some(cause),
+            Self::Done | Self::Rehearsed => None,
+        }
+    }
+}
+
+impl Cutover {
+    pub(crate) fn new(attempt: u32, settings: CutoverSettings, at: Timestamp) -> Self {
+        Self {
+            attempt,
+            settings,
+            step: CutoverStep::Check,
+            steps: vec![(CutoverStep::Check, at)],
+            deadline: None,
+            setting_before: None,
+            lag_bytes: 0,
+            fence: Lsn(0),
+            ended_sessions: 0,
+            marker: Lsn(0),
+            sequences: 0,
+            cause: None,
+            ended: None,
+        }
+    }
+
+    pub(crate) fn step_to(&mut self, step: CutoverStep, at: Timestamp) {
+        self.step = step;
+        self.steps.push((step, at));
+    }
+
+    pub(crate) fn end(&mut self, outcome: CutoverOutcome, at: Timestamp) {
+        self.ended = Some((outcome, at));
+    }
+
+    /// It is under way, and the source is fenced or about to be.
+    pub(crate) fn holds_source(&self) -> bool {
+        self.ended.is_none() && self.deadline.is_some()
+    }
+
+    /// How long writers were kept away; 0 = they were not, or still are.
+    #[must_use]
+    pub fn stopped_ms(&self) -> u64 {
+        let fenced = self.steps.iter().find(|(step, _)| *step == CutoverStep::Fence);
+        let ended = self.ended.as_ref();
+        fenced.zip(ended).map_or(0, |((_, from), (_, until))| until.since_ms(*from))
+    }
+}

@@ -1,0 +1,47 @@
+//! Tables that nothing identifies the rows of: with consent they get a replica identity, for as long as the task lasts.
+
+use pgconvoy_integration_tests::process::Finished;
+
+use super::live::cancel;
+use crate::world::{DATABASE, LIMIT, Pair, told};
+
+const SCHEMA: &str = "
+    create table bare (n int, words text);
+    insert into bare select i % 3, 'alike' from generate_series(1, 20) i;
+    create table silent (n int not null);
+    create unique index silent_n on silent (n);
+    alter table silent replica identity nothing;
+    insert into silent values (1), (2);
+    create table keyed (id int primary key);";
+
+/// `d`efault, `n`othing, `f`ull, by table.
+async fn identities(pair: &Pair) -> String {
+    let query = "select string_agg(relreplident::text, '' order by relname) from pg_class
+                 where relkind = 'r' and relnamespace = 'public'::regnamespace";
+    pair.source.value(DATABASE, query).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn tables_that_lack_an_identity_get_one_for_as_long_as_the_task_lasts() {
+    let pair = Pair::new(SCHEMA).await;
+    let rest = "types: [schema, full, incremental]\nincremental: { replica_identity: set_full }";
+    let file = pair.task_file(DATABASE, rest);
+    let sync = async || -> Finished {
+        let migrate = pair.command("migrate").args(["--yes", "--until", "in-sync", "-f"]);
+        let finished = migrate.arg(&file).run(LIMIT).await.unwrap();
+        assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+        finished
+    };
+    assert_eq!(identities(&pair).await, "ddn");
+    sync().await;
+    assert_eq!(identities(&pair).await, "fdf");
+    let changes =
+        "update bare set words = 'another' where n = 1; update silent set n = 3 where n = 2;
+        delete from bare where ctid = (select min(ctid) from bare where n = 2)";
+    pair.source.sql(DATABASE, changes).await.unwrap();
+    sync().await;
+    assert_eq!(pair.count("select count(*) from bare where n = 2").await, 6);
+    cancel(&pair).await;
+    assert_eq!(identities(&pair).await, "ddn");
+    pair.same().await;
+}

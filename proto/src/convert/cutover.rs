@@ -1,0 +1,107 @@
+//! Cutovers.
+
+use pgconvoy_shared::cutover::{
+    CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, DEFAULT_TIMEOUT_MS, Writers,
+};
+use pgconvoy_shared::lsn::Lsn;
+
+use super::{WireError, required, required_enum, wire_enum};
+use crate::v1;
+use crate::v1::cutover_done::Done as Wire;
+
+wire_enum!(Writers { Fenced, Stopped });
+wire_enum!(CutoverStep { Check, Fence, Prove, Switch, Lift });
+
+impl From<CutoverSettings> for v1::CutoverSettings {
+    fn from(settings: CutoverSettings) -> Self {
+        Self {
+            writers: v1::Writers::from(settings.writers).into(),
+            dry_run: settings.dry_run,
+            timeout_ms: settings.timeout_ms,
+            sequence_margin: settings.sequence_margin,
+            by: settings.by,
+            ignore: settings.ignore.into_iter().collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::CutoverSettings> for CutoverSettings {
+    type Error = WireError;
+    fn try_from(wire: v1::CutoverSettings) -> Result<Self, WireError> {
+        Ok(Self {
+            writers: required_enum(wire.writers, "writers")?,
+            dry_run: wire.dry_run,
+            timeout_ms: if wire.timeout_ms == 0 { DEFAULT_TIMEOUT_MS } else { wire.timeout_ms },
+            sequence_margin: wire.sequence_margin,
+            by: wire.by,
+            ignore: wire.ignore.into_iter().collect(),
+        })
+    }
+}
+
+impl From<CutoverOrder> for v1::CutoverWork {
+    fn from(order: CutoverOrder) -> Self {
+        Self {
+            step: v1::CutoverStep::from(order.step).into(),
+            attempt: order.attempt,
+            settings: Some(order.settings.into()),
+            setting_before: order.setting_before,
+            fence: order.fence.0,
+            marker: order.marker.0,
+            left_ms: order.left_ms,
+        }
+    }
+}
+
+impl TryFrom<v1::CutoverWork> for CutoverOrder {
+    type Error = WireError;
+    fn try_from(wire: v1::CutoverWork) -> Result<Self, WireError> {
+        Ok(Self {
+            step: required_enum(wire.step, "step")?,
+            attempt: wire.attempt,
+            settings: required(wire.settings, "settings")?,
+            setting_before: wire.setting_before,
+            fence: Lsn(wire.fence),
+            marker: Lsn(wire.marker),
+            left_ms: wire.left_ms,
+        })
+    }
+}
+
+impl From<CutoverDone> for v1::CutoverDone {
+    fn from(done: CutoverDone) -> Self {
+        let done = match done {
+            CutoverDone::Checked { setting_before, lag_bytes } => {
+                Wire::Checked(v1::CutoverChecked { setting_before, lag_bytes })
+            }
+            CutoverDone::Fenced { at, ended } => {
+                Wire::Fenced(v1::CutoverFenced { at: at.0, ended })
+            }
+            CutoverDone::Proved { marker, sequences } => {
+                Wire::Proved(v1::CutoverProved { marker: marker.0, sequences })
+            }
+            CutoverDone::Switched => Wire::Switched(v1::CutoverSwitched {}),
+            CutoverDone::Lifted => Wire::Lifted(v1::CutoverLifted {}),
+            CutoverDone::Refused(failure) => Wire::Refused(failure.into()),
+        };
+        Self { done: Some(done) }
+    }
+}
+
+impl TryFrom<v1::CutoverDone> for CutoverDone {
+    type Error = WireError;
+    fn try_from(wire: v1::CutoverDone) -> Result<Self, WireError> {
+        Ok(match wire.done.ok_or_else(|| WireError::missing("done"))? {
+            Wire::Checked(v1::CutoverChecked { setting_before, lag_bytes }) => {
+                Self::Checked { setting_before, lag_bytes }
+            }
+            Wire::Fenced(v1::CutoverFenced { at, ended }) => Self::Fenced { at: Lsn(at), ended },
+            Wire::Proved(v1::CutoverProved { marker, sequences }) => {
+                Self::Proved { marker: Lsn(marker), sequences }
+            }
+            Wire::Switched(v1::CutoverSwitched {}) => Self::Switched,
+            Wire::Lifted(v1::CutoverLifted {}) => Self::Lifted,
+            Wire::Refused(failure) => Self::Refused(required(Some(failure), "refused")?),
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! The words of a cutover: the moment from which the destination is the one that is written to.
+//!
+//! ```text
+//! check ─▶ fence ─▶ prove ─▶ switch ─▶ done
+//!   │        └────────┴─────────┴────▶ lift ─▶ undone
+//!   └▶ undone, or rehearsed
+//! ```
+//!
+//! Up to the switch everything can be taken back, and is, whatever fails. The switch itself is one transaction at the
+//! destination: it is done, or it is not.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::lsn::Lsn;
+
+/// How long a cutover may take from the fence on, where nothing else is said.
+pub const DEFAULT_TIMEOUT_MS: u64 = 60_000;
+
+/// Values that sequences are set further than at the source, where nothing else is said.
+pub const DEFAULT_SEQUENCE_MARGIN: u32 = 0;
+
+/// How writers are kept from the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Writers {
+    /// The database becomes read-only by default, and other sessions are ended.
+    Fenced,
+    /// The user says that nobody writes any more.
+    Stopped,
+}
+
+/// What a user asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutoverSettings {
+    /// How writers are kept away.
+    pub writers: Writers,
+    /// Only look whether it could be done.
+    pub dry_run: bool,
+    /// From the fence to the switch; then it is undone.
+    pub timeout_ms: u64,
+    /// Values that sequences are set further than at the source.
+    pub sequence_margin: u32,
+    /// What may be left behind, by code.
+    pub ignore: BTreeSet<String>,
+    /// Who asks, for the record.
+    pub by: String,
+}
+
+/// A step of a cutover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CutoverStep {
+    /// Whether anything stands in the way. Stops nobody.
+    Check,
+    /// Nobody writes at the source from here on.
+    Fence,
+    /// All that was written before is at the destination, and sequences stand where they stood.
+    Prove,
+    /// The destination takes over.
+    Switch,
+    /// The source is as before.
+    Lift,
+}
+
+impl CutoverStep {
+    /// Stable, snake_case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Fence => "fence",
+            Self::Prove => "prove",
+            Self::Switch => "switch",
+            Self::Lift => "lift",
+        }
+    }
+}
+
+/// An order for the next step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutoverOrder {
+    /// Which step.
+    pub step: CutoverStep,
+    /// Counts the task's cutovers from 1.
+    pub attempt: u32,
+    /// What was asked for.
+    pub settings: CutoverSettings,
+    /// Before the source was fenced: `default_transaction_read_only` of its database; none = it was not set.
+    pub setting_before: Option<String>,
+    /// Where the source's log was when nobody could write any more; 0 = not yet.
+    pub fence: Lsn,
+    /// The end of the marker that proves the drain; 0 = not yet.
+    pub marker: Lsn,
+    /// What is left of the time, from the lease on.
+    pub left_ms: u64,
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CutoverDone {
+    /// Nothing stands in the way.
+    Checked {
+        /// See [`CutoverOrder::setting_before`].
+        setting_before: Option<String>,
+        /// How much of the source's log was not applied yet.
+        lag_bytes: u64,
+    },
+    /// Nobody writes at the source any more.
+    Fenced {
+        /// See [`CutoverOrder::fence`].
+        at: Lsn,
+        /// Sessions that were ended.
+        ended: u32,
+    },
+    /// All is at the destination.
+    Proved {
+        /// See [`CutoverOrder::marker`].
+        marker: Lsn,
+        /// Sequences that were set.
+        sequences: u32,
+    },
+    /// Nobody writes for the task any more; the destination is free.
+    Switched,
+    /// The source is as before.
+    Lifted,
+    /// It cannot be done, and nothing is decided: whatever was done is to be taken back.
+    Refused(Failure),
+}

@@ -18,6 +18,8 @@ pub(crate) enum Law {
     Lease,
     /// A shard's transaction says in `shard_progress` that it is done, and who finds that does not do it again (O2, O6).
     Progress,
+    /// The stream's transaction steps the destination on only from where its owner left it (O3).
+    Step,
     /// A slot is confirmed only past what is applied and recorded (O7).
     Recorded,
 }
@@ -38,6 +40,7 @@ impl Law {
             Self::Generation => "generation",
             Self::Lease => "lease",
             Self::Progress => "progress",
+            Self::Step => "step",
             Self::Recorded => "recorded",
         };
         let without = std::env::var("PGCONVOY_WITHOUT").unwrap_or_default();

@@ -22,6 +22,8 @@ cargo x COMMAND
   test [unit|it|doc]    unit and property tests; integration tests with real servers; doc tests; or all of them
   sim [--seeds N] [--secs S] [--replay SEED]
                         the control plane's simulation: N fixed seeds, then new ones for S seconds; or one again
+  fuzz [--rounds N] [--replay SEED]
+                        N recorded streams and COPY data, damaged by chance: what reads them answers; or one again
   chaos [--runs N] [--seed SEED]
                         N migrations, one after the other, each under a random schedule of faults; or one again
   teeth                 the fault tests, each with a law of ownership left out: they must go red
@@ -69,6 +71,7 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
         }
         ["sim", options @ ..] => simulate(options),
         ["teeth"] => teeth::run(),
+        ["fuzz", options @ ..] => fuzz(options),
         ["chaos", options @ ..] => chaos(options),
         ["soak"] => {
             build_binary()?;
@@ -138,6 +141,23 @@ fn simulate(options: &[&str]) -> anyhow::Result<()> {
         ("--secs", "PGCONVOY_SIM_SECS"),
         ("--replay", "PGCONVOY_SIM_SEED"),
     ];
+    ordered(step, options, &variables)?.run()
+}
+
+/// For as long as it takes: a test, too, which every run of the tests has a short one of.
+fn fuzz(options: &[&str]) -> anyhow::Result<()> {
+    let step = cargo(&[
+        "nextest",
+        "run",
+        "--package",
+        "pgconvoy-flow",
+        "--profile",
+        "sim",
+        "--no-capture",
+        "-E",
+        "test(/^damage::/)",
+    ]);
+    let variables = [("--rounds", "PGCONVOY_FUZZ_ROUNDS"), ("--replay", "PGCONVOY_FUZZ_SEED")];
     ordered(step, options, &variables)?.run()
 }
 

@@ -332,6 +332,9 @@ impl Iterator for Spill {
 /// A record is a message, after its length.
 const LENGTH_BYTES: usize = 4;
 
+/// No server sends a longer message.
+const MESSAGE_MAX: usize = 1 << 30;
+
 /// Reads the records of a [`Spill`] again, and leaves out what was rolled back.
 #[derive(Debug)]
 pub struct Spooled {
@@ -344,6 +347,12 @@ pub enum BadSpool {
     /// A record cannot be read.
     #[error("a change that was put by cannot be read again")]
     Message(#[source] BadMessage),
+    /// A record says that it is longer than any message.
+    #[error("what was put by says that it is {length} bytes long")]
+    Length {
+        /// What it says.
+        length: usize,
+    },
     /// A record holds what is never put by.
     #[error("what was put by is no part of a transaction")]
     NoItem,
@@ -356,6 +365,9 @@ impl Spooled {
         loop {
             let Some(length) = buffer.first_chunk() else { return Ok(None) };
             let length = u32::from_be_bytes(*length) as usize;
+            if length > MESSAGE_MAX {
+                return Err(BadSpool::Length { length });
+            }
             if buffer.len() - LENGTH_BYTES < length {
                 buffer.reserve(LENGTH_BYTES + length - buffer.len());
                 return Ok(None);

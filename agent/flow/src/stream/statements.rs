@@ -1,8 +1,9 @@
 //! Operations as statements.
 //!
 //! Each has one text for as many rows as there are: a column of values is one parameter of type `text[]`, which is cast here
-//! to the column's type *without* length or precision: a cast to `varchar(3)` would cut silently, its assignment raises. The
-//! texts repeat from batch to batch, so they can be prepared once.
+//! to the column's type *without* length or precision: a cast to `varchar(3)` would cut silently, its assignment raises. Where
+//! the type has a cast from text of its own (`regclass` has, and it takes no number), an array of the one value is cast, which
+//! the type itself reads. The texts repeat from batch to batch, so they can be prepared once.
 //!
 //! Where each row must be there, the statement itself raises when one is not (`pgconvoy.require_rows`): so a commit may
 //! be sent behind it without waiting for an answer.
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use pgconvoy_shared::name::quote_identifier;
 
 use super::operation::{Expect, InTheWay, Moved, Operation};
-use super::table::Target;
+use super::table::{Target, TargetColumn};
 use super::text_array::TextArray;
 use super::tuple::{Field, Tuple};
 
@@ -234,10 +235,23 @@ struct Values {
 }
 
 impl Values {
-    fn add(&mut self, name: String, cast_to: Option<&str>, array: TextArray) {
+    fn add(&mut self, name: String, array: TextArray) {
+        let value = format!("u.{name}");
+        self.add_as(name, &value, array);
+    }
+
+    fn add_of(&mut self, name: String, column: &TargetColumn, array: TextArray) {
+        let type_name = &column.type_name;
+        let value = match column.cast_of_its_own {
+            true => format!("(array[u.{name}]::text::{type_name}[])[1]"),
+            false => format!("u.{name}::{type_name}"),
+        };
+        self.add_as(name, &value, array);
+    }
+
+    fn add_as(&mut self, name: String, value: &str, array: TextArray) {
         self.parameters.push(array.finish());
-        let cast = cast_to.map(|type_name| format!("::{type_name}")).unwrap_or_default();
-        self.typed.push(format!("u.{name}{cast} as {name}"));
+        self.typed.push(format!("{value} as {name}"));
         self.names.push(name);
     }
 
@@ -248,8 +262,7 @@ impl Values {
     ) -> Result<(), NotTold> {
         for (index, key) in target.key.iter().enumerate() {
             let array = texts(key.column, keys.clone().map(|key| field(key, index)))?;
-            let type_name = &target.columns[key.column].type_name;
-            self.add(format!("k{index}"), Some(type_name), array);
+            self.add_of(format!("k{index}"), &target.columns[key.column], array);
         }
         Ok(())
     }
@@ -271,7 +284,7 @@ impl Values {
             }
         }
         for (column, array) in columns.iter().zip(arrays) {
-            self.add(format!("c{column}"), Some(&target.columns[*column].type_name), array);
+            self.add_of(format!("c{column}"), &target.columns[*column], array);
         }
         Ok(())
     }
@@ -282,8 +295,7 @@ impl Values {
         column: usize,
         fields: impl Iterator<Item = Field<'a>>,
     ) -> Result<(), NotTold> {
-        let type_name = &target.columns[column].type_name;
-        self.add(format!("c{column}"), Some(type_name), texts(column, fields)?);
+        self.add_of(format!("c{column}"), &target.columns[column], texts(column, fields)?);
         Ok(())
     }
 
@@ -292,7 +304,7 @@ impl Values {
         column: usize,
         fields: impl Iterator<Item = Field<'a>>,
     ) -> Result<(), NotTold> {
-        self.add(format!("c{column}"), None, texts(column, fields)?);
+        self.add(format!("c{column}"), texts(column, fields)?);
         Ok(())
     }
 
@@ -300,20 +312,20 @@ impl Values {
     fn flags(&mut self, column: usize, flags: impl Iterator<Item = bool>) {
         let mut array = TextArray::new();
         flags.for_each(|flag| array.push(flag.then_some(b"")));
-        self.add(format!("told{column}"), None, array);
+        self.add(format!("told{column}"), array);
     }
 
     fn numbers(&mut self, name: &str, numbers: impl Iterator<Item = u64>) {
         let mut array = TextArray::new();
         numbers.for_each(|number| array.push(Some(number.to_string().as_bytes())));
-        self.add(name.to_owned(), Some("bigint"), array);
+        self.add_as(name.to_owned(), &format!("u.{name}::bigint"), array);
     }
 
     /// So many rows of no column.
     fn count(&mut self, rows: usize) {
         let mut array = TextArray::new();
         (0..rows).for_each(|_| array.push(None));
-        self.add("nothing".to_owned(), None, array);
+        self.add("nothing".to_owned(), array);
     }
 
     fn rows(&self) -> String {

@@ -63,6 +63,9 @@ pub struct TargetColumn {
     /// Its type's qualified and quoted name, without length or precision: a cast to those would cut silently, an
     /// assignment raises.
     pub type_name: Box<str>,
+    /// Whether a cast from text may read a value otherwise than the type itself does: then it is read as an element of an array,
+    /// for which no cast is made.
+    pub cast_of_its_own: bool,
     /// Whether it is `generated always as identity`, which no update may set.
     pub identity_always: bool,
 }

@@ -9,7 +9,7 @@ use pgconvoy_flow::stream::decode::Decoder;
 use pgconvoy_flow::stream::encode::encode;
 use pgconvoy_flow::stream::message::{Change, Message};
 
-fn messages() -> impl Iterator<Item = Bytes> {
+pub(crate) fn messages() -> impl Iterator<Item = Bytes> {
     let byte = |hex: &str| u8::from_str_radix(hex, 16).unwrap();
     let bytes =
         move |line: &str| (0..line.len()).step_by(2).map(|at| byte(&line[at..at + 2])).collect();

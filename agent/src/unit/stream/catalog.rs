@@ -18,9 +18,11 @@ use super::takeover::TakenTable;
 use crate::pg::{About, PgError, Session};
 use crate::unit::apply_key::{Followed, FollowedColumn};
 
-/// Columns that can be written, with their types without length or precision.
+/// Columns that can be written, with their types without length or precision. (A domain is cast as what it is made of.)
 const COLUMNS: &str = "
-    select a.attname::text, tn.nspname::text, t.typname::text, a.attidentity = 'a', c.relkind = 'p'
+    select a.attname::text, tn.nspname::text, t.typname::text, a.attidentity = 'a', c.relkind = 'p',
+        t.typtype = 'd' or exists (select from pg_catalog.pg_cast
+            where castsource = 'pg_catalog.text'::pg_catalog.regtype and casttarget = t.oid and castmethod = 'f')
     from pg_catalog.pg_class c
     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
     join pg_catalog.pg_type t on t.oid = a.atttypid join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
@@ -115,6 +117,7 @@ async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure
             name: row.get::<_, String>(0).into(),
             type_name: format!("{}.{}", quote_identifier(row.get(1)), quote_identifier(row.get(2)))
                 .into(),
+            cast_of_its_own: row.get(5),
             identity_always: row.get(3),
         })
         .collect();

@@ -72,11 +72,11 @@ Example:
 For a table that is parked and cannot be mended, or that somebody wrote to at the destination. Its
 rows there are removed and copied again; what the source changes meanwhile is kept, and applied then.")]
 pub(super) struct Resync {
+    /// The table, `schema.name`
+    #[arg(value_name = "TABLE", index = 2)]
+    table: String,
     #[command(flatten)]
     which: Which,
-    /// The table, `schema.name`
-    #[arg(value_name = "TABLE", help_heading = "Arguments")]
-    table: String,
 }
 
 /// Cancel a task: what it made at the source goes, rows at the destination stay

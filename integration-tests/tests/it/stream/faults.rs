@@ -80,6 +80,47 @@ async fn cluster_what_was_read_and_not_applied_is_read_again_by_whoever_comes_ne
     pair.same().await;
 }
 
+/// All of it is sent, and waits at the destination; its owner stands still, and another one applies the same (laws O3, O5).
+#[tokio::test]
+async fn cluster_a_transaction_that_stands_still_is_not_committed_beside_the_next_owners() {
+    let schema = "create table log (words text); alter table log replica identity full";
+    let pair = Pair::new(schema).await;
+    let fleet = Fleet::of_three(&["anna", "bert"]).await;
+    let job = fleet.begin(&pair.task_file("shop", FOLLOWED)).await;
+    followed(&job).await;
+    // From here on the statement is known to the destination, so nothing is waited for before it is run.
+    pair.source.sql(DATABASE, "insert into log values ('before')").await.unwrap();
+    caught_up(&job, &pair).await;
+    let first = follower(&job.task().await).unwrap().clone();
+
+    let holder = pair.destination.client(DATABASE).await.unwrap();
+    holder.batch_execute("begin; lock table log in access exclusive mode").await.unwrap();
+    pair.source.sql(DATABASE, "insert into log values ('once')").await.unwrap();
+    let waiting = async |whose: &str| {
+        let query = format!(
+            "select count(*) from pg_locks join pg_stat_activity using (pid)
+             where relation = 'log'::regclass and not granted and application_name {whose}"
+        );
+        wait::until(LIMIT, "the change to wait", async || match pair.count(&query).await {
+            1 => Ok(()),
+            other => Err(other),
+        })
+        .await
+        .unwrap();
+    };
+    let of_first = format!("like 'pgconvoy/%/stream/%.{}'", first.epoch);
+    waiting(&of_first).await;
+    let frozen = fleet.convoy.agent(&first.agent);
+    frozen.pause().await.unwrap();
+    waiting(&format!("like 'pgconvoy/%/stream/%' and application_name not {of_first}")).await;
+    holder.batch_execute("rollback").await.unwrap();
+    frozen.go_on().unwrap();
+    caught_up(&job, &pair).await;
+    fleet.ok(&["task", "cancel", "shop"]).await;
+    job.until("nothing of it to be left", |task| task.cleaned_up).await;
+    pair.same().await;
+}
+
 /// Waits until a query at the source gives true.
 pub(super) async fn says_yes(pair: &Pair, what: &str, query: &str) {
     wait::until(LIMIT, what, async || match pair.source.value(DATABASE, query).await {

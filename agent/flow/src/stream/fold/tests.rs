@@ -21,6 +21,7 @@ fn target(key: &[usize], identity_always: bool) -> Target {
     let column = |name: &str| TargetColumn {
         name: name.into(),
         type_name: r#"pg_catalog."text""#.into(),
+        cast_of_its_own: false,
         identity_always: identity_always && name == "b",
     };
     let equals = || "operator(pg_catalog.=)".into();

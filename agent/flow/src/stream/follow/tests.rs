@@ -19,6 +19,7 @@ fn follower() -> Follower {
             .map(|column| TargetColumn {
                 name: (*column).into(),
                 type_name: r#"pg_catalog."text""#.into(),
+                cast_of_its_own: false,
                 identity_always: false,
             })
             .collect(),

@@ -1,4 +1,4 @@
-use super::super::table::{KeyColumn, TargetColumn};
+use super::super::table::KeyColumn;
 use super::*;
 use pgconvoy_shared::name::QualifiedName;
 
@@ -6,6 +6,7 @@ fn target(key: &[usize], identity_always: bool) -> Target {
     let column = |(name, type_name): (&str, &str)| TargetColumn {
         name: name.into(),
         type_name: type_name.into(),
+        cast_of_its_own: false,
         identity_always: identity_always && name == "id",
     };
     let columns = [
@@ -137,5 +138,18 @@ fn rows_of_which_nothing_is_set_are_looked_for() {
     assert_eq!(
         written(&update, target(&[0], false)).0,
         r#"with found as (select 1 from only "s"."t" as t, (select u.k0::pg_catalog."int4" as k0 from unnest($1::text[]) as u(k0)) as v where t."id" operator(pg_catalog.=) v.k0) select pgconvoy.require_rows((select pg_catalog.count(*) from found), pg_catalog.cardinality($1::text[]))"#
+    );
+}
+
+#[test]
+fn a_type_with_a_cast_of_its_own_reads_its_values_itself() {
+    let mut target = target(&[0], false);
+    target.columns[0].type_name = r#"pg_catalog."regclass""#.into();
+    target.columns[0].cast_of_its_own = true;
+    let keys = vec![row(&["0"])];
+    let remove = Operation::Remove { target: 0, keys, expect: Expect::Any };
+    assert_eq!(
+        written(&remove, target).0,
+        r#"delete from only "s"."t" as t using (select (array[u.k0]::text::pg_catalog."regclass"[])[1] as k0 from unnest($1::text[]) as u(k0)) as v where t."id" operator(pg_catalog.=) v.k0"#
     );
 }

@@ -19,6 +19,7 @@ fn target(key: &[usize]) -> Target {
     let column = |name: &str| TargetColumn {
         name: name.into(),
         type_name: r#"pg_catalog."int4""#.into(),
+        cast_of_its_own: false,
         identity_always: false,
     };
     let equals = || "operator(pg_catalog.=)".into();

@@ -16,10 +16,10 @@ use pgconvoy_shared::lsn::Lsn;
 
 use super::Reached;
 use super::bugs::{Bug, Bugs};
-use super::chance::Chance;
 use super::destination::{Destination, Landed, Progress, Transaction, with_key};
 use super::sender::{COLUMNS, Sender, TEXT_OID, name, relation_id, tuple};
 use super::source::{KEY, Kind, Row, SHORT, Shape, Source};
+use crate::chance::Chance;
 
 pub(super) struct Migration {
     pub(super) chance: Chance,
@@ -473,6 +473,7 @@ fn target(table: usize, kind: Kind, identity: bool) -> Target {
     let column = |name: &&str| TargetColumn {
         name: (*name).into(),
         type_name: r#"pg_catalog."text""#.into(),
+        cast_of_its_own: false,
         identity_always: identity && *name == COLUMNS[SHORT],
     };
     let key =

@@ -9,7 +9,6 @@
 //! A model that never fails proves nothing: each rule of the protocol can be left out, and a wrong row is found then.
 
 mod bugs;
-mod chance;
 mod destination;
 mod migration;
 mod parking;
@@ -20,6 +19,8 @@ use std::collections::BTreeMap;
 
 use bugs::{Bug, Bugs};
 use migration::Migration;
+
+use crate::chance::setting;
 
 /// Histories that each run of the tests goes through.
 const HISTORIES: u64 = 4_000;
@@ -59,12 +60,6 @@ const LED_TO: [&str; 15] = [
     "it was not there any more",
     "it was there",
 ];
-
-#[expect(clippy::disallowed_methods, reason = "a test takes its seeds from outside")]
-fn setting(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
 
 fn must_pass(seed: u64, reached: &mut Reached) {
     let mut migration = Migration::new(seed, Bugs::default());

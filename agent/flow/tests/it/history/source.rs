@@ -9,7 +9,7 @@ use pgconvoy_flow::stream::message::{Commit, CommitTime};
 use pgconvoy_flow::stream::snapshot::{FullXid, Snapshot};
 use pgconvoy_shared::lsn::Lsn;
 
-use super::chance::Chance;
+use crate::chance::Chance;
 
 /// Key, a short value, a value that may be stored apart.
 pub(super) type Row = [String; 3];

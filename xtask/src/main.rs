@@ -32,6 +32,7 @@ cargo x COMMAND
   bench peers [OPTIONS]   pgconvoy beside pgcopydb, pg_dump with pg_restore, and pipes of psql (--scale 100, --rounds 3)
   bench far [OPTIONS]     what distance costs: 20 ms to both servers, directly and between two sites, and a narrow way (--scale 100, --rounds 3)
   bench stream [OPTIONS]  following a source beside PostgreSQL's own logical replication (--rounds 3, --only PART)
+  bench cutover [OPTIONS] for how long a cutover stops writers (--tables 10,100,1000, --writers 2)
   bench verify [OPTIONS]  what a verification costs beside the copy it checks (--scale 100, --rounds 3)
 ";
 
@@ -77,6 +78,7 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
             build_binary()?;
             cargo(&["nextest", "run", "--workspace", "--profile", "soak"]).run()
         }
+        ["bench", "cutover", options @ ..] => bench("bench_cutover", options),
         ["bench", "verify", options @ ..] => bench("bench_verify", options),
         ["bench", "stream", options @ ..] => bench("bench_stream", options),
         ["bench", "peers", options @ ..] => bench("bench_peers", options),

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::link::{Link, link};
 use super::{UnitContext, UnitEnd, fence};
-use crate::pg::About;
+use crate::pg::{About, Session};
 
 /// Sequences read by one statement and set by another. A few hundred: a statement with thousands is slow to plan.
 pub(super) const BATCH: usize = 200;
@@ -189,6 +189,34 @@ async fn positions_of(
         bounds: (row.get(6), row.get(7)),
     };
     Ok(rows.iter().map(position).collect())
+}
+
+/// Sequences of the destination that do not stand where [`set_further`] would set them now.
+pub(super) async fn not_set(
+    ctx: &UnitContext,
+    source: &Session,
+    destination: &Session,
+    margin: u32,
+) -> Result<Vec<String>, UnitEnd> {
+    let with_schema = ctx.spec.types.contains(&MigrationType::Schema);
+    let wanted = taking_part(source, &ctx.spec.objects).await.about(source.access())?;
+    let mut not_set = Vec::new();
+    for batch in wanted.chunks(BATCH) {
+        let here = positions(source, batch).await.about(source.access())?;
+        let there = present(destination, &names(&here)).await.about(destination.access())?;
+        let (there, missing): (Vec<_>, Vec<_>) =
+            here.into_iter().zip(there).partition(|(_, there)| *there);
+        not_set.extend(
+            missing.iter().filter(|_| with_schema).map(|(here, _)| here.sequence.to_string()),
+        );
+        let here: Vec<Position> = there.into_iter().map(|(here, _)| here.further(margin)).collect();
+        let there = positions(destination, &names(&here)).await.about(destination.access())?;
+        let there: HashMap<_, _> =
+            there.into_iter().map(|there| (there.sequence, there.value)).collect();
+        let differs = here.iter().filter(|here| there.get(&here.sequence) != Some(&here.value));
+        not_set.extend(differs.map(|here| here.sequence.to_string()));
+    }
+    Ok(not_set)
 }
 
 async fn destination_half(

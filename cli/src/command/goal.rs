@@ -10,8 +10,7 @@ pub(super) enum Until {
     Full,
     /// Everything that was committed before the command began is at the destination, and every constraint is built
     InSync,
-    /// The destination takes over
-    #[value(hide = true)]
+    /// All is in sync, and the destination takes over
     Cutover,
 }
 
@@ -38,9 +37,13 @@ impl Goal {
         let running = task.status() == v1::TaskStatus::Running;
         let copied = matches!(task.phase(), v1::Phase::CatchUp | v1::Phase::Stream);
         match self.until {
-            None | Some(Until::Cutover) => false,
+            None => false,
             Some(Until::Full) => running && copied,
             Some(Until::InSync) => running && self.is_in_sync(task),
+            // One that an earlier run began goes on by itself.
+            Some(Until::Cutover) => {
+                running && (task.phase() == v1::Phase::Cutover || self.is_in_sync(task))
+            }
         }
     }
 
@@ -88,6 +91,15 @@ mod tests {
         assert!(!goal.is_reached(&task(Stream, 7, 100, 100)));
         assert!(!goal.is_reached(&task(Stream, 1, 300, 300)), "another agent counts anew");
         assert!(goal.is_reached(&task(Stream, 3, 300, 300)));
+    }
+
+    #[test]
+    fn a_cutover_begins_in_sync_or_has_begun() {
+        use v1::Phase::{Cutover, Stream};
+        let mut goal = Goal::new(Some(Until::Cutover));
+        assert!(!goal.is_reached(&task(Stream, 7, 100, 100)));
+        assert!(goal.is_reached(&task(Stream, 9, 200, 200)));
+        assert!(Goal::new(Some(Until::Cutover)).is_reached(&task(Cutover, 1, 100, 0)));
     }
 
     #[test]

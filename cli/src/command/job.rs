@@ -29,31 +29,6 @@ pub(super) struct Job {
         value_parser = clap::value_parser!(u32).range(1..=64)
     )]
     pub(super) agents: u32,
-    #[command(flatten)]
-    pub(super) not_built: NotBuilt,
-}
-
-/// Flags whose meaning is documented and not built: taken in, so that they can be refused by name.
-#[derive(Debug, Clone, Args)]
-pub(super) struct NotBuilt {
-    #[arg(long, hide = true)]
-    writers_stopped: bool,
-    #[arg(long, hide = true)]
-    fence: bool,
-}
-
-impl NotBuilt {
-    pub(super) fn refuse(&self) -> Result<(), Problem> {
-        for (given, what) in [
-            (self.writers_stopped, "--writers-stopped, a cutover,"),
-            (self.fence, "--fence, a cutover,"),
-        ] {
-            if given {
-                return Err(Problem::not_yet(what));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Beside copies and indexes an agent may have to plan and to look after the schema.

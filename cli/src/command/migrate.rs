@@ -2,20 +2,21 @@
 //!
 //! The data directory holds one task. The command creates it, or goes on with it when it is run again, with the passwords
 //! that hold now; a task that got no further than its precheck has changed nothing at the databases, so it is made anew
-//! with what is said now. SIGINT and SIGTERM pause the task before the process ends. A task that was cancelled,
+//! with what is said now. SIGINT and SIGTERM pause the task before the process ends; a cutover that has begun is brought to its
+//! end first, for the source may be fenced. A task that was cancelled,
 //! while this runs or before, is cleaned up before the process ends, for its agents end with it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use clap::Args;
 use pgconvoy_proto::v1;
 use pgconvoy_runtime::shutdown::Shutdown;
 use pgconvoy_shared::spec::{CopySettings, TaskSpec, limits};
-use tokio::time::timeout;
 
 use super::cleaning;
+use super::cutover::{CutoverFlags, cut_over};
 use super::goal::{Goal, Until};
+use super::interruption;
 use super::job::{Job, slots_for, start};
 use super::remarks;
 use super::verify::SampleFlag;
@@ -27,11 +28,9 @@ use crate::output::{self, Format, note};
 use crate::problem::{Problem, in_lines};
 use crate::report::ReportFlag;
 use crate::submission::{Acknowledge, Wanted, new_request_id};
+use crate::view::cutover::CutoverView;
 use crate::view::precheck::PrecheckView;
 use crate::view::task::{TaskView, has_ended};
-
-/// Pausing is one entry in the log of a node alone.
-const PAUSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Move a database with nothing else to start; run again, it resumes
 #[derive(Debug, Args)]
@@ -41,6 +40,7 @@ Examples:
   pgconvoy migrate -f shop.yaml --ignore unlogged_table,large_objects_left_out
   PGPASSFILE=~/.pgpass pgconvoy migrate -f shop.yaml --types schema
   pgconvoy migrate -f shop.yaml --verify      # exits with 4 if the two ends differ then
+  pgconvoy migrate -f shop.yaml --types schema,full,incremental --until cutover --fence
 
 Interrupt it with Ctrl-C: it pauses, and the same command goes on from its checkpoints. In the copy
 phase copied rows are kept if nothing was written at the source meanwhile, or the task file says
@@ -52,6 +52,8 @@ pub(super) struct Migrate {
     /// Until when changes are followed, with type incremental; left out = until the command is interrupted
     #[arg(long, value_name = "GOAL")]
     until: Option<Until>,
+    #[command(flatten)]
+    cutover: CutoverFlags,
     /// Compare both ends when all is moved: schema, rows, sequences
     #[arg(long)]
     verify: bool,
@@ -63,18 +65,22 @@ pub(super) struct Migrate {
 
 impl Migrate {
     pub(super) async fn run(self, format: Format, shutdown: &Shutdown) -> Result<Exit, Problem> {
-        let Job { spec, acknowledge, data_dir, agents, not_built } = self.job;
-        not_built.refuse()?;
+        let Job { spec, acknowledge, data_dir, agents } = self.job;
         if (self.sample.is_given() || self.report.is_given()) && !self.verify {
             let message = "--sample and --report are about a comparison, and nothing is compared";
             return Err(Problem::usage("bad_usage", message, "add --verify"));
         }
         let verify = self.verify.then(|| self.sample.settings());
-        let order = Order { wanted: spec.wanted()?, acknowledge, verify };
+        let cutover = match self.until {
+            Some(Until::Cutover) => Some(self.cutover.settings(acknowledge.ignore.clone())?),
+            _ if self.cutover.is_given() => {
+                let message = "--fence, --writers-stopped, --timeout and --sequence-margin are about a cutover, and none is made";
+                return Err(Problem::usage("bad_usage", message, "add --until cutover"));
+            }
+            _ => None,
+        };
+        let order = Order { wanted: spec.wanted()?, acknowledge, verify, cutover };
         let follows = order.wanted.submission.spec.is_incremental();
-        if self.until == Some(Until::Cutover) {
-            return Err(Problem::not_yet("--until cutover"));
-        }
         if self.until.is_some() && !follows {
             let message = "--until says when to stop following changes, and none are followed";
             return Err(Problem::usage(
@@ -99,6 +105,7 @@ impl Migrate {
                 }
                 return reached(*task, &data_dir, format);
             }
+            Driven::Undone(task) => return undone(*task, &data_dir, format),
             Driven::Interrupted => return Ok(Exit::Interrupted),
         };
         if let Some(report) = report {
@@ -121,6 +128,8 @@ struct Order {
     wanted: Wanted,
     acknowledge: Acknowledge,
     verify: Option<v1::VerifySettings>,
+    /// Once it is in sync.
+    cutover: Option<v1::CutoverSettings>,
 }
 
 /// How far a task was brought.
@@ -129,6 +138,8 @@ enum Driven {
     Ended(Box<v1::Task>),
     /// To what was asked for; it has no end of its own.
     Reached(Box<v1::Task>),
+    /// To its cutover, which was taken back.
+    Undone(Box<v1::Task>),
     /// It was interrupted before.
     Interrupted,
 }
@@ -143,12 +154,22 @@ async fn drive(
     shutdown: &Shutdown,
 ) -> Result<Driven, Problem> {
     let cluster = embedded.cluster();
+    let cutover = order.cutover.clone();
     let task = settle(&cluster, order, data_dir).await?;
+    let driving = async {
+        let reached = to_the_end(&cluster, &task, &mut goal, data_dir).await?;
+        match &cutover {
+            Some(settings) if !has_ended(&reached) => {
+                take_over(&cluster, &task, settings, data_dir, format).await
+            }
+            _ => Ok(reached),
+        }
+    };
     let ended = tokio::select! {
-        ended = to_the_end(&cluster, &task, &mut goal, data_dir) => ended?,
+        ended = driving => ended?,
         problem = embedded.failed() => return Err(problem),
         () = shutdown.begun() => {
-            pause(&cluster, &task).await;
+            interruption::pause(&cluster, &task).await;
             return Ok(Driven::Interrupted);
         }
     };
@@ -156,12 +177,50 @@ async fn drive(
         let ended = cluster.task(&task, 0).await?;
         let request = || v1::PauseTaskRequest { task: task.clone() };
         cluster.tasks(async |mut client| client.pause_task(request()).await).await?;
-        return Ok(Driven::Reached(Box::new(ended)));
+        let ended = Box::new(ended);
+        return Ok(if cutover.is_some() { Driven::Undone(ended) } else { Driven::Reached(ended) });
     }
     if format == Format::Table {
         remarks::tell(&cluster, &ended.id).await?;
     }
     Ok(Driven::Ended(Box::new(ended)))
+}
+
+/// Lets the destination take over, and waits until nothing is left of the task. Where that is undone, the task goes on.
+async fn take_over(
+    cluster: &Cluster,
+    task: &str,
+    settings: &v1::CutoverSettings,
+    data_dir: &Path,
+    format: Format,
+) -> Result<v1::Task, Problem> {
+    let view = cut_over(cluster, task, settings).await?;
+    if !view.is_good() {
+        return cluster.task(task, 0).await;
+    }
+    if format == Format::Table {
+        // Whoever waits for it may begin now.
+        output::line(&view.to_text())?;
+    }
+    to_the_end(cluster, task, &mut Goal::new(None), data_dir).await
+}
+
+/// What is told of a task whose cutover was taken back.
+fn undone(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Problem> {
+    if let Some(view) = CutoverView::of(&task) {
+        match format {
+            Format::Json => output::json(&TaskView::from(task))?,
+            Format::Table => output::line(&view.to_text())?,
+        }
+        if let Some(cause) = &view.cause {
+            note(&format!("error: {}", in_lines(cause)));
+        }
+    }
+    note(&format!(
+        "the task is kept in {}, and the source keeps its log for it: run the same command again to go on",
+        data_dir.display()
+    ));
+    Ok(Exit::Failed)
 }
 
 /// What is told of a task that has reached its goal, and goes on when the command is run again.
@@ -248,7 +307,7 @@ async fn settle(cluster: &Cluster, order: Order, data_dir: &Path) -> Result<Stri
         return create(cluster, order).await;
     }
     must_be_the_same(&found, &order)?;
-    let Order { wanted, acknowledge, verify: _ } = order;
+    let Order { wanted, acknowledge, verify: _, cutover: _ } = order;
     let id = found.id.clone();
     match found.status() {
         // A process that was killed leaves its task running: it too is told the passwords that hold now.
@@ -291,7 +350,7 @@ async fn settle(cluster: &Cluster, order: Order, data_dir: &Path) -> Result<Stri
 }
 
 async fn create(cluster: &Cluster, order: Order) -> Result<String, Problem> {
-    let Order { wanted, acknowledge, verify } = order;
+    let Order { wanted, acknowledge, verify, cutover: _ } = order;
     let request = wanted.request(new_request_id("migrate"), acknowledge)?;
     let request = v1::CreateTaskRequest { start: true, verify, ..request };
     let answer =
@@ -423,37 +482,6 @@ fn stopped_by_precheck(task: &v1::Task) -> bool {
         || matches!(cause, Some("precheck_failed" | "precheck_warnings"))
 }
 
-/// Pauses the task, so that the next run goes on from here.
-async fn pause(cluster: &Cluster, task: &str) {
-    let request = || v1::PauseTaskRequest { task: task.to_owned() };
-    let paused = async {
-        cluster.tasks(async |mut client| client.pause_task(request()).await).await?;
-        cluster.task(task, 1).await
-    };
-    let (told, kept) = match timeout(PAUSE_LIMIT, paused).await {
-        Ok(Ok(task)) => ("the task is paused", what_is_kept(&task)),
-        // It ended while we were about to pause it, or it cannot be reached: checkpoints are kept in any case.
-        Ok(Err(_)) | Err(_) => ("the task's state is kept", ""),
-    };
-    note(&format!("interrupted: {told}; run the same command again to go on{kept}"));
-}
-
-/// What an interrupted task has when it goes on. The session that keeps the task's snapshot ends with this process, and
-/// rows of two moments of the source must not be mixed (law S13).
-fn what_is_kept(task: &v1::Task) -> &'static str {
-    let one_moment = task.spec.as_ref().is_some_and(|spec| {
-        let follows = spec.types().any(|kind| kind == v1::MigrationType::Incremental);
-        spec.snapshot() != v1::SnapshotMode::Shard && !follows
-    });
-    if task.phase() == v1::Phase::Copy && one_moment {
-        "\nkept: the schema, and the rows copied so far only if nothing is written at the source until then; after any \
-         write there all rows are copied anew, because they have to show one moment of the source (copy.snapshot: task); \
-         where that costs too much, begin with `copy: { snapshot: shard }` in the task file: it keeps finished shards"
-    } else {
-        "\nkept: all that was finished so far"
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -480,22 +508,6 @@ mod tests {
             (TaskStatus::Cancelled, Phase::Copy, "", Exit::Failed),
         ] {
             assert_eq!(exit_of(&task(status, phase, code)), exit, "{status:?} {phase:?} {code}");
-        }
-    }
-
-    #[test]
-    fn a_pause_in_the_copy_phase_says_what_it_may_cost() {
-        use v1::{Phase, SnapshotMode, TaskStatus};
-        for (phase, snapshot, rows_are_at_risk) in [
-            (Phase::Copy, SnapshotMode::Task, true),
-            (Phase::Copy, SnapshotMode::Shard, false),
-            (Phase::Schema, SnapshotMode::Task, false),
-            (Phase::Index, SnapshotMode::Task, false),
-        ] {
-            let spec = v1::TaskSpec { snapshot: snapshot.into(), ..Default::default() };
-            let task = v1::Task { spec: Some(spec), ..task(TaskStatus::Paused, phase, "") };
-            let told = what_is_kept(&task).contains("snapshot: shard");
-            assert_eq!(told, rows_are_at_risk, "{phase:?} {snapshot:?}");
         }
     }
 }

@@ -33,8 +33,7 @@ pub(super) struct Precheck {
 
 impl Precheck {
     pub(super) async fn run(self, format: Format, shutdown: &Shutdown) -> Result<Exit, Problem> {
-        let Job { spec, acknowledge, data_dir, agents, not_built } = self.job;
-        not_built.refuse()?;
+        let Job { spec, acknowledge, data_dir, agents } = self.job;
         let wanted = spec.wanted()?;
         let folder = data_dir.join("precheck");
         let embedded = start(&folder, agents, SLOTS, None).await?;

@@ -50,20 +50,25 @@ fn errors_are_json_for_programs() {
 
 #[test]
 fn what_is_not_built_is_refused_by_name() {
-    for extra in [
-        &["--types", "schema,full,incremental", "--until", "cutover"][..],
-        &["--fence"],
-        &["--writers-stopped"],
-        &["--types", "full,incremental"],
-    ] {
-        let arguments: Vec<&str> = ["migrate"].iter().chain(&URLS).chain(extra).copied().collect();
-        let ran = pgconvoy(&arguments);
-        assert_eq!(ran.exit, 2, "{extra:?}: {}", ran.stderr);
-        assert!(ran.stderr.contains("[not_supported_yet]"), "{extra:?}: {}", ran.stderr);
+    let incremental = [&["migrate"], &URLS[..], &["--types", "full,incremental"]].concat();
+    for command in [&incremental[..], &["task", "update", "x", "--set", "copy.jobs=1"]] {
+        let ran = pgconvoy(command);
+        assert_eq!(ran.exit, 2, "{command:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("[not_supported_yet]"), "{command:?}: {}", ran.stderr);
     }
-    let ran = pgconvoy(&["task", "update", "x", "--set", "copy.jobs=1"]);
-    assert_eq!(ran.exit, 2, "{}", ran.stderr);
-    assert!(ran.stderr.contains("[not_supported_yet]"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_cutover_says_who_keeps_writers_away() {
+    let followed = ["--types", "schema,full,incremental"];
+    for extra in
+        [&["--until", "cutover"][..], &["--fence"], &["--until", "in-sync", "--timeout", "9"]]
+    {
+        let arguments = ["migrate"].iter().chain(&URLS).chain(&followed).chain(extra);
+        let ran = pgconvoy(&arguments.copied().collect::<Vec<_>>());
+        assert_eq!(ran.exit, 2, "{extra:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("[bad_usage]"), "{extra:?}: {}", ran.stderr);
+    }
 }
 
 #[test]

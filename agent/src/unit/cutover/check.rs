@@ -1,4 +1,4 @@
-//! Whether anything stands in the way of a cutover. Nothing is changed, nobody is stopped.
+//! Whether anything stands in the way of a cutover. Nobody is stopped, and a rehearsal changes nothing.
 //!
 //! What would fail under the fence is found here, and so is what the stream never brings: tables that nobody follows, large
 //! objects, unlogged tables. Those two last ones may be left behind by whoever says so, by their codes.
@@ -13,7 +13,7 @@ use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::GenericClient;
 
-use super::{held, named, refused, source};
+use super::{fresh, held, named, refused, source};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, open_stream, survey};
 
@@ -51,6 +51,9 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
         return Ok(refused(refusal.about(access.to_string())));
     }
 
+    if !order.settings.dry_run {
+        fresh::run(ctx).await?;
+    }
     let Some(lag_bytes) = lag(ctx, &destination, flushed).await? else {
         let message = format!("the destination did not catch up within {LAG_LIMIT:?}");
         return Ok(refused(

@@ -1,6 +1,7 @@
 //! The cutover, step by step: each is an order of its own, under an epoch of its own, and may be run again by anyone.
 //!
-//! - [`check`]: whether anything stands in the way, constraints that nobody looked at included ([`held`]); nothing is changed.
+//! - [`check`]: whether anything stands in the way, constraints that nobody looked at included ([`held`]); nobody is stopped,
+//!   and nothing is changed but for what is made of rows ([`fresh`]).
 //! - [`source::fence`]: the source's database becomes read-only by default, and other sessions are ended.
 //! - [`proof`]: a marker, written into the source's log after the fence, is applied at the destination, and no transaction
 //!   with a change came after it; meanwhile sequences are set from the source.
@@ -13,6 +14,7 @@
 //! what was taken back.
 
 mod check;
+mod fresh;
 mod held;
 mod proof;
 mod source;
@@ -23,7 +25,7 @@ use std::time::Duration;
 use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, CutoverStep};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::unit::WorkResult;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{UnitContext, UnitEnd};
 
@@ -41,12 +43,30 @@ pub(super) async fn run(ctx: &UnitContext, order: CutoverOrder) -> Result<WorkRe
     let until = Until(Instant::now() + Duration::from_millis(order.left_ms));
     let done = match order.step {
         CutoverStep::Check => Box::pin(check::run(ctx, &order)).await?,
-        CutoverStep::Fence => Box::pin(source::fence(ctx, &order, until)).await?,
-        CutoverStep::Prove => Box::pin(proof::run(ctx, &order, until)).await?,
+        CutoverStep::Fence => {
+            within(until, "the source was fenced", Box::pin(source::fence(ctx, &order, until)))
+                .await?
+        }
+        CutoverStep::Prove => {
+            within(until, "all was at the destination", Box::pin(proof::run(ctx, &order, until)))
+                .await?
+        }
         CutoverStep::Switch => Box::pin(switch::run(ctx, &order, until)).await?,
         CutoverStep::Lift => Box::pin(source::lift(ctx, &order)).await?,
     };
     Ok(WorkResult::Cutover(done))
+}
+
+/// What a step may take longer than the cutover: one that sees the end of the time says more about it.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A step that ends in time, or is left as it is: what it had begun, the next owner ends before all else (law O5).
+async fn within(
+    until: Until,
+    waited_for: &str,
+    step: impl Future<Output = Result<CutoverDone, UnitEnd>>,
+) -> Result<CutoverDone, UnitEnd> {
+    timeout_at(until.0 + GRACE, step).await.unwrap_or_else(|_| Ok(timed_out(waited_for)))
 }
 
 /// Things that are named in one failure.

@@ -167,7 +167,8 @@ pub(super) async fn others(
     let ask = format!(
         "select pg_catalog.format('%s from %s as %s', coalesce(nullif(a.application_name, ''), 'a nameless session'), \
          coalesce(a.client_addr::text, 'a local socket'), a.usename) \
-         from pg_catalog.pg_stat_activity a where {OTHERS} and ({which}) order by a.xact_start desc nulls last limit $2"
+         from pg_catalog.pg_stat_activity a where {OTHERS} and ({which}) \
+         order by a.backend_xid is null, a.xact_start desc nulls last, a.state_change desc nulls last limit $2"
     );
     let rows = session.query(&ask, &[&of_task(ctx), &NAMED_MAX]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())

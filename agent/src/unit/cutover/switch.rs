@@ -2,7 +2,8 @@
 //!
 //! 1. Is the task's row gone? Then an owner before had decided, and died before it could say so.
 //! 2. Own the unit, so that an older owner that still sleeps cannot decide after this one.
-//! 3. A second marker, at the destination: everything that could be written until now has come.
+//! 3. A second marker, at the destination: everything that could be written until now has come. No sequence has moved on since
+//!    the destination's were set: drawing a number is no change that the stream tells.
 //! 4. In one transaction: hold the unit and the applier's row; no change came behind the first marker, and no table was parked
 //!    on the way to it; the task's row goes, and with it every right to write for the task (laws O1, O3, O9). Else: nothing is
 //!    decided, and all is taken back.
@@ -13,12 +14,14 @@
 
 use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder};
 use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::failure::Failure;
+use tokio::time::Instant;
 
 use super::check::parked;
 use super::proof::{self, arrived, seen, who_writes};
-use super::{Until, refused, source, timed_out};
+use super::{Until, named, refused, source, timed_out};
 use crate::pg::About;
-use crate::unit::{UnitContext, UnitEnd, fence};
+use crate::unit::{UnitContext, UnitEnd, fence, sequences};
 
 pub(super) async fn run(
     ctx: &UnitContext,
@@ -39,10 +42,22 @@ pub(super) async fn run(
     if arrived(ctx, &marker, until).await?.is_none() {
         return Ok(timed_out("the destination took over"));
     }
+    let moved = sequences::not_set(ctx, &source, &session, order.settings.sequence_margin).await?;
+    if !moved.is_empty() {
+        let message = format!("sequences were used behind the fence: {}", named(moved));
+        return Ok(refused(
+            Failure::definite("cutover_sequences_moved", message)
+                .about(source.access().to_string())
+                .remedy("stop whoever draws numbers at the source, then begin anew"),
+        ));
+    }
 
     ctx.still_mine()?;
+    // What waits for a lock beyond the time ends with an error; whoever comes next finds that the time is over.
+    let wait = until.0.saturating_duration_since(Instant::now()).as_millis().max(1);
+    let hold = format!("set local lock_timeout = {wait}; {}", fence::hold(ctx));
     let transaction = session.transaction().await.about(&access)?;
-    transaction.batch_execute(&fence::hold(ctx)).await.about(&access)?;
+    transaction.batch_execute(&hold).await.about(&access)?;
     let seen = seen(&transaction, ctx, &marker, "for update").await.about(&access)?;
     // Another marker than this one: nobody else writes any while this unit is owned.
     if seen.is_none_or(|seen| seen.last_change > order.marker) {

@@ -3,10 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use nix::sys::signal::Signal;
 use pgconvoy_integration_tests::postgres::Postgres;
+use pgconvoy_integration_tests::process::Process;
+use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::v1::{Phase, Task, TaskStatus};
+use tokio_postgres::{Client, Config, NoTls};
 
-use crate::world::{DATABASE, Fleet, Job, Pair, told};
+use super::FOLLOWED;
+use crate::world::{DATABASE, Fleet, Job, LIMIT, Pair, told};
 
 const SCHEMA: &str = "
     create table ledger (id bigint generated always as identity primary key, amount int not null);
@@ -45,8 +50,8 @@ impl Writer {
     }
 }
 
-async fn following<'f>(fleet: &'f Fleet, pair: &Pair) -> Job<'f> {
-    let job = fleet.begin(&pair.task_file("shop", "types: [schema, full, incremental]")).await;
+async fn following<'f>(fleet: &'f Fleet, pair: &Pair, name: &str) -> Job<'f> {
+    let job = fleet.begin(&pair.task_file(name, FOLLOWED)).await;
     job.until("the source to be followed", is_followed).await;
     job
 }
@@ -62,9 +67,11 @@ async fn read_only_by_default(server: &Postgres) -> bool {
 
 #[tokio::test]
 async fn cluster_a_cutover_under_load_loses_nothing_and_ends_the_task() {
-    let pair = Pair::new(SCHEMA).await;
+    let views = "create materialized view turns as select count(*) from ledger;
+        create materialized view more as select count, clock_timestamp() as at from turns;";
+    let pair = Pair::new(&format!("{SCHEMA}{views}")).await;
     let fleet = Fleet::of_three(&["anna", "bert"]).await;
-    let job = following(&fleet, &pair).await;
+    let job = following(&fleet, &pair, "shop").await;
     let writer = Writer::begin(&pair.source).await;
     job.until("somebody to have written", |_| writer.count() > 200).await;
 
@@ -88,6 +95,14 @@ async fn cluster_a_cutover_under_load_loses_nothing_and_ends_the_task() {
         "{arrived} of {acknowledged}: {why}"
     );
     assert!(read_only_by_default(&pair.source).await);
+    // Views are as young as the cutover, each filled after those that it reads. The source's are as they were.
+    let turns = pair.count("select count from turns").await;
+    assert!((201..=arrived).contains(&turns), "{turns} of {arrived}");
+    assert_eq!(pair.count("select count from more").await, turns);
+    let drop = "drop materialized view turns cascade";
+    pair.destination.sql(DATABASE, drop).await.unwrap();
+    let writing = format!("begin read write; {drop}; commit");
+    pair.source.sql(DATABASE, &writing).await.unwrap();
     pair.same().await;
     let next = pair.count("insert into ledger (amount) values (0) returning id").await;
     assert!(next > arrived, "{next} after {arrived} rows");
@@ -100,7 +115,7 @@ async fn cluster_a_cutover_under_load_loses_nothing_and_ends_the_task() {
 async fn cluster_a_cutover_is_undone_where_somebody_still_writes() {
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::start(1, &["anna"]).await;
-    let job = following(&fleet, &pair).await;
+    let job = following(&fleet, &pair, "shop").await;
     let writer = Writer::begin(&pair.source).await;
     job.until("somebody to have written", |_| writer.count() > 200).await;
     let finished = fleet.run(&["task", "cutover", "shop", "--writers-stopped"]).await;
@@ -126,49 +141,200 @@ async fn cluster_a_cutover_is_undone_where_somebody_still_writes() {
     assert_eq!(there.await, here.await - 30, "in its own direction");
 }
 
-#[tokio::test]
-async fn cluster_whoever_dies_a_cutover_is_done_or_undone() {
+/// Who is killed while a cutover is at a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Victim {
+    /// Which does the step.
+    Agent,
+    Leader,
+    /// The command that asked for it.
+    Client,
+}
+
+/// Keeps a cutover at a step, which it has reached once the lock is waited for.
+async fn held_at(pair: &Pair, step: &str) -> (Client, String) {
+    let (server, lock) = match step {
+        "fence" => (&pair.source, "lock table pg_catalog.pg_db_role_setting in share mode"),
+        "prove" => (&pair.destination, "lock table pgconvoy.sequence_set in share mode"),
+        _ => (&pair.destination, "select from pgconvoy.task for key share"),
+    };
+    let client = server.client(DATABASE).await.unwrap();
+    client.batch_execute(&format!("begin; {lock}")).await.unwrap();
+    let waiting = "select min(a.application_name) from pg_stat_activity a \
+                   where a.application_name like 'pgconvoy/%/cutover/%' and cardinality(pg_blocking_pids(a.pid)) > 0";
+    (client, waiting.to_owned())
+}
+
+/// Whatever is killed, at whatever step, the cutover is done or undone.
+async fn killed_at_each_step(victim: Victim) {
+    let fleet = Fleet::of_three(&["anna", "bert"]).await;
     for step in ["fence", "prove", "switch"] {
         let pair = Pair::new(SCHEMA).await;
-        let fleet = Fleet::of_three(&["anna", "bert"]).await;
-        let job = following(&fleet, &pair).await;
+        let name = format!("shop-{step}");
+        let job = following(&fleet, &pair, &name).await;
         let writer = Writer::begin(&pair.source).await;
         job.until("somebody to have written", |_| writer.count() > 100).await;
-        let asked = tokio::join!(fleet.run(&["task", "cutover", "shop", "--fence"]), async {
-            let task = job
-                .until("the cutover to be under way", |task| {
-                    let steps = task.cutover.as_ref().map_or(0, |cutover| cutover.steps.len());
-                    steps
-                        > ["fence", "prove", "switch"].iter().position(|s| *s == step).unwrap() + 1
-                        || task.status() == TaskStatus::Done
-                })
-                .await;
-            let at_work = task.running.iter().find(|unit| unit.kind == "cutover");
-            let agent = at_work.map_or("anna", |unit| &unit.agent);
-            fleet.convoy.agent(agent).kill().unwrap();
-        });
-        let task = job
-            .until("the cutover to be over", |task| {
-                task.cutover.as_ref().is_some_and(|cutover| !cutover.outcome.is_empty())
-            })
-            .await;
-        let outcome = task.cutover.unwrap().outcome;
-        match (outcome.as_str(), asked.0.code()) {
-            ("done", Some(0)) => {
-                job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done)
-                    .await;
-                assert!(read_only_by_default(&pair.source).await);
-                writer.work.await.unwrap();
-                let arrived = pair.count("select count(*) from ledger").await;
-                let acknowledged = writer.acknowledged.load(Ordering::SeqCst);
-                assert!((acknowledged..=acknowledged + 1).contains(&arrived), "{arrived}");
-                pair.same().await;
+        let (lock, waiting) = held_at(&pair, step).await;
+        let cutover = fleet.convoy.cli(["task", "cutover", &name, "--fence"]).unwrap();
+        let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+        let server = if step == "fence" { &pair.source } else { &pair.destination };
+        wait::until(LIMIT, "the cutover to be at its step", async || {
+            server.value(DATABASE, &waiting).await.unwrap().ok_or(client.log())
+        })
+        .await
+        .unwrap();
+        match victim {
+            Victim::Agent => {
+                let task = job.task().await;
+                let at_work = task.running.iter().find(|unit| unit.kind == "cutover").unwrap();
+                let agent = fleet.convoy.agent(&at_work.agent);
+                agent.kill().unwrap();
+                lock.batch_execute("rollback").await.unwrap();
+                job.until("another one to do it", is_over).await;
+                agent.start_again().unwrap();
             }
-            ("undone", Some(1)) => {
-                assert!(!read_only_by_default(&pair.source).await);
-                job.until("it to follow", is_followed).await;
+            Victim::Leader => {
+                let leader = fleet.convoy.leader().await.unwrap();
+                let leader = fleet.convoy.coordinator(leader).process();
+                leader.kill().unwrap();
+                lock.batch_execute("rollback").await.unwrap();
+                job.until("the next leader to bring it to its end", is_over).await;
+                leader.start_again().unwrap();
             }
-            other => panic!("{other:?} at {step}: {}", told(&asked.0)),
+            Victim::Client => {
+                client.kill().unwrap();
+                lock.batch_execute("rollback").await.unwrap();
+            }
+        }
+        let outcome = job.until("the cutover to be over", is_over).await.cutover.unwrap().outcome;
+        if victim != Victim::Client {
+            let exit = client.wait(LIMIT).await.unwrap().code();
+            assert_eq!(exit, Some(i32::from(outcome != "done")), "{step}: {}", client.log());
+        }
+        if outcome == "done" {
+            job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+            assert!(read_only_by_default(&pair.source).await);
+            writer.work.await.unwrap();
+            let arrived = pair.count("select count(*) from ledger").await;
+            let acknowledged = writer.acknowledged.load(Ordering::SeqCst);
+            assert!((acknowledged..=acknowledged + 1).contains(&arrived), "{arrived}");
+            pair.same().await;
+        } else {
+            assert_eq!((victim == Victim::Client, outcome.as_str()), (false, "undone"), "{step}");
+            assert!(!read_only_by_default(&pair.source).await);
+            job.until("it to follow", is_followed).await;
+            fleet.ok(&["task", "cancel", &name]).await;
         }
     }
+}
+
+fn is_over(task: &Task) -> bool {
+    task.cutover.as_ref().is_some_and(|cutover| !cutover.outcome.is_empty())
+}
+
+#[tokio::test]
+async fn cluster_an_agent_dies_and_its_cutover_is_done_or_undone() {
+    killed_at_each_step(Victim::Agent).await;
+}
+
+#[tokio::test]
+async fn cluster_a_leader_dies_and_the_cutover_is_done_or_undone() {
+    killed_at_each_step(Victim::Leader).await;
+}
+
+#[tokio::test]
+async fn cluster_the_command_dies_and_its_cutover_is_done() {
+    killed_at_each_step(Victim::Client).await;
+}
+
+#[tokio::test]
+async fn cluster_who_writes_in_spite_of_the_fence_is_named() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let mut defiant = pair.source.url(DATABASE).parse::<Config>().unwrap();
+    defiant.application_name("night_job").options("-c default_transaction_read_only=off");
+    let written = Arc::new(AtomicI64::new(0));
+    let count = Arc::clone(&written);
+    let writer = tokio::spawn(async move {
+        loop {
+            let Ok((client, connection)) = defiant.connect(NoTls).await else { continue };
+            tokio::spawn(connection);
+            while client.batch_execute(TURN).await.is_ok() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    job.until("somebody to have written", |_| written.load(Ordering::SeqCst) > 100).await;
+    let finished = fleet.run(&["task", "cutover", "shop", "--fence"]).await;
+    assert_eq!(finished.code(), Some(1), "{}", told(&finished));
+    assert!(finished.log.contains("cutover_writers"), "{}", told(&finished));
+    assert!(finished.log.contains("night_job from "), "{}", told(&finished));
+    assert!(!read_only_by_default(&pair.source).await);
+    writer.abort();
+    fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    pair.same().await;
+}
+
+#[tokio::test]
+async fn a_migration_goes_on_until_its_cutover() {
+    let pair = Pair::new(SCHEMA).await;
+    let writer = Writer::begin(&pair.source).await;
+    let until = |writers: &str| {
+        let until = ["--types", "schema,full,incremental", "--until", "cutover", writers];
+        pair.migrate().args(until)
+    };
+    // Undone: the task is kept, and the same command tries again.
+    let finished = until("--writers-stopped").run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(1), "{}", told(&finished));
+    assert!(finished.log.contains("cutover_writers"), "{}", told(&finished));
+    let before = writer.count();
+    wait::until(LIMIT, "the writer to go on", async || {
+        if writer.count() > before + 50 { Ok(()) } else { Err(writer.count()) }
+    })
+    .await
+    .unwrap();
+    let finished = until("--fence").run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    assert!(finished.stdout.contains("writes may start"), "{}", told(&finished));
+    writer.work.await.unwrap();
+    let arrived = pair.count("select count(*) from ledger").await;
+    let acknowledged = writer.acknowledged.load(Ordering::SeqCst);
+    assert!((acknowledged..=acknowledged + 1).contains(&arrived), "{arrived} of {acknowledged}");
+    pair.same().await;
+}
+
+#[tokio::test]
+async fn a_migration_that_is_interrupted_ends_its_cutover_first() {
+    let pair = Pair::new(SCHEMA).await;
+    let writer = Writer::begin(&pair.source).await;
+    let until = ["--types", "schema,full,incremental", "--until", "cutover", "--fence"];
+    let migrate = || pair.migrate().args(until);
+    let process = Process::start("migrate", migrate(), &pair.path("")).unwrap();
+    // Its first rows are there before that: the lock needs the task's row.
+    wait::until(LIMIT, "it to follow", async || {
+        let row = "select count(*)::text from pgconvoy.apply_progress";
+        match pair.destination.value(DATABASE, row).await {
+            Ok(Some(count)) if count == "1" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    let (lock, waiting) = held_at(&pair, "switch").await;
+    wait::until(LIMIT, "the cutover to be at its step", async || {
+        pair.destination.value(DATABASE, &waiting).await.unwrap().ok_or(process.log())
+    })
+    .await
+    .unwrap();
+    let (status, ()) = tokio::join!(process.terminate(Signal::SIGINT, LIMIT), async {
+        process.wait_for_line("brought to its end first", LIMIT).await.unwrap();
+        lock.batch_execute("rollback").await.unwrap();
+    });
+    assert_eq!(status.unwrap().code(), Some(130), "{}", process.log());
+    let finished = migrate().run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    writer.work.await.unwrap();
+    pair.same().await;
 }

@@ -147,6 +147,11 @@ impl ServerError {
         }
         error
     }
+
+    /// Table, line and column, where it is about what a COPY reads.
+    pub(super) fn place_in_copy(&self) -> Option<&str> {
+        self.context.as_deref()?.lines().find(|line| line.starts_with("COPY "))
+    }
 }
 
 /// What a server says with this SQLSTATE.

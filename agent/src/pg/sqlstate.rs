@@ -29,6 +29,13 @@ const NAME_NOT_FOUND: [&str; 4] = ["42883", "42P01", "42704", "3F000"];
 
 use FailureClass::{Definite, Other, Transient};
 
+/// Rows are read as the task's snapshot shows them, for as long as it lives.
+macro_rules! seen_anew {
+    () => {
+        " (under copy.snapshot: task only a task that is created anew sees that)"
+    };
+}
+
 type Meaning = (FailureClass, &'static str, &'static str);
 
 impl PgError {
@@ -54,10 +61,11 @@ impl PgError {
 
     fn text(&self) -> String {
         match self {
-            Self::Server(error) => match &error.hint {
-                Some(hint) => format!("{error}; hint: {hint}"),
-                None => error.to_string(),
-            },
+            Self::Server(error) => {
+                let place = error.place_in_copy().map(|place| format!("; {place}"));
+                let hint = error.hint.as_ref().map(|hint| format!("; hint: {hint}"));
+                format!("{error}{}{}", place.unwrap_or_default(), hint.unwrap_or_default())
+            }
             error => chain(error),
         }
     }
@@ -191,7 +199,10 @@ fn server(error: &ServerError) -> Meaning {
         "22021" | "22P05" => (
             Definite,
             "encoding_mismatch",
-            "a value cannot be written in the destination's encoding; correct it at the source",
+            concat!(
+                "give the destination an encoding that has it, or correct the value at the source",
+                seen_anew!()
+            ),
         ),
         state => by_class(state),
     }
@@ -209,12 +220,18 @@ fn by_class(state: &str) -> Meaning {
         "22" => (
             Definite,
             "value_refused",
-            "correct the value, or the column's type at the destination",
+            concat!(
+                "correct the column's type at the destination, or the value at the source",
+                seen_anew!()
+            ),
         ),
         "23" => (
             Definite,
             "constraint_violation",
-            "correct the rows at the source, or drop the constraint at the destination until the copy is done",
+            concat!(
+                "drop the constraint at the destination until the copy is done, or correct the rows at the source",
+                seen_anew!()
+            ),
         ),
         "0A" | "42" | "2B" | "2F" | "38" | "39" | "P0" | "54" => (
             Definite,
@@ -276,6 +293,18 @@ mod tests {
             assert_eq!(failure.sqlstate.as_deref(), Some(sqlstate));
             assert!(pgconvoy_shared::codes::page(code).is_some(), "{code} has no page");
         }
+    }
+
+    #[test]
+    fn a_refused_row_is_told_with_its_place_in_the_copy() {
+        let context = "SQL function \"f\"\nCOPY t, line 7, column d: null input";
+        let PgError::Server(mut error) = error_of("23502") else { panic!("a server's") };
+        error.context = Some(context.to_owned());
+        error.hint = Some("another domain".to_owned());
+        let told = PgError::Server(error).failure("public.t");
+        let expected =
+            "it did not work; COPY t, line 7, column d: null input; hint: another domain";
+        assert_eq!(told.message, expected);
     }
 
     #[test]

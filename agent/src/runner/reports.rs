@@ -96,9 +96,9 @@ impl Reports {
         self.newest.send_modify(|_| {});
     }
 
-    /// Reports newer than that, oldest first.
-    pub(crate) fn after(&self, seq: u64) -> Vec<Report> {
-        self.queue().waiting.range(seq + 1..).map(|(_, waiting)| waiting.report.clone()).collect()
+    /// All that is not acknowledged, and then what comes: for one session.
+    pub(crate) fn untold(&self) -> Untold {
+        Untold { reports: self.clone(), told: 0 }
     }
 
     /// Whether the leader has still to be told how this lease ended.
@@ -109,12 +109,6 @@ impl Reports {
                 && report.unit == *unit
                 && matches!(report.body, ReportBody::Ended { .. })
         })
-    }
-
-    /// Returns once there is one newer than that.
-    pub(crate) async fn newer_than(&self, seq: u64) {
-        let mut newest = self.newest.subscribe();
-        newest.wait_for(|newest| *newest > seq).await.expect("self holds the sender");
     }
 
     /// Returns once the leader knows all there is to know.
@@ -136,6 +130,36 @@ impl Reports {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+/// What a session has yet to tell.
+#[derive(Debug)]
+pub(crate) struct Untold {
+    reports: Reports,
+    /// Up to here everything was told, here or, if it is acknowledged, in an earlier session.
+    told: u64,
+}
+
+impl Untold {
+    /// The next reports, oldest first; waits until there are any.
+    pub(crate) async fn next(&mut self) -> Vec<Report> {
+        let mut newest = self.reports.newest.subscribe();
+        loop {
+            let reports = self.look();
+            if !reports.is_empty() {
+                return reports;
+            }
+            newest.wait_for(|newest| *newest > self.told).await.expect("self holds the sender");
+        }
+    }
+
+    fn look(&mut self) -> Vec<Report> {
+        let queue = self.reports.queue();
+        let untold = queue.waiting.range(self.told + 1..);
+        let reports = untold.map(|(_, waiting)| waiting.report.clone()).collect();
+        self.told = queue.last_seq;
+        reports
     }
 }
 
@@ -214,14 +238,31 @@ mod tests {
         let parts = reports.parts_of(unit(1), Epoch(3));
         parts.send(ResultPart::Tables(Vec::new())).await.expect("there is room");
         reports.end(&unit(1), Epoch(3), parts.count(), Ended::Released);
-        assert_eq!(seqs(&reports.after(0)), [1, 2], "pieces come before the end");
-        assert_eq!(seqs(&reports.after(1)), [2]);
+        assert_eq!(seqs(&reports.untold().next().await), [1, 2], "pieces come before the end");
         reports.acknowledge(1, true);
-        assert_eq!(seqs(&reports.after(0)), [2]);
+        assert_eq!(seqs(&reports.untold().next().await), [2]);
         assert!(reports.has_end_of(&unit(1), Epoch(3)));
         assert!(!reports.has_end_of(&unit(1), Epoch(4)));
         reports.acknowledge(2, true);
         reports.acknowledged().await;
+    }
+
+    #[tokio::test]
+    async fn a_session_that_has_nothing_to_tell_waits() {
+        let reports = Reports::new();
+        reports.end(&unit(1), Epoch(1), 0, Ended::Released);
+        reports.acknowledge(1, true);
+        // The next session: all was told in the one before.
+        let mut untold = reports.untold();
+        {
+            let mut next = std::pin::pin!(untold.next());
+            assert!(futures::poll!(&mut next).is_pending());
+            reports.acknowledge(1, true);
+            assert!(futures::poll!(&mut next).is_pending(), "that is no report");
+            reports.end(&unit(2), Epoch(1), 0, Ended::Released);
+            assert_eq!(seqs(&next.await), [2]);
+        }
+        assert!(futures::poll!(std::pin::pin!(untold.next())).is_pending(), "it is told once");
     }
 
     #[tokio::test]

@@ -225,15 +225,13 @@ async fn beat(
 
 /// Tells all that is not acknowledged, and then what comes.
 async fn report(runner: Runner, outgoing: mpsc::Sender<v1::AgentMessage>) {
-    let mut told = 0;
+    let mut untold = runner.reports().untold();
     loop {
-        for report in runner.reports().after(told) {
-            told = report.seq;
+        for report in untold.next().await {
             if outgoing.send(message(ToLeader::Report(wire::report(report)))).await.is_err() {
                 return;
             }
         }
-        runner.reports().newer_than(told).await;
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_postgres::Transaction;
 use tracing::warn;
 
 use super::{UnitContext, UnitEnd, open_stream, replica_identity, schema};
-use crate::pg::destination::SCHEMA_LOCK;
+use crate::pg::destination::{AWAKE, SCHEMA_LOCK};
 use crate::pg::{About, Access, Session};
 
 /// A server process ends within milliseconds, unless it rolls back much.
@@ -125,9 +125,12 @@ async fn remove(ctx: &UnitContext, session: &mut Session) -> Result<(), Failure>
     let there = "select to_regclass('pgconvoy.task') is not null";
     if transaction.query_one(there, &[]).await.about(&access)?.get(0) {
         go_live(ctx, &mut transaction, &access).await?;
+        transaction.batch_execute(AWAKE).await.about(&access)?;
         let row = "delete from pgconvoy.task where id = $1";
         transaction.execute(row, &[&ctx.task.as_str()]).await.about(&access)?;
-        let others = "select exists (select from pgconvoy.task)";
+        let identities = "delete from pgconvoy.identity_set where task = $1";
+        transaction.execute(identities, &[&ctx.task.as_str()]).await.about(&access)?;
+        let others = "select exists (select from pgconvoy.task) or exists (select from pgconvoy.identity_set)";
         let others: bool = transaction.query_one(others, &[]).await.about(&access)?.get(0);
         if !others {
             without_event_triggers(&transaction).await.about(&access)?;

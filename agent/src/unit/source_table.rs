@@ -10,6 +10,7 @@ use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::unit::SharedSnapshot;
 use tokio::time::Instant;
 
+use super::plan_tables::catalog;
 use super::{UnitContext, UnitEnd};
 use crate::keeper::{NoSnapshot, is_gone, set_snapshot};
 use crate::pg::wire::{Wire, field};
@@ -133,6 +134,33 @@ pub(super) async fn check_filenode(
          copy.snapshot: shard does not need that rest",
     );
     Err(UnitEnd::TableChanged { table: no, failure })
+}
+
+/// The partitions below a locked root that an imported snapshot does not show as they were when it was taken: rewritten or truncated since, gone, or come.
+/// The snapshot shows the catalogue's rows as they were, functions and locks the present.
+pub(super) async fn partitions_changed(
+    wire: &mut Wire,
+    root: &QualifiedName,
+) -> Result<Vec<String>, PgError> {
+    let ask = format!(
+        "with recursive was (leaf) as (
+             select {root}::oid
+             union all
+             select i.inhrelid from was join pg_catalog.pg_inherits i on i.inhparent = was.leaf
+         ), now (leaf) as (
+             select relid::oid from pg_catalog.pg_partition_tree({root})
+         )
+         select coalesce(n.nspname || '.' || c.relname, leaf::regclass::text)
+         from was full join now using (leaf)
+         left join pg_catalog.pg_class c on c.oid = leaf
+         left join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where was.leaf is null or now.leaf is null
+             or c.relkind = 'r' and c.relfilenode is distinct from pg_catalog.pg_relation_filenode(leaf)
+         order by 1",
+        root = catalog::regclass(root)
+    );
+    let rows = wire.query(&ask).await?;
+    rows.iter().map(|row| field(row, 0)).collect()
 }
 
 /// The snapshot, and then the WAL insert position, in this order (law S4).

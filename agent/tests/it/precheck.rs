@@ -1,10 +1,10 @@
 //! What the precheck finds, each finding provoked.
 
-use pgconvoy_integration_tests::postgres::Options;
+use pgconvoy_integration_tests::postgres::{Options, PASSWORD};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::precheck::{PrecheckItem, Severity};
 use pgconvoy_shared::spec::MigrationType;
-use pgconvoy_shared::unit::{SnapshotMode, Work, WorkResult};
+use pgconvoy_shared::unit::{Ended, SnapshotMode, Work, WorkResult};
 
 use crate::world::{DATABASE, World, task_id};
 
@@ -348,6 +348,35 @@ async fn an_extension_that_the_destination_lacks() -> anyhow::Result<()> {
         .map(|(_, text)| text)
         .collect();
     assert!(errors.contains(&"destination_older destination".to_owned()), "{errors:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_extension_that_the_role_may_not_create() -> anyhow::Result<()> {
+    let mut world = World::new().await?;
+    world.source.sql(DATABASE, "set role pg_database_owner; create table t (id int primary key); reset role; create extension pageinspect; create extension hstore").await?;
+    let mover = format!("create role mover login password '{PASSWORD}'");
+    world.destination.sql("postgres", &mover).await?;
+    world.destination.sql(DATABASE, &format!("alter database {DATABASE} owner to mover")).await?;
+    world.spec.destination.user = "mover".to_owned();
+    let needs_it = "superuser_needed destination extension pageinspect";
+    check(&precheck(&world).await, Severity::Warning, &[needs_it]);
+    world.destination.sql(DATABASE, "create extension pageinspect").await?;
+    check(&precheck(&world).await, Severity::Warning, &[]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_text_is_told() -> anyhow::Result<()> {
+    let mut world = World::new().await?;
+    let raw = "create database raw encoding 'SQL_ASCII' locale 'C' template template0";
+    world.source.sql("postgres", raw).await?;
+    world.source.sql("raw", r#"do $$ begin execute E'create table "caf\xe9" ()'; end $$"#).await?;
+    world.spec.source.database = "raw".to_owned();
+    match world.end_of(0, Work::Precheck { verified: false }).await {
+        Ended::Failed(failure) => assert_eq!(failure.code, "schema_not_utf8", "{failure}"),
+        other => panic!("{other:?}"),
+    }
     Ok(())
 }
 

@@ -165,9 +165,10 @@ impl Cli {
 
     fn log_to_stderr(&self) -> Result<(), Problem> {
         let default = match self.command {
-            // openraft tells of every peer that does not answer, several times a second; what stops a node we tell ourselves.
+            // openraft tells of every peer that does not answer, several times a second, and of who still asks a node that
+            // ends; what stops a node we tell ourselves.
             Command::Coordinator(_) | Command::Agent(_) => "info,openraft=off",
-            _ => "error",
+            _ => "error,openraft=off",
         };
         let filter = self.log.clone().or_else(|| std::env::var("RUST_LOG").ok());
         let config = TelemetryConfig {

@@ -21,7 +21,7 @@ use pgconvoy_shared::ids::{TableNo, TaskId};
 use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::Transaction;
 
-use super::progress;
+use super::{AWAKE, progress};
 use crate::pg::{About, PgError, Session};
 use crate::unit::apply_key::Followed;
 
@@ -165,6 +165,7 @@ async fn claim(
     }
     let forgotten = "delete from pgconvoy.table_state s \
                      where s.task <> $1 and (s.write_schema, s.write_table) in (select * from unnest($2::text[], $3::text[]))";
+    transaction.batch_execute(AWAKE).await.about(task)?;
     transaction.execute(forgotten, &[&task.as_str(), &schemas, &tables]).await.about(task)?;
     Ok(())
 }
@@ -323,7 +324,8 @@ impl Plan<'_> {
         }
         transaction
             .execute(
-                "with shards as (delete from pgconvoy.shard_progress where task = $1 and table_no = $2),
+                "with marks as (delete from pgconvoy.unlogged_mark where task = $1 and table_no = $2),
+                 shards as (delete from pgconvoy.shard_progress where task = $1 and table_no = $2),
                  reread as (delete from pgconvoy.reread where task = $1 and table_no = $2)
                  delete from pgconvoy.parked_change k where task = $1 and table_no = $2
                      and not exists (select from pgconvoy.copied_anew a where (a.task, a.table_no) = (k.task, k.table_no))",

@@ -24,6 +24,11 @@ const VERSION: i32 = 5;
 /// Held while the schema is looked at, made or removed: `pgconvoy` in ASCII.
 pub(crate) const SCHEMA_LOCK: i64 = 0x7067_636f_6e76_6f79;
 
+/// Rows of ours that hang on others go with them by foreign keys, and large objects are made by a trigger. A default of the role or the
+/// database may have put both to sleep, and no count of rows would tell; this wakes them until the transaction ends.
+pub(crate) const AWAKE: &str = "select pg_catalog.set_config('session_replication_role', 'origin', true) \
+     where pg_catalog.current_setting('session_replication_role') = 'replica'";
+
 /// Makes what is missing of the schema and of the task's row. May be called any number of times, by several agents at
 /// once; only by units that come before all that write rows, for it would bring back the row of a task that has ended.
 pub(crate) async fn ensure(session: &mut Session, task: &TaskId) -> Result<(), Failure> {

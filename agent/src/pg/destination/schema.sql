@@ -81,9 +81,10 @@ create table pgconvoy.parked_change (
     foreign key (task, table_no) references pgconvoy.table_state on delete cascade
 );
 
--- Tables of the source that got `replica identity full` for as long as the task lasts: what is to be put back.
+-- Tables of the source that got `replica identity full` for as long as the task lasts: what is to be put back. A cutover ends
+-- the task's row before that is done, so these do not go with it.
 create table pgconvoy.identity_set (
-    task text not null references pgconvoy.task on delete cascade,
+    task text not null,
     schema_name text not null,
     table_name text not null,
     -- As `alter table … replica identity` has it.

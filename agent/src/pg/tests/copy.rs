@@ -65,6 +65,23 @@ async fn rows_arrive_as_they_were_in_both_formats() {
     }
 }
 
+/// The server may say something in the middle, with the next rows right behind it.
+#[tokio::test]
+async fn notices_between_rows_are_no_rows() {
+    let (server, access) = server().await;
+    server
+        .sql(
+            "postgres",
+            "create function said(n int) returns int language plpgsql as $$ begin raise warning 'row %', n; return n; end $$;
+             create table t (n int)",
+        )
+        .await
+        .unwrap();
+    let out = "copy (select public.said(n) from generate_series(1, 3000) n) to stdout";
+    let copied = copy(&access, out, &access, "copy public.t from stdin").await;
+    assert_eq!(copied.unwrap(), (3000, 3000));
+}
+
 #[tokio::test]
 async fn empty_tables_and_tables_without_columns() {
     let (server, access) = server().await;

@@ -85,19 +85,15 @@ impl CopyOut<'_> {
     /// Takes what is no data. Notices and changed parameters may come in the middle.
     async fn between_data(&mut self) -> Result<(), PgError> {
         let wire = &mut *self.wire;
-        match wire.message_in_inbox()? {
-            // A message in part, or one that was for us only; data may follow it.
-            None => {
-                if self.frames.at_boundary() && wire.inbox.first().is_none_or(|tag| *tag == b'd') {
-                    return Ok(());
-                }
-                wire.read().await
-            }
-            Some(Message::CopyDone) => self.end().await,
-            Some(Message::ErrorResponse(body)) => {
+        match wire.first_in_inbox()? {
+            First::Cut => wire.read().await,
+            // It was for us only; data may follow.
+            First::Aside => Ok(()),
+            First::Message(Message::CopyDone) => self.end().await,
+            First::Message(Message::ErrorResponse(body)) => {
                 Err(wire.refused(ServerError::parse(&body)).await)
             }
-            Some(_) => Err(wire.out_of_step("COPY data")),
+            First::Message(_) => Err(wire.out_of_step("COPY data")),
         }
     }
 

@@ -80,6 +80,15 @@ enum State {
     Broken,
 }
 
+/// The first message of what was read already.
+enum First {
+    /// Not all of it is here.
+    Cut,
+    /// A notice or a changed parameter: they come at any time, and are no answer.
+    Aside,
+    Message(Message),
+}
+
 impl std::fmt::Debug for Wire {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Wire").field("with", &self.access).field("state", &self.state).finish()
@@ -232,25 +241,39 @@ impl Wire {
     /// As [`message`](Self::message), of what was read already.
     fn message_in_inbox(&mut self) -> Result<Option<Message>, PgError> {
         loop {
-            if let Some(header) = self.inbox.first_chunk::<5>() {
-                let length = i32::from_be_bytes([header[1], header[2], header[3], header[4]]);
-                if length > ANSWER_BYTES_MAX {
-                    return Err(self.out_of_step("an answer of that length"));
-                }
+            match self.first_in_inbox()? {
+                First::Cut => return Ok(None),
+                First::Aside => {}
+                First::Message(message) => return Ok(Some(message)),
             }
-            match Message::parse(&mut self.inbox) {
-                Ok(Some(Message::NoticeResponse(_) | Message::NotificationResponse(_))) => {}
-                Ok(Some(Message::ParameterStatus(body))) => {
-                    let (Ok(name), Ok(value)) = (body.name(), body.value()) else { continue };
+        }
+    }
+
+    /// Takes the first message of what was read already.
+    fn first_in_inbox(&mut self) -> Result<First, PgError> {
+        if let Some(header) = self.inbox.first_chunk::<5>() {
+            let length = i32::from_be_bytes([header[1], header[2], header[3], header[4]]);
+            if length > ANSWER_BYTES_MAX {
+                return Err(self.out_of_step("an answer of that length"));
+            }
+        }
+        match Message::parse(&mut self.inbox) {
+            Ok(None) => Ok(First::Cut),
+            Ok(Some(Message::NoticeResponse(_) | Message::NotificationResponse(_))) => {
+                Ok(First::Aside)
+            }
+            Ok(Some(Message::ParameterStatus(body))) => {
+                if let (Ok(name), Ok(value)) = (body.name(), body.value()) {
                     self.parameters.insert(name.to_owned(), value.to_owned());
                 }
-                Ok(Some(Message::ReadyForQuery(body))) => {
-                    self.transaction_status = body.status();
-                    return Ok(Some(Message::ReadyForQuery(body)));
-                }
-                Ok(message) => return Ok(message),
-                Err(source) => return Err(self.broken(source)),
+                Ok(First::Aside)
             }
+            Ok(Some(Message::ReadyForQuery(body))) => {
+                self.transaction_status = body.status();
+                Ok(First::Message(Message::ReadyForQuery(body)))
+            }
+            Ok(Some(message)) => Ok(First::Message(message)),
+            Err(source) => Err(self.broken(source)),
         }
     }
 

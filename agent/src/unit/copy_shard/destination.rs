@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Encoding, FromSource, Go, ReadRows};
 use crate::laws::Law;
+use crate::pg::destination::AWAKE;
 use crate::pg::destination::progress::{self, ShardId};
 use crate::pg::destination::search_path;
 use crate::pg::destination::takeover::{end_lock_holder, end_old_sessions};
@@ -111,7 +112,7 @@ async fn write_rows(
         wire.query(replica).await.about(subject)?;
     }
     if let Some(clear) = sql::clear(&shard.table, &shard.part) {
-        wire.query(&clear).await.about(subject)?;
+        wire.query(&format!("{AWAKE}; {clear}")).await.about(subject)?;
     }
     let mut prepare = search_path::for_rows_of(&ctx.task, subject);
     if ctx.with_schema() {

@@ -206,7 +206,7 @@ async fn not_valid(source: &Session, destination: &Session) -> Result<Option<Fai
     const ASK: &str = "
         select n.nspname || '.' || r.relname || ' ' || c.conname from pg_catalog.pg_constraint c
         join pg_catalog.pg_class r on r.oid = c.conrelid join pg_catalog.pg_namespace n on n.oid = r.relnamespace
-        where not c.convalidated and n.nspname <> 'pgconvoy'
+        where not c.convalidated and c.conparentid = 0 and n.nspname <> 'pgconvoy'
         union all select n.nspname || '.' || r.relname from pg_catalog.pg_index i
         join pg_catalog.pg_class r on r.oid = i.indexrelid join pg_catalog.pg_namespace n on n.oid = r.relnamespace
         where not i.indisvalid and n.nspname <> 'pgconvoy'";

@@ -21,6 +21,7 @@ use super::check::parked;
 use super::proof::{self, arrived, seen, who_writes};
 use super::{Until, named, refused, source, timed_out};
 use crate::pg::About;
+use crate::pg::destination::AWAKE;
 use crate::unit::{UnitContext, UnitEnd, fence, schema, sequences};
 
 pub(super) async fn run(
@@ -75,6 +76,8 @@ pub(super) async fn run(
         transaction.rollback().await.about(&access)?;
         return Ok(refused(failure));
     }
+    // What hangs on the row goes by foreign keys, which a default of the database may have put to sleep.
+    transaction.batch_execute(AWAKE).await.about(&access)?;
     let row = "delete from pgconvoy.task where id = $1";
     transaction.execute(row, &[&ctx.task.as_str()]).await.about(&access)?;
     transaction.commit().await.about(&access)?;

@@ -20,6 +20,8 @@ pub(super) struct Available {
     name: String,
     default_version: String,
     installed: Option<String>,
+    /// Whether its files say that the role may create it. A managed service may let it create others.
+    creatable: bool,
 }
 
 pub(super) async fn of_source(session: &Session) -> Result<Vec<Extension>, tokio_postgres::Error> {
@@ -70,12 +72,17 @@ pub(super) fn judge_users_rows(tables: &[QualifiedName], report: &mut Report) {
 pub(super) async fn of_destination(
     session: &Session,
 ) -> Result<Vec<Available>, tokio_postgres::Error> {
-    let query = "select name::text, coalesce(default_version, ''), installed_version from pg_available_extensions";
+    let query = "select e.name::text, coalesce(e.default_version, ''), e.installed_version,
+             coalesce(not v.superuser or v.trusted, true) or me.rolsuper
+         from pg_roles me, pg_available_extensions e
+         left join pg_available_extension_versions v on (v.name, v.version) = (e.name, e.default_version)
+         where me.rolname = current_user";
     let rows = session.query(query, &[]).await?;
     let available = |row: &tokio_postgres::Row| Available {
         name: row.get(0),
         default_version: row.get(1),
         installed: row.get(2),
+        creatable: row.get(3),
     };
     Ok(rows.iter().map(available).collect())
 }
@@ -95,6 +102,15 @@ pub(super) fn judge(source: &[Extension], destination: &[Available], report: &mu
             );
             continue;
         };
+        if available.installed.is_none() && !available.creatable {
+            report.add(
+                Finding::warning("superuser_needed", side)
+                    .object(format!("extension {}", extension.name))
+                    .observed("the role that migrates is no superuser, and the extension is not trusted")
+                    .required("that it be there already, or that the server let the role create it, as managed services do")
+                    .remedy("let a superuser run CREATE EXTENSION in the destination's database"),
+            );
+        }
         let version = available.installed.as_ref().unwrap_or(&available.default_version);
         if *version != extension.version {
             report.add(

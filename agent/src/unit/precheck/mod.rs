@@ -32,9 +32,12 @@ use pgconvoy_shared::unit::WorkResult;
 use pgconvoy_shared::verify::Purpose;
 
 use super::link::{Link, link};
-use super::{UnitContext, UnitEnd, sequences};
-use crate::pg::{About, Session};
+use super::{UnitContext, UnitEnd, schema, sequences};
+use crate::pg::{About, PgError, Session};
 use report::Report;
+
+/// SQLSTATE: bytes that are no text in the encoding they should be in.
+const NO_TEXT: &str = "22021";
 
 /// What the source half found out.
 #[derive(Debug)]
@@ -85,9 +88,18 @@ async fn source_half(ctx: &UnitContext, link: Link<Seen, ()>) -> Result<(), Unit
         Ok(session) => session,
         Err(failure) => return link.send(Err(failure)).await,
     };
-    let facts = source_facts(ctx, &session).await.about(session.access())?;
+    let facts =
+        source_facts(ctx, &session).await.map_err(|error| unreadable(error.into(), &session))?;
     session.close().await;
     link.send(Ok(Box::new(facts))).await
+}
+
+/// The source's catalogue holds names, for the most part: bytes in them that are no text are possible without an encoding.
+fn unreadable(error: PgError, session: &Session) -> Failure {
+    match error.sqlstate() {
+        Some(NO_TEXT) => schema::not_utf8().about(session.access().to_string()),
+        _ => error.failure(session.access().to_string()),
+    }
 }
 
 async fn destination_half(

@@ -236,13 +236,23 @@ pub(super) fn refresh(view: &QualifiedName, wave: i32) -> SchemaEntry {
 /// A statement without its last paragraph, if that is `ALTER … OWNER TO role;`: pg_restore puts it there, on one line.
 pub(super) fn without_owner(statement: &str) -> &str {
     let Some(at) = statement.rfind("\n\nALTER ") else { return statement };
-    let paragraph = &statement[at + 2..];
-    let is_owner = paragraph.rsplit_once(" OWNER TO ").is_some_and(|(_, role)| {
-        let role = role.strip_suffix(';').unwrap_or_default();
-        let quoted = role.len() > 2 && role.starts_with('"') && role.ends_with('"');
-        quoted || role.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_$".contains(&byte))
-    });
-    if is_owner && !paragraph.contains('\n') { statement[..at].trim_end() } else { statement }
+    match new_owner(&statement[at + 2..]) {
+        Some(_) => statement[..at].trim_end(),
+        None => statement,
+    }
+}
+
+/// Who owns an object after an `ALTER … OWNER TO role;`, as it stands there.
+pub(super) fn new_owner(statement: &str) -> Option<&str> {
+    let (alter, role) = statement.trim().rsplit_once(" OWNER TO ")?;
+    let role = role.strip_suffix(';')?;
+    let quoted = role.len() > 2 && role.starts_with('"') && role.ends_with('"');
+    let plain = role.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_$".contains(&byte));
+    (alter.starts_with("ALTER ")
+        && !alter.contains('\n')
+        && !role.contains('\n')
+        && (quoted || plain))
+        .then_some(role)
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ pub(super) use compare::compare;
 pub(super) use entry::Section;
 pub(super) use live::go_live;
 pub(super) use refresh::{keep_refreshes, not_refreshable};
+pub(super) use restore::not_utf8;
 pub(super) use roles::{Role, of_source as roles_that_come};
 pub(super) use run::run;
 pub(super) use scan::scan;

@@ -68,12 +68,14 @@ impl Archive {
             std::future::ready(Ok(()))
         });
         collected.await?;
-        String::from_utf8(text).map_err(|_| {
-            Failure::definite("schema_not_utf8", "the schema's names or texts are not valid UTF-8")
-                .remedy("a SQL_ASCII source must hold UTF-8 in names, comments and function bodies")
-                .into()
-        })
+        String::from_utf8(text).map_err(|_| not_utf8().into())
     }
+}
+
+/// Names and statements are texts to us, in one encoding.
+pub(in crate::unit) fn not_utf8() -> Failure {
+    Failure::definite("schema_not_utf8", "the schema's names or texts are not valid UTF-8")
+        .remedy("a SQL_ASCII source must hold UTF-8 in names, comments and function bodies")
 }
 
 /// Works through the texts of a large schema where nobody waits for it: a heartbeat of the agent least of all.

@@ -12,6 +12,9 @@
 //! Names that a function looks up without saying a schema are not found, for sessions of ours look nowhere. A statement that
 //! fails by that is tried once more as the source would run it: with the source's `search_path`, and the object's schema.
 //!
+//! Whom an object is given to must be allowed to make such objects in its schema, unless a superuser gives it; at the source that may be long
+//! ago, or the right be granted further down. So where that is refused, the right is lent for the statement alone.
+//!
 //! What may fail without stopping the migration: grants to roles that are not there and changes of owner that the role
 //! may not make (the precheck has warned of both), and what belongs to the server: here they are logged.
 
@@ -22,7 +25,7 @@ use tracing::warn;
 use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::name::quote_identifier;
 
-use super::entry::{Section, without_owner};
+use super::entry::{Section, new_owner, without_owner};
 use super::store::{self, Pick, StoredEntry};
 use super::text::statements;
 use super::{roles, settings};
@@ -242,10 +245,17 @@ async fn run_leniently(
     let refused = |error: tokio_postgres::Error| failure(entry, &error.into());
     session.batch_execute("begin").await.map_err(refused)?;
     for piece in pieces {
-        let script = format!("savepoint piece;\n{}\n;\nrelease piece", piece.statement);
-        let Err(error) = session.batch_execute(&script).await.map_err(PgError::from) else {
-            continue;
+        let run = async |statement: &str| {
+            let script = format!("savepoint piece;\n{statement}\n;\nrelease piece");
+            session.batch_execute(&script).await.map_err(PgError::from)
         };
+        let Err(error) = run(piece.statement).await else { continue };
+        if let Some(lent) = with_right_lent(entry, piece, &error) {
+            session.batch_execute("rollback to piece").await.map_err(refused)?;
+            if run(&lent).await.is_ok() {
+                continue;
+            }
+        }
         if piece.needed || !may_pass(entry, &error) {
             // The error is the cause.
             drop(session.batch_execute("rollback").await);
@@ -256,6 +266,17 @@ async fn run_leniently(
     }
     let end = format!("{}; commit", finish(ctx, entry));
     session.batch_execute(&end).await.map_err(refused).map_err(UnitEnd::from)
+}
+
+/// A change of owner that was refused, with the right to make objects in the schema for as long as it takes. The new owner did not
+/// have it: else it is refused for something else, once more, and takes the grant back with it.
+fn with_right_lent(entry: &StoredEntry, piece: &Piece<'_>, error: &PgError) -> Option<String> {
+    let refused = error.sqlstate() == Some(MISSING_PRIVILEGE) && !entry.schema.is_empty();
+    let owner = new_owner(piece.statement).filter(|_| refused && !piece.needed)?;
+    let (schema, change) = (quote_identifier(&entry.schema), piece.statement);
+    Some(format!(
+        "grant create on schema {schema} to {owner};\n{change}\nrevoke create on schema {schema} from {owner}"
+    ))
 }
 
 /// Which object, which statement, and what the server said.

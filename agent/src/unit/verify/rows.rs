@@ -104,12 +104,8 @@ async fn source_half(
         }
         Err(error) => return Err(error.failure(table.name.to_string()).into()),
     }
-    let noted = table.filenode;
-    match source_table::check_filenode(&mut wire, table.no, &table.name, noted).await {
-        Ok(()) => {}
-        // It was copied as it was: there is nothing left to compare that with.
-        Err(UnitEnd::TableChanged { failure, .. }) => return Ok(left_out(&failure.message, false)),
-        Err(end) => return Err(end),
+    if let Some(why) = no_longer_shown(&mut wire, order).await? {
+        return Ok(left_out(&why, false));
     }
 
     if !catalog::ranges_hold_all(&mut wire, table, &shard.part, &table.name)
@@ -380,6 +376,30 @@ async fn lock(wire: &mut Wire, table: &TablePlan) -> Result<(), PgError> {
         true => wire.query(&sql::lock_partitions(&table.write_to)).await.map(drop),
         false => source_table::lock(wire, &table.write_to).await,
     }
+}
+
+/// Why the task's moment shows the locked table no longer as it was: it was copied so, and there is nothing left to compare that with.
+async fn no_longer_shown(wire: &mut Wire, order: &VerifyRows) -> Result<Option<String>, UnitEnd> {
+    let table = &order.shard.table;
+    if !through_root(table) {
+        let noted = table.filenode;
+        return match source_table::check_filenode(wire, table.no, &table.name, noted).await {
+            Ok(()) => Ok(None),
+            Err(UnitEnd::TableChanged { failure, .. }) => Ok(Some(failure.message)),
+            Err(end) => Err(end),
+        };
+    }
+    if order.shard.snapshot.is_none() {
+        return Ok(None);
+    }
+    let root = &table.write_to;
+    let changed = source_table::partitions_changed(wire, root).await.about(root)?;
+    Ok((!changed.is_empty()).then(|| {
+        format!(
+            "partitions were rewritten, truncated, attached or detached after the task's snapshot was taken: {}",
+            changed.join(", ")
+        )
+    }))
 }
 
 /// Answers looks until the source half has seen enough.

@@ -4,7 +4,8 @@ use pgconvoy_shared::failure::FailureClass;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::spec::MigrationType;
 use pgconvoy_shared::unit::{
-    CopyShard, Ended, ResultPart, SnapshotMode, VerifyRows, Work, WorkResult,
+    CopyShard, Ended, PlannedShard, ResultPart, SharedSnapshot, SnapshotMode, TablePlan,
+    VerifyRows, Work, WorkResult,
 };
 use pgconvoy_shared::verify::{RowsCompared, Sample};
 
@@ -121,8 +122,17 @@ async fn compared(rows: &Rows, planned: &[ResultPart]) -> RowsCompared {
     let [ResultPart::Plan(table), ResultPart::Shards(shards)] = planned else {
         panic!("{planned:#?}")
     };
-    let part = shards[0].part.clone();
-    let shard = CopyShard { table: table.clone(), shard: 0, part, snapshot: None, barrier: None };
+    compared_with(rows, table, &shards[0], None).await
+}
+
+async fn compared_with(
+    rows: &Rows,
+    table: &TablePlan,
+    shard: &PlannedShard,
+    snapshot: Option<SharedSnapshot>,
+) -> RowsCompared {
+    let part = shard.part.clone();
+    let shard = CopyShard { table: table.clone(), shard: 0, part, snapshot, barrier: None };
     let order = Work::VerifyRows(Box::new(VerifyRows { shard, sample: Sample::ALL }));
     match rows.end_of(3, order).await.0 {
         Ended::Done(WorkResult::VerifyRows(compared)) => compared,
@@ -156,4 +166,38 @@ async fn rows_too_long_to_be_written_as_text_are_not_compared() {
     let planned = planned(&rows).await;
     let why = compared(&rows, &planned).await.not_compared.expect("it cannot be read");
     assert!(!why.differs && why.reason.contains("too long"), "{why:?}");
+}
+
+#[tokio::test]
+async fn partitions_that_changed_since_the_moment_are_not_compared_through_their_root() {
+    let schema = "create type mood as enum ('a', 'b'); create table root (m mood, n int) partition by hash (m);
+        create table leaf_0 partition of root for values with (modulus 2, remainder 0);
+        create table leaf_1 partition of root for values with (modulus 2, remainder 1);
+        insert into root select m, n from unnest(enum_range(null::mood)) m, generate_series(1, 100) n";
+    let changes = [
+        ("truncate leaf_0", "public.leaf_0"),
+        ("vacuum full leaf_1", "public.leaf_1"),
+        ("alter table root detach partition leaf_1", "public.leaf_1"),
+        ("drop table leaf_0", "public.leaf_0"),
+        (
+            "create table leaf_1_0 (m mood, n int); alter table root detach partition leaf_1;
+          alter table root attach partition leaf_1_0 for values with (modulus 4, remainder 1)",
+            "public.leaf_1, public.leaf_1_0",
+        ),
+    ];
+    for (change, told) in changes {
+        let rows = Rows::new(SnapshotMode::Task, 1 << 20, schema, "select").await;
+        let (done, tables) = rows.survey().await;
+        let (ended, parts) = rows.end_of(2, Work::VerifyPlan(Rows::to_plan(&tables))).await;
+        assert_eq!(ended, Ended::Done(WorkResult::VerifyPlan));
+        let [ResultPart::Plan(root), ResultPart::Shards(shards), ..] = &parts[..] else {
+            panic!("{parts:#?}")
+        };
+        assert_eq!(root.write_to.to_string(), "public.root");
+        let compare = async || compared_with(&rows, root, &shards[0], done.snapshot.clone()).await;
+        assert_eq!(compare().await.compared, 200);
+        rows.world.source.sql(DATABASE, change).await.unwrap();
+        let why = compare().await.not_compared.expect("the moment shows other rows");
+        assert!(!why.differs && why.reason.ends_with(told), "{why:?}");
+    }
 }

@@ -25,7 +25,7 @@ const SCHEMA: &str = "
         $$ begin insert into public.noted (what) values (tg_op); return null; end $$;
     create trigger note after insert on ledger for each row execute function note();
     alter table ledger enable always trigger note;
-    comment on trigger note on ledger is 'fires always'";
+    comment on trigger note on ledger is 'fires always';";
 
 const TURN: &str = "with paid as (insert into ledger (amount) values (1) returning id)
     update balance set amount = amount + 1 where id = 1 + (select id from paid) % 50";

@@ -45,3 +45,16 @@ async fn tables_that_lack_an_identity_get_one_for_as_long_as_the_task_lasts() {
     assert_eq!(identities(&pair).await, "ddn");
     pair.same().await;
 }
+
+#[tokio::test]
+async fn after_a_cutover_the_source_has_the_identities_that_it_had() {
+    let pair = Pair::new(SCHEMA).await;
+    let rest = "types: [schema, full, incremental]\nincremental: { replica_identity: set_full }";
+    let file = pair.task_file(DATABASE, rest);
+    let until = ["--yes", "--until", "cutover", "--fence", "-f"];
+    let finished = pair.command("migrate").args(until).arg(&file).run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    assert_eq!(identities(&pair).await, "ddn");
+    pair.same().await;
+    pair.left_nothing().await;
+}

@@ -21,6 +21,8 @@ async fn cluster_a_quickstart_survives_its_kills_and_ends_identical() {
     assert_eq!(count("KILLED"), 2, "{told}");
     assert!(count("moved") >= 1, "{told}");
     assert!(told.contains("two networks without a route between them"), "{told}");
+    assert!(told.contains("; writes may start at "), "{told}");
+    assert_eq!(count("orders"), 1, "{told}");
     for agent in ["dc1-1", "dc1-2"] {
         let relayed = lines.iter().any(|line| {
             line.contains(&format!("{agent}: "))

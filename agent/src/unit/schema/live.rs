@@ -17,11 +17,12 @@ pub(in crate::unit) async fn go_live(
     transaction: &Transaction<'_>,
     access: &Access,
 ) -> Result<(), Failure> {
-    // Where something before them is not done the tables are not complete, and nobody is to work with them.
+    // A task that is given up before its tables are complete leaves them as they are. (What is filled from rows may be undone
+    // again by then, where a table was copied anew.)
     let query = "select statement, kind, schema_name, object_name from pgconvoy.schema_entry
                  where task = $1 and section = 'live' and not done
                    and not exists (select from pgconvoy.schema_entry
-                                   where task = $1 and section <> 'live' and not done)
+                                   where task = $1 and section in ('pre', 'index', 'post') and not done)
                  order by no";
     let rows = transaction.query(query, &[&ctx.task.as_str()]).await.about(access)?;
     for row in &rows {

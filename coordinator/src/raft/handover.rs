@@ -23,8 +23,7 @@ impl RaftNode {
     /// leader. Only on the leader.
     pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<Peer, ChangeError> {
         let core = self.core();
-        let _change = core.changes.try_lock().map_err(|_| ChangeError::InProgress)?;
-        core.must_lead()?;
+        let _change = core.begin_change().await?;
         let me = self.me();
         let to = match to {
             Some(to) => to,

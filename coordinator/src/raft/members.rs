@@ -23,6 +23,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, InitializeError, 
 use pgconvoy_proto::v1;
 use pgconvoy_proto::v1::raft_refusal::Cause;
 use pgconvoy_shared::ids::NodeId;
+use tokio::sync::MutexGuard;
 
 use super::error::ChangeError;
 use super::identity::{AdoptError, cluster_id, envelope};
@@ -95,8 +96,7 @@ impl RaftNode {
     /// Adds a node that holds nothing, and returns once it votes. Only on the leader.
     pub async fn add_node(&self, peer: &Peer) -> Result<(), ChangeError> {
         let core = self.core();
-        let _change = core.changes.try_lock().map_err(|_| ChangeError::InProgress)?;
-        core.must_lead()?;
+        let _change = core.begin_change().await?;
         let membership = core.membership();
         let voters: BTreeSet<_> = membership.voter_ids().collect();
         let present = membership.get_node(&peer.id.0);
@@ -139,8 +139,7 @@ impl RaftNode {
     /// Removes a node. Only on the leader.
     pub async fn remove_node(&self, node: NodeId) -> Result<(), ChangeError> {
         let core = self.core();
-        let _change = core.changes.try_lock().map_err(|_| ChangeError::InProgress)?;
-        core.must_lead()?;
+        let _change = core.begin_change().await?;
         let membership = core.membership();
         if membership.get_node(&node.0).is_none() {
             return Err(ChangeError::NotMember { node });
@@ -202,6 +201,24 @@ fn adopt_error(node: NodeId, error: AdoptError) -> ChangeError {
 impl Core {
     pub(super) fn membership(&self) -> Membership {
         self.raft.metrics().borrow().membership_config.membership().clone()
+    }
+
+    /// The right to change who takes part or who leads: one change at a time, and only where this node leads.
+    ///
+    /// Who has just begun to lead applies what was there before, and ends what another left half done: a moment that is
+    /// waited for.
+    pub(super) async fn begin_change(&self) -> Result<MutexGuard<'_, ()>, ChangeError> {
+        self.must_lead()?;
+        let free = async {
+            let mut leadership = self.leadership.subscribe();
+            let settled = leadership.wait_for(|now| now.ready || !now.is_self).await;
+            settled.map_err(|_| ChangeError::Stopped)?;
+            Ok::<_, ChangeError>(self.changes.lock().await)
+        };
+        let change = tokio::time::timeout(self.call_limit(), free).await;
+        let change = change.map_err(|_| ChangeError::InProgress)??;
+        self.must_lead()?;
+        Ok(change)
     }
 
     pub(super) fn must_lead(&self) -> Result<(), ChangeError> {

@@ -1,18 +1,16 @@
 //! What a convoy is made of, and how it comes up.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use pgconvoy_proto::v1::{InitClusterRequest, Node};
 use pgconvoy_runtime::tls::{Dialer, Role, Security};
 
 use super::identity::{Authority, Maker};
 use super::{COMMAND_LIMIT, Convoy, Coordinator, SETTLE_LIMIT};
-use crate::net::{Namespace, Proxy};
+use crate::net::{Namespace, Proxy, ports};
 use crate::process::{Process, Program};
 use crate::wait;
 
@@ -158,12 +156,9 @@ impl Builder {
         let dialer = Dialer::new(&security).context("use the test's certificate")?;
 
         let count = self.coordinators.max(1);
-        // Held together, so that no port is given out twice.
-        let ports = Ports::take(2 * count)?;
         let mut coordinators = Vec::new();
-        for (id, port) in (1..=count).zip(ports.free()) {
-            coordinators
-                .push(self.start_coordinator(id, port, authority.as_ref(), folder.path()).await?);
+        for id in 1..=count {
+            coordinators.push(self.start_coordinator(id, authority.as_ref(), folder.path()).await?);
         }
         let mut convoy =
             Convoy { coordinators, agents: BTreeMap::new(), dialer, authority, folder };
@@ -180,11 +175,11 @@ impl Builder {
     async fn start_coordinator(
         &self,
         id: u64,
-        [grpc, http]: [SocketAddr; 2],
         authority: Option<&Authority>,
         folder: &Path,
     ) -> anyhow::Result<Coordinator> {
         let name = format!("node-{id}");
+        let [grpc, http] = ports::free_pair()?;
         let link = Proxy::to(grpc).await?;
         let mut program = Program::pgconvoy()?
             .args(["coordinator", "--node-id", &id.to_string()])
@@ -234,38 +229,5 @@ impl Convoy {
             client.init_cluster(InitClusterRequest { nodes }).await.context("make the cluster")?;
         }
         self.leader().await.map(drop)
-    }
-}
-
-/// Ports that nobody has at the moment.
-struct Ports(Vec<TcpListener>);
-
-/// Below those that the kernel gives to whoever asks for any: a port of ours is let go of before its process takes it,
-/// and on a busy machine somebody's outgoing connection would have it by then.
-const PORTS: Range<u16> = 10_000..30_000;
-
-/// Addresses that nobody listens on yet.
-pub(super) fn free_addresses() -> anyhow::Result<[SocketAddr; 2]> {
-    Ports::take(2)?.free().pop().context("two ports are a pair")
-}
-
-impl Ports {
-    fn take(count: u64) -> anyhow::Result<Ports> {
-        let mut listeners = Vec::new();
-        for _ in 0..100 * count {
-            let port = rand::random_range(PORTS);
-            listeners.extend(TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
-            if u64::try_from(listeners.len())? == count {
-                return Ok(Ports(listeners));
-            }
-        }
-        bail!("no {count} free ports were found in {PORTS:?}")
-    }
-
-    /// Lets go of them, two for each process.
-    fn free(self) -> Vec<[SocketAddr; 2]> {
-        let addresses: Vec<SocketAddr> =
-            self.0.iter().filter_map(|each| each.local_addr().ok()).collect();
-        addresses.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect()
     }
 }

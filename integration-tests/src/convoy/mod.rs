@@ -37,7 +37,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::logs::Expected;
-use crate::net::{Link, Namespace, Proxy, page};
+use crate::net::{Link, Namespace, Proxy, page, ports};
 use crate::process::{Process, Program};
 use crate::wait;
 
@@ -180,7 +180,7 @@ impl Convoy {
         let coordinators = listed(links.iter().map(|link| link.address().to_string()));
         let [listen, http] = match &plan.network {
             Some(network) => network.free_addresses()?,
-            None => builder::free_addresses()?,
+            None => ports::free_pair()?,
         };
         let far = match plan.far {
             Some((latency, rate)) => Some(Link::to(listen, latency, rate).await?),
@@ -289,6 +289,10 @@ impl Convoy {
     pub async fn agent_known(&self, name: &str) -> anyhow::Result<()> {
         let what = format!("agent {name} to be alive");
         let known = wait::until(SETTLE_LIMIT, &what, async || {
+            let process = self.agent(name);
+            if let Ok(Some(status)) = process.ended() {
+                return Ok(Err(anyhow::anyhow!("{name} ended with {status}: {}", process.log())));
+            }
             let mut client = self.agent_service().await.map_err(|error| format!("{error:#}"))?;
             let answer = client
                 .list_agents(ListAgentsRequest {})
@@ -296,12 +300,12 @@ impl Convoy {
                 .map_err(|error| error.to_string())?;
             let agents = answer.into_inner().agents;
             match agents.iter().find(|agent| agent.id == name) {
-                Some(agent) if agent.status == "alive" => Ok(()),
+                Some(agent) if agent.status == "alive" => Ok(Ok(())),
                 Some(agent) => Err(agent.status.clone()),
                 None => Err(format!("{} others", agents.len())),
             }
         });
-        Ok(known.await?)
+        known.await?
     }
 
     /// A task as the leader shows it.

@@ -3,6 +3,7 @@
 mod http;
 mod link;
 mod namespace;
+pub(crate) mod ports;
 mod proxy;
 mod trap;
 

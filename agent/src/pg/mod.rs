@@ -14,6 +14,7 @@ mod door;
 mod error;
 mod pool;
 mod session;
+mod socket;
 pub(crate) mod sqlstate;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -20,12 +20,14 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use pgconvoy_shared::endpoint::{Endpoint, SslMode};
 
 use super::error::PgError;
+use super::socket::Socket;
 use super::tls;
-use crate::relay::{Errands, Relay};
+use crate::relay::{Errands, Relay, Tunnel};
 
 /// Ten seconds of silence, then three probes five seconds apart: a vanished server is noticed after 25 s.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -97,8 +99,27 @@ pub(crate) enum Way {
     },
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {
+    /// See [`Transport::lay_aside`].
+    fn lay_aside(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Io for UnixStream {}
+impl Io for Tunnel {}
+
+impl Io for Socket {
+    fn lay_aside(&mut self) -> io::Result<()> {
+        Socket::lay_aside(self)
+    }
+}
+
+impl Io for TlsStream<Socket> {
+    fn lay_aside(&mut self) -> io::Result<()> {
+        self.get_mut().0.lay_aside()
+    }
+}
 
 /// A connected stream on which the startup message may be sent.
 pub(crate) struct Transport {
@@ -150,18 +171,18 @@ impl Transport {
             .map_err(unreachable)?;
         watch(&socket, patience).map_err(unreachable)?;
         if attempt == Attempt::Plain {
-            return Ok(Self::plain(socket));
+            return Ok(Self::plain(Socket::new(socket)));
         }
         match (asks_for_tls(&mut socket).await?, attempt) {
             (true, _) => Self::encrypted(socket, endpoint).await,
-            (false, Attempt::Offered) => Ok(Self::plain(socket)),
+            (false, Attempt::Offered) => Ok(Self::plain(Socket::new(socket))),
             (false, _) => Err(PgError::TlsNotOffered { endpoint: endpoint.to_string() }),
         }
     }
 
     /// A stream that another agent has connected.
     pub(crate) fn relayed(
-        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        io: Tunnel,
         encrypted: bool,
         channel_binding: Option<Vec<u8>>,
         errands: Errands,
@@ -177,12 +198,17 @@ impl Transport {
         let config = tls::client_config(endpoint)?;
         let name = tls::server_name(&endpoint.host)?;
         let stream = TlsConnector::from(std::sync::Arc::new(config))
-            .connect(name, socket)
+            .connect(name, Socket::new(socket))
             .await
             .map_err(|source| PgError::TlsHandshake { endpoint: endpoint.to_string(), source })?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let channel_binding = certificate.and_then(tls::channel_binding);
         Ok(Self { io: Box::new(stream), channel_binding, encrypted: true, errands: None })
+    }
+
+    /// What arrives until the next read or write wakes nobody, where that can be had.
+    pub(super) fn lay_aside(&mut self) -> io::Result<()> {
+        self.io.lay_aside()
     }
 
     /// Whether TLS is spoken with the server.

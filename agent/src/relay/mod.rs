@@ -53,8 +53,8 @@ pub(crate) use errand::{Errands, Replies};
 pub(crate) use lines::Direction;
 use lines::Line;
 pub(crate) use service::Service;
-pub(crate) use tunnel::Tally;
-use tunnel::{Ends, Tunnel};
+use tunnel::Ends;
+pub(crate) use tunnel::{Tally, Tunnel};
 
 /// A partner that failed is asked after the others for so long.
 const GRUDGE: Duration = Duration::from_secs(10);

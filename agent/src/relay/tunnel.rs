@@ -82,7 +82,7 @@ pub(crate) struct Tally {
 
 /// A stream of bytes to the other agent's end.
 #[derive(Debug)]
-pub(super) struct Tunnel {
+pub(crate) struct Tunnel {
     /// None once it is dropped.
     call: Option<Call>,
     end: End,

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
@@ -73,6 +73,8 @@ struct Shared {
     state: Mutex<State>,
     /// Counts the units that ended, for those who wait for one to end.
     ended: watch::Sender<u64>,
+    /// See [`Runner::news`].
+    news: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +135,7 @@ impl Runner {
             means,
             state: Mutex::default(),
             ended: watch::channel(0).0,
+            news: Arc::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -181,7 +184,7 @@ impl Runner {
         let running = Running {
             kind: leased.work.kind(),
             stop: CancellationToken::new(),
-            progress: Arc::new(ProgressCell::default()),
+            progress: Arc::new(ProgressCell::new(Arc::clone(&self.shared.news))),
         };
         state.running.insert(key, running.clone());
         drop(state);
@@ -229,6 +232,11 @@ impl Runner {
     /// Returns once it takes nothing new.
     pub(crate) async fn draining(&self) {
         self.shared.until(|state| state.draining).await;
+    }
+
+    /// Waits until a unit has something to say that must not wait for the next heartbeat.
+    pub(crate) async fn news(&self) {
+        self.shared.news.notified().await;
     }
 
     /// What runs, and how far it is.

@@ -211,7 +211,10 @@ async fn beat(
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _tick = ticks.tick() => {}
+            () = runner.news() => {}
+        }
         // Noted before it is even made: the lease may only be taken for shorter than it is.
         let at = Uptime::now();
         let seq = heartbeats.fetch_add(1, Ordering::Relaxed) + 1;

@@ -30,6 +30,7 @@ mod verify;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use pgconvoy_shared::endpoint::Side;
@@ -223,9 +224,20 @@ pub(crate) struct ProgressCell {
     rows: AtomicU64,
     bytes: AtomicU64,
     stream: Mutex<Option<StreamProgress>>,
+    news: Arc<Notify>,
 }
 
 impl ProgressCell {
+    /// Of a unit that has done nothing yet. `news` wakes whoever sends heartbeats.
+    pub(crate) fn new(news: Arc<Notify>) -> Self {
+        Self { news, ..Self::default() }
+    }
+
+    /// Somebody may be waiting for what was said last: it goes out at once, not with the next heartbeat.
+    pub(crate) fn tell_now(&self) {
+        self.news.notify_one();
+    }
+
     /// More was done.
     pub(crate) fn add(&self, rows: u64, bytes: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);

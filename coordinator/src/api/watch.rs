@@ -15,8 +15,8 @@ use super::error::ApiError;
 use super::show;
 use crate::leader::Leader;
 
-/// At most two messages a second.
-const PAUSE: Duration = Duration::from_millis(500);
+/// At most four messages a second.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Progress is in no entry: it is looked for this often.
 const PROGRESS: Duration = PAUSE;

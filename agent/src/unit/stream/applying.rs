@@ -193,10 +193,15 @@ impl<'a> Applier<'a> {
     }
 
     /// Applies what comes until nothing comes any more.
-    pub(super) async fn run(mut self, mut cuts: mpsc::Receiver<Cut>) -> Result<(), UnitEnd> {
+    pub(super) async fn run(
+        mut self,
+        mut cuts: mpsc::Receiver<Cut>,
+        finished: watch::Sender<u64>,
+    ) -> Result<(), UnitEnd> {
         while let Some(cut) = cuts.recv().await {
             self.ctx.still_mine()?;
             self.apply(cut).await?;
+            finished.send_modify(|finished| *finished += 1);
         }
         Ok(())
     }

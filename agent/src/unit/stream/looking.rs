@@ -37,6 +37,8 @@ pub(super) struct Looker<'a> {
     figures: Arc<Figures>,
     /// Takes what users are to hear of.
     notes: mpsc::UnboundedSender<StreamNote>,
+    /// All that was seen of the source is applied.
+    caught_up: bool,
     /// Where applying stood at the last look, and the source.
     still_at: Option<(Lsn, Lsn)>,
     tables_at: Instant,
@@ -62,6 +64,7 @@ impl<'a> Looker<'a> {
             watcher: Watcher::new(names, now),
             figures,
             notes,
+            caught_up: false,
             still_at: None,
             tables_at: now,
             not_followed: BTreeSet::new(),
@@ -107,6 +110,10 @@ impl<'a> Looker<'a> {
             progress.consistent = applied.is_consistent();
             progress.parked = applied.parked;
         });
+        let behind = !std::mem::replace(&mut self.caught_up, applied.lsn >= self.looks.latest);
+        if behind && self.caught_up {
+            self.ctx.progress.tell_now();
+        }
     }
 
     async fn look(&mut self, behind: Lsn) -> Result<(), PgError> {

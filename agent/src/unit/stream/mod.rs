@@ -53,7 +53,7 @@ use applying::{Applier, Reports};
 use catalog::Course;
 use figures::Figures;
 use looking::Looker;
-use reading::Reader;
+use reading::{Outlet, Reader};
 use source::Streaming;
 use takeover::TakenOver;
 
@@ -116,12 +116,14 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
         source.start(ctx, position.lsn).await?;
     let (to_reader, events) = mpsc::channel(BUFFERS);
     let (to_applier, cuts) = mpsc::channel(1);
+    let (finished, finishes) = watch::channel(0);
     // Of what is applied, only what is recorded may be confirmed.
     let (safe, confirmed) = watch::channel(order.checkpoint.applied.min(position.lsn));
 
     let names = course.tables.iter().map(|table| (table.no, table.name.clone())).collect();
     let looker = Looker::new(ctx, looker, names, Arc::clone(&figures), notes);
     let source = (rereader, newest);
+    let to_applier = Outlet::new(to_applier, finishes);
     let reader = Reader::new(position.lsn, course, rereads, source, to_applier, figures);
     let passing_on = async {
         let passed_on = stream.pass_on(to_reader, confirmed).await;
@@ -131,7 +133,7 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     tokio::try_join!(
         Box::pin(passing_on),
         Box::pin(reader.run(events, to_park)),
-        Box::pin(applier.run(cuts)),
+        Box::pin(applier.run(cuts, finished)),
         Box::pin(looker.run(watched.clone(), safe.subscribe())),
         Box::pin(recording::run(ctx, order.checkpoint, watched, safe)),
         Box::pin(recording::tell(ctx, to_tell)),

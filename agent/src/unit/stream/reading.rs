@@ -21,7 +21,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::MARKER;
@@ -42,6 +42,9 @@ const HELD_BYTES: usize = 32 << 20;
 /// Where nothing changes but the position, it is moved on this often.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
+/// And this long after the last change: whoever waits for the end of the log does so for no more than that.
+const SETTLED_PAUSE: Duration = Duration::from_millis(50);
+
 /// What the applier gets.
 #[derive(Debug)]
 pub(super) struct Cut {
@@ -61,6 +64,37 @@ pub(super) struct Noted {
     pub(super) marker: Option<(String, Lsn)>,
 }
 
+/// The way to the applier.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    cuts: mpsc::Sender<Cut>,
+    sent: u64,
+    finished: watch::Receiver<u64>,
+}
+
+impl Outlet {
+    /// `finished` counts the cuts that were applied.
+    pub(super) fn new(cuts: mpsc::Sender<Cut>, finished: watch::Receiver<u64>) -> Self {
+        Self { cuts, sent: 0, finished }
+    }
+
+    /// All that was sent is applied. A cut that waited behind another one could have grown as well.
+    fn is_idle(&self) -> bool {
+        *self.finished.borrow() == self.sent
+    }
+
+    /// Until something more is applied; false where nobody applies any more. Loses nothing when it is dropped.
+    async fn moves_on(&mut self) -> bool {
+        self.finished.changed().await.is_ok()
+    }
+
+    async fn send(&mut self, cut: Cut) {
+        self.sent += 1;
+        // Nobody takes it: the unit is about to end.
+        let _gone = self.cuts.send(cut).await;
+    }
+}
+
 /// Reads the stream.
 pub(super) struct Reader {
     decoder: Decoder,
@@ -71,7 +105,7 @@ pub(super) struct Reader {
     /// Name and target of each table.
     tables: BTreeMap<TableNo, (QualifiedName, usize)>,
     rereader: Wire,
-    to_applier: mpsc::Sender<Cut>,
+    to_applier: Outlet,
     figures: Arc<Figures>,
     /// A transaction is being followed.
     open: bool,
@@ -93,7 +127,7 @@ impl Reader {
         course: Course,
         rereads: Vec<Reread>,
         (rereader, newest): (Wire, FullXid),
-        to_applier: mpsc::Sender<Cut>,
+        to_applier: Outlet,
         figures: Arc<Figures>,
     ) -> Self {
         let tables = course.tables.iter();
@@ -126,15 +160,21 @@ impl Reader {
         mut to_park: mpsc::UnboundedReceiver<TableNo>,
     ) -> Result<(), UnitEnd> {
         loop {
+            // What waits for the applier goes first: nobody reads ahead of an applier that is idle.
             let changes = !self.open && !self.is_empty();
-            let moves = !self.open && self.reached > self.told;
-            let to_applier = self.to_applier.clone();
+            let idle = self.to_applier.is_idle();
+            if changes && idle {
+                self.send().await;
+            }
+            let moved = !self.open && self.reached > self.told;
+            let waits = (changes || moved) && !idle;
             tokio::select! {
-                // 1. What waits for the applier goes first: nobody reads ahead of an applier that is idle.
+                // 1. So it does once the applier has applied what it has.
                 biased;
-                room = to_applier.reserve(), if changes => {
-                    let Ok(room) = room else { return Ok(()) };
-                    room.send(self.cut());
+                goes_on = self.to_applier.moves_on(), if waits => {
+                    if !goes_on {
+                        return Ok(());
+                    }
                 }
                 Some(table) = to_park.recv() => self.follower.park(table),
                 // 2. More of the stream; the rest of a transaction above all.
@@ -144,10 +184,7 @@ impl Reader {
                         self.take(event).await?;
                     }
                 }
-                () = tokio::time::sleep_until(self.tell_at), if moves => {
-                    let Ok(room) = to_applier.reserve().await else { return Ok(()) };
-                    room.send(self.cut());
-                }
+                () = tokio::time::sleep_until(self.tell_at), if moved && idle => self.send().await,
             }
         }
     }
@@ -161,7 +198,8 @@ impl Reader {
     fn cut(&mut self) -> Cut {
         if !self.open {
             self.told = self.reached;
-            self.tell_at = Instant::now() + IDLE_PAUSE;
+            let pause = if self.is_empty() { IDLE_PAUSE } else { SETTLED_PAUSE };
+            self.tell_at = Instant::now() + pause;
         }
         let noted = if self.open { Noted::default() } else { std::mem::take(&mut self.noted) };
         Cut { batch: self.follower.cut(), reached: self.reached, noted }
@@ -225,11 +263,14 @@ impl Reader {
             self.read_again(&wanted).await?;
         }
         if self.follower.uncut().bytes >= BATCH_BYTES {
-            let cut = self.cut();
-            // Nobody takes it: the unit is about to end.
-            let _gone = self.to_applier.send(cut).await;
+            self.send().await;
         }
         Ok(())
+    }
+
+    async fn send(&mut self) {
+        let cut = self.cut();
+        self.to_applier.send(cut).await;
     }
 
     fn commit(&mut self, commit: Commit) -> Result<(), UnitEnd> {

@@ -83,6 +83,15 @@ impl Fault {
         faults
     }
 
+    /// One that strikes a cutover.
+    pub(super) fn at_cutover(random: &mut StdRng) -> Fault {
+        let mut faults = Self::each_once(random);
+        faults.push(Fault::KillOwner);
+        // A pause would only be refused, or wait.
+        faults.retain(|fault| *fault != Fault::PauseTask);
+        *faults.choose(random).expect("there are some")
+    }
+
     fn each_once(random: &mut StdRng) -> Vec<Fault> {
         let mut agent = || random.random_range(0..AGENTS.len());
         let (killed, ended, frozen) = (agent(), agent(), agent());

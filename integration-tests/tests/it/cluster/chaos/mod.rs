@@ -90,7 +90,7 @@ async fn run(seed: u64) -> Run {
 
     eprintln!("{:6.1} s  peace", begin.elapsed().as_secs_f64());
     let peace = Instant::now();
-    let _traps = stage.peace().await;
+    stage.peace().await;
     let done = |task: &Task| task.status() == TaskStatus::Done;
     fleet.convoy.task_until(&job.id, PEACE, "the task to be done", done).await.unwrap();
     let recovery = peace.elapsed();

@@ -37,14 +37,13 @@ impl<'a> Stage<'a> {
         Stage { pair, roads, fleet, task, gate: Mutex::new(gate), traps: Mutex::default() }
     }
 
-    /// The shards that were held may end. Answers to their commits may still be lost: the traps go with what is given back.
-    pub(super) async fn peace(self) -> Vec<Trap> {
+    /// The shards that were held may end. Answers to their commits may still be lost.
+    pub(super) async fn peace(&self) {
         // A pause may have outlived its resume. Refused where there was none.
         self.fleet.run(&["task", "resume", self.task]).await;
-        if let Some(gate) = self.gate.into_inner() {
+        if let Some(gate) = self.gate.lock().await.take() {
             gate.open().await;
         }
-        self.traps.into_inner()
     }
 
     /// One fault, or two at once; which of them struck.

@@ -2,7 +2,8 @@
 //! order, what was acknowledged is at the destination in the end, each write once and nothing else.
 //!
 //! Scribes write and keep account; agents, nodes, networks and servers fail by a random schedule, and tables are copied anew
-//! meanwhile. Then all heals, and a cutover is asked for while they still write. Who judges is their books, at both ends, and
+//! meanwhile. Then all heals, and a cutover is asked for while they still write; in every other run something fails again while
+//! it is under way. Who judges is their books, at both ends, and
 //! the comparison of all rows; neither asks anything of pgconvoy.
 //!
 //! Ways and scribes go on while the test waits for a server to stop: the source waits until its follower has confirmed all, which
@@ -16,8 +17,6 @@ use std::time::{Duration, Instant};
 
 use pgconvoy_integration_tests::logs::Expected;
 use pgconvoy_integration_tests::postgres::{Options, PASSWORD};
-use pgconvoy_integration_tests::process::Finished;
-use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::v1::{Phase, Task, TaskStatus};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -27,7 +26,7 @@ use super::from_environment;
 use super::stage::{self, AGENTS, Stage};
 use super::tally::{Run, Tally};
 use crate::stream::{FOLLOWED, caught_up};
-use crate::world::{DATABASE, Fleet, Job, LIMIT, Pair, Roads, Scribes, told};
+use crate::world::{DATABASE, Fleet, Job, Pair, Roads, Scribes, told};
 
 /// What a run must have seen before it counts; it goes on until it has.
 #[derive(Debug, Clone, Copy)]
@@ -102,20 +101,21 @@ async fn run(seed: u64, minima: Minima) -> Run {
     let (pair, fleet) =
         tokio::join!(Pair::of(source, Options::default(), &schema), Fleet::of_three(&AGENTS));
     let roads = Roads::to(&pair).await;
-    let scribes = Scribes::begin(&pair.source, seed).await;
+    let way = Roads::one(&pair.source).await;
+    let scribes = Scribes::begin(&way, seed).await;
     let job = fleet.begin(&roads.task_file(&pair, "live", FOLLOWED)).await;
     job.until("rows to be copied", |task| task.phase() >= Phase::Copy).await;
 
-    let stage = Stage::new(&pair, &roads, &fleet, &job.id, None);
+    let stage = Stage::new(&pair, &roads, &fleet, &job.id, None).with_writers(&way);
     let struck = strike(&stage, &mut random, minima, &scribes, &say).await;
     say(&format!("{} faults, {} writes; peace", struck.len(), scribes.writes()));
     let peace = Instant::now();
-    let _traps = stage.peace().await;
+    stage.peace().await;
     healed(&job, &pair).await;
     let recovery = peace.elapsed();
     say("healed");
 
-    let undone = cut_over(&fleet, &job).await;
+    let (undone, stopped) = cut_over(&stage, &mut random, &job, &pair, &say).await;
     say("cut over");
     let written = scribes.end().await;
     // First the source: what is not there was lost before anybody could move it.
@@ -138,7 +138,9 @@ async fn run(seed: u64, minima: Minima) -> Run {
         ("writes whose answer was lost, found written", written.unheard),
         ("cutovers undone before the one that was done", undone),
     ];
-    let run = Run { struck, done, recovery, took: begin.elapsed() };
+    let took =
+        vec![("recovery", recovery), ("the writers' stop", stopped), ("a run", begin.elapsed())];
+    let run = Run { struck, done, took };
     let mut alone = Tally::default();
     alone.add(run.clone());
     eprintln!("{alone}");
@@ -196,31 +198,50 @@ async fn healed(job: &Job<'_>, pair: &Pair) {
     assert!(parked.is_empty(), "{parked:?}");
 }
 
-/// Why a cutover may be undone while somebody works: prepared transactions come and go, and the machine is slow.
-const PASSING: [&str; 2] = ["cutover_prepared_transactions", "cutover_lag"];
+/// Why no cutover may be undone: writers are fenced off, and nobody but the task has been at the destination.
+const GRAVE: [&str; 3] = ["cutover_writers", "cutover_sequences_moved", "cutover_tables_parked"];
 
-/// Asks for a cutover until it is done; how often it was undone before.
-async fn cut_over(fleet: &Fleet, job: &Job<'_>) -> u64 {
-    let mut undone = 0;
-    wait::until(LIMIT, "the cutover", async || {
-        let asked = fleet.run(&["task", "cutover", &job.id, "--fence"]).await;
-        if asked.code() == Some(0) {
-            return Ok(());
+/// Asks for a cutover until it is done; how often it was undone before, and how long it stopped the writers. Something may fail while it is under way: then it is done
+/// or undone all the same. Else only what passes may undo it: prepared transactions that come and go, lag.
+async fn cut_over(
+    stage: &Stage<'_>,
+    random: &mut StdRng,
+    job: &Job<'_>,
+    pair: &Pair,
+    say: &impl Fn(&str),
+) -> (u64, Duration) {
+    let mut fault = random.random_bool(0.5).then(|| Fault::at_cutover(random));
+    let delay = Duration::from_millis(random.random_range(0..3_000));
+    for undone in 0..TRIES {
+        say(&fault
+            .map_or("cutover".to_owned(), |fault| format!("cutover, {delay:?} later {fault}")));
+        let struck = async {
+            if let Some(fault) = fault.take() {
+                stage::pass(delay).await;
+                stage.strike_with(fault, None).await;
+            }
+        };
+        let cutover = ["task", "cutover", &job.id, "--fence"];
+        let (asked, ()) = tokio::join!(job.fleet.run(&cutover), struck);
+        let over = job.until("the cutover to be over", |task| {
+            task.cutover.as_ref().is_none_or(|cutover| !cutover.outcome.is_empty())
+        });
+        let cutover = over.await.cutover;
+        if let Some(done) = cutover.as_ref().filter(|cutover| cutover.outcome == "done") {
+            job.ended().await;
+            return (undone, Duration::from_millis(done.stopped_ms));
         }
-        let passes = PASSING.iter().any(|code| asked.log.contains(code));
-        assert!(passes, "the cutover failed: {}", told(&asked));
-        undone += 1;
-        Err(last_line(&asked))
-    })
-    .await
-    .unwrap();
-    job.ended().await;
-    undone
+        let cause = cutover.and_then(|cutover| cutover.cause).map(|cause| cause.code);
+        say(&format!("it is undone: {}", cause.as_deref().unwrap_or("it was not begun")));
+        let is_grave = cause.is_some_and(|cause| GRAVE.contains(&&*cause));
+        assert!(!is_grave, "the cutover failed: {}", told(&asked));
+        healed(job, pair).await;
+    }
+    panic!("{TRIES} cutovers were undone");
 }
 
-fn last_line(finished: &Finished) -> String {
-    finished.log.lines().last().unwrap_or_default().to_owned()
-}
+/// A transaction that is prepared at that very moment undoes one now and then.
+const TRIES: u64 = 10;
 
 fn tells_no_password(pair: &Pair, fleet: &Fleet) {
     // What went wrong is told; nothing else is looked for here.

@@ -72,7 +72,9 @@ impl Agent {
         let relay = Relay::new(config.id.clone(), config.site.clone(), &security)
             .map_err(AgentError::Certificate)?;
         let pool = Pool::new(IDLE_LIMIT);
-        let means = Means { keepers, pool, relay: relay.clone(), tools, differences, slots };
+        let watches = SlotWatches::default();
+        let means =
+            Means { keepers, pool, relay: relay.clone(), tools, differences, slots, watches };
         let runner = Runner::new(config.id.clone(), lease, means);
         let introduction = Introduction {
             agent: config.id.clone(),

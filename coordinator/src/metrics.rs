@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use pgconvoy_control::view::TaskView;
-use pgconvoy_shared::stream::StreamProgress;
+use pgconvoy_shared::stream::{SlotState, StreamProgress};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -110,6 +110,8 @@ pub(crate) struct TaskReading {
     pub(crate) bytes_expected: u64,
     /// Where changes are followed, and somebody says how far.
     pub(crate) stream: Option<StreamProgress>,
+    /// What the source keeps for its slot, where somebody has looked.
+    pub(crate) slot: Option<SlotState>,
 }
 
 impl Metrics {
@@ -225,6 +227,9 @@ impl Levels {
             if let Some(stream) = &task.stream {
                 self.set_stream(&labels, stream);
             }
+            if let Some(slot) = &task.slot {
+                self.set_slot(&labels, slot);
+            }
         }
         for &(kind, state, number) in &reading.units {
             self.units.get_or_create(&UnitLabels { kind, state }).inc_by(number);
@@ -241,7 +246,9 @@ impl Levels {
         self.lag_bytes.get_or_create(labels).set(behind);
         self.lag.get_or_create(labels).set(Duration::from_millis(stream.lag_ms).as_secs_f64());
         self.parked.get_or_create(labels).set(stream.parked.into());
-        let Some(slot) = &stream.slot else { return };
+    }
+
+    fn set_slot(&self, labels: &TaskLabels, slot: &SlotState) {
         self.slot_kept.get_or_create(labels).set(slot.kept);
         if let Some(left) = slot.seconds_left() {
             self.slot_left.get_or_create(labels).set(left);
@@ -271,6 +278,7 @@ impl Reading {
             rows_expected: task.rows_total,
             bytes_done: task.bytes_done,
             bytes_expected: task.bytes_total,
+            slot: task.stream.as_ref().and_then(|stream| stream.slot),
             stream: task.stream.and_then(|stream| stream.progress),
         });
     }
@@ -279,7 +287,7 @@ impl Reading {
 #[cfg(test)]
 mod tests {
     use pgconvoy_shared::lsn::Lsn;
-    use pgconvoy_shared::stream::{SlotState, WalStatus};
+    use pgconvoy_shared::stream::WalStatus;
 
     use super::*;
 
@@ -294,14 +302,14 @@ mod tests {
                 applied: Lsn(60),
                 source: Lsn(100),
                 lag_ms: 1_500,
-                slot: Some(SlotState {
-                    status: WalStatus::Extended,
-                    kept: 90,
-                    left: Some(20),
-                    growth: Some(4),
-                    source_spilled: 0,
-                }),
                 ..Default::default()
+            }),
+            slot: Some(SlotState {
+                status: WalStatus::Extended,
+                kept: 90,
+                left: Some(20),
+                growth: Some(4),
+                source_spilled: 0,
             }),
             ..Default::default()
         };

@@ -32,8 +32,6 @@ pub struct StreamProgress {
     pub parked: u32,
     /// Bytes of transactions in progress that the agent keeps in files now.
     pub spilled: u64,
-    /// The slot, as it was looked at last; none = not yet.
-    pub slot: Option<SlotState>,
     /// Applied since this agent took over.
     pub changes: ChangeCounts,
     /// Of these, in the last [`recent_ms`](Self::recent_ms).

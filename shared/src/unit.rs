@@ -13,7 +13,7 @@ use crate::ids::{AgentId, TableNo};
 use crate::lsn::Lsn;
 use crate::name::QualifiedName;
 use crate::precheck::PrecheckItem;
-use crate::stream::StreamProgress;
+use crate::stream::{SlotState, StreamProgress};
 use crate::verify::{NotCompared, ObjectsCompared, RowsCompared, Sample};
 
 /// What a unit is, without its details: for counting, naming (`application_name`), priorities and events.
@@ -539,4 +539,6 @@ pub struct Progress {
     pub bytes: u64,
     /// Of a stream.
     pub stream: Option<StreamProgress>,
+    /// What the source keeps for the task's slot, as it was looked at last; none = this unit has not looked.
+    pub slot: Option<SlotState>,
 }

@@ -33,6 +33,7 @@ use crate::keeper::Keepers;
 use crate::pg::Pool;
 use crate::relay::Relay;
 use crate::tools::Tools;
+use crate::unit::slot::SlotWatches;
 use crate::unit::{self, Passwords, ProgressCell, UnitContext};
 
 pub(crate) use lease::{LeaseClock, Uptime};
@@ -62,6 +63,8 @@ pub(crate) struct Means {
     pub(crate) differences: Option<Arc<Path>>,
     /// One for each unit that runs, and for each session beside a unit's first at one end.
     pub(crate) slots: Arc<Semaphore>,
+    /// What was seen of replication slots.
+    pub(crate) watches: SlotWatches,
 }
 
 #[derive(Debug)]

@@ -22,6 +22,7 @@ mod schema;
 mod schema_post;
 mod schema_pre;
 mod sequences;
+pub(crate) mod slot;
 mod source_table;
 mod stream;
 mod survey;
@@ -39,7 +40,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitNo};
 use pgconvoy_shared::secret::Secret;
 use pgconvoy_shared::spec::{MigrationType, TaskSpec};
-use pgconvoy_shared::stream::StreamProgress;
+use pgconvoy_shared::stream::{SlotState, StreamProgress};
 use pgconvoy_shared::unit::{Ended, Progress, UnitKind, Work, WorkResult};
 use pgconvoy_shared::verify::Purpose;
 
@@ -101,6 +102,11 @@ impl UnitContext {
     /// Whether rows are migrated.
     pub(crate) fn with_rows(&self) -> bool {
         self.spec.types.contains(&MigrationType::Full)
+    }
+
+    /// Whether the source's changes are followed.
+    pub(crate) fn with_changes(&self) -> bool {
+        self.spec.types.contains(&MigrationType::Incremental)
     }
 
     /// What every connection of the unit calls itself: `pgconvoy/<task>/<kind>/<unit>.<epoch>`, at most 63 bytes (9 +
@@ -188,10 +194,19 @@ pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
         Work::Stream(order) => context.until_stopped(stream::run(context, order)).await,
         Work::Cutover(order) => context.until_stopped(cutover::run(context, *order)).await,
         Work::Survey(order) => context.until_stopped(survey::run(context, order)).await,
-        Work::Plan(tables) => context.until_stopped(plan_tables::run(context, tables)).await,
-        Work::Copy(shard) => context.until_stopped(copy_shard::run(context, *shard)).await,
+        Work::Plan(tables) => {
+            let work = slot::watched(context, plan_tables::run(context, tables));
+            context.until_stopped(work).await
+        }
+        Work::Copy(shard) => {
+            let work = slot::watched(context, copy_shard::run(context, *shard));
+            context.until_stopped(work).await
+        }
         Work::Audit(tables) => context.until_stopped(audit::run(context, &tables)).await,
-        Work::Index(build) => context.until_stopped(index::run(context, build)).await,
+        Work::Index(build) => {
+            let work = slot::watched(context, index::run(context, build));
+            context.until_stopped(work).await
+        }
         Work::SchemaPost => context.until_stopped(schema_post::run(context)).await,
         Work::Sequences => context.until_stopped(sequences::run(context)).await,
         Work::Analyze(tables) => context.until_stopped(analyze::run(context, tables)).await,
@@ -224,6 +239,7 @@ pub(crate) struct ProgressCell {
     rows: AtomicU64,
     bytes: AtomicU64,
     stream: Mutex<Option<StreamProgress>>,
+    slot: Mutex<Option<SlotState>>,
     news: Arc<Notify>,
 }
 
@@ -249,12 +265,18 @@ impl ProgressCell {
         step(self.stream().get_or_insert_default());
     }
 
+    /// The source keeps so much for the task's slot.
+    pub(crate) fn slot(&self, slot: Option<SlotState>) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = slot;
+    }
+
     /// How far it is.
     pub(crate) fn read(&self) -> Progress {
         Progress {
             rows: self.rows.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             stream: self.stream().clone(),
+            slot: *self.slot.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 

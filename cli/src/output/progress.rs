@@ -119,6 +119,7 @@ fn stand(task: &v1::Task, meter: &mut Meter, now: Instant) -> Stand {
             (None, Vec::new())
         }
     };
+    parts.extend(slot_at_risk(task));
     if !moves_bytes(task) {
         // Which unit runs says more than figures that stand still; but not what the headline says already.
         let subject = task.running.first().map(|unit| &unit.subject);
@@ -181,17 +182,22 @@ fn following(task: &v1::Task) -> Vec<String> {
     let recent = ChangeCounts::from(progress.recent.unwrap_or_default()).all();
     let rate = recent.saturating_mul(1000).checked_div(progress.recent_ms);
     parts.extend(rate.map(|rate| format!("{} changes/s", human::count(rate))));
-    let slot = progress.slot.and_then(|slot| SlotState::try_from(slot).ok());
-    if let Some(slot) = slot.filter(SlotState::is_at_risk) {
-        let left = slot.seconds_left().map_or_else(String::new, |secs| {
-            format!(", {} left", human::duration_ms(secs.saturating_mul(1000)))
-        });
-        parts.push(format!("the slot is at risk ({}{left})", slot.status.as_str()));
-    }
     if progress.parked > 0 {
         parts.push(format!("{} tables parked", progress.parked));
     }
     parts
+}
+
+/// That the source may give up the slot, in whichever phase.
+fn slot_at_risk(task: &v1::Task) -> Option<String> {
+    let slot = SlotState::try_from(task.stream.as_ref()?.slot?).ok()?;
+    if !slot.is_at_risk() {
+        return None;
+    }
+    let left = slot.seconds_left().map_or_else(String::new, |secs| {
+        format!(", {} left", human::duration_ms(secs.saturating_mul(1000)))
+    });
+    Some(format!("the slot is at risk ({}{left})", slot.status.as_str()))
 }
 
 /// Units of a kind, as `what`.

@@ -110,7 +110,7 @@ impl From<&v1::TaskStream> for StreamView {
             tables_parked: now.map(|now| now.parked),
             tables_not_followed: names.filter_map(shown).collect(),
             spilled_bytes: now.map(|now| now.spilled),
-            slot: now.and_then(|now| SlotView::of(now.slot?)),
+            slot: stream.slot.and_then(SlotView::of),
             changes: now.map(|now| now.changes.unwrap_or_default().into()),
             changes_per_second: now
                 .map(|now| RatesView::of(now.recent.unwrap_or_default(), now.recent_ms)),
@@ -267,13 +267,6 @@ mod tests {
                 source: 0x1100,
                 lag_ms: 1_500,
                 spilled: 1 << 20,
-                slot: Some(v1::SlotState {
-                    status: v1::WalStatus::Extended.into(),
-                    kept: 2 << 30,
-                    left: Some(600 << 20),
-                    growth: Some(1 << 20),
-                    source_spilled: 0,
-                }),
                 changes: Some(counts(1_200, 30, 4)),
                 recent: Some(counts(123, 5, 0)),
                 recent_ms: 10_000,
@@ -285,6 +278,13 @@ mod tests {
                 ..Default::default()
             }),
             tables_not_followed: vec![name("new")],
+            slot: Some(v1::SlotState {
+                status: v1::WalStatus::Extended.into(),
+                kept: 2 << 30,
+                left: Some(600 << 20),
+                growth: Some(1 << 20),
+                source_spilled: 0,
+            }),
         }
     }
 
@@ -304,6 +304,7 @@ mod tests {
         let stopped = v1::TaskStream { progress: None, ..stream() };
         let text = StreamView::from(&stopped).to_text();
         assert!(text.starts_with("applied:       0/800\n"), "{text}");
+        assert!(text.contains("keeps 2.0 GiB"), "while rows are copied, too\n{text}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use pgconvoy_shared::ids::{AgentId, TableNo, TaskId, UnitId, UnitNo};
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::precheck::PrecheckItem;
 use pgconvoy_shared::spec::TaskSpec;
-use pgconvoy_shared::stream::StreamProgress;
+use pgconvoy_shared::stream::{SlotState, StreamProgress};
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{Checkpoint, Progress, StreamOpened, UnitKind};
 use pgconvoy_shared::verify::{ObjectsCompared, Purpose, RowsCompared, VerifySettings};
@@ -95,6 +95,8 @@ pub struct StreamView {
     pub checkpoint: Checkpoint,
     /// What the agent that runs it says; none while none does.
     pub progress: Option<StreamProgress>,
+    /// What the source keeps for the slot, also while rows are copied; none while nobody looks.
+    pub slot: Option<SlotState>,
     /// Tables that were made since, match `objects`, and are not followed.
     pub not_followed: Arc<BTreeSet<QualifiedName>>,
 }
@@ -260,6 +262,7 @@ pub fn task(
         opened,
         checkpoint: record.following.checkpoint,
         progress: running.iter().find_map(|unit| unit.progress.stream.clone()),
+        slot: running.iter().find_map(|unit| unit.progress.slot),
         not_followed: Arc::clone(&record.following.not_followed),
     });
     let moving = if record.migrates() { UnitKind::Copy } else { UnitKind::VerifyRows };

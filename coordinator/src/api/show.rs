@@ -52,6 +52,7 @@ fn stream(view: StreamView) -> v1::TaskStream {
         checkpoint: Some(view.checkpoint.into()),
         progress: view.progress.map(Into::into),
         tables_not_followed: view.not_followed.iter().cloned().map(Into::into).collect(),
+        slot: view.slot.map(Into::into),
     }
 }
 

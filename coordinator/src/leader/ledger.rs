@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn progress_is_that_of_the_task_asked_for() {
         let mut ledger = Ledger::default();
-        let progress = Progress { rows: 7, bytes: 70, stream: None };
+        let progress = Progress { rows: 7, bytes: 70, ..Progress::default() };
         ledger.heard(vec![RunningUnit { progress: progress.clone(), ..runs(1, 1) }]);
         let of = |task: &str| ledger.progress(&task.parse().unwrap()).collect::<Vec<_>>();
         assert_eq!(of("aaaaaaaaaaaa"), [(UnitNo(1), (Epoch(1), progress))]);

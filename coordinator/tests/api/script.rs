@@ -130,6 +130,7 @@ impl Agent {
             rows: 0,
             bytes: 0,
             stream: None,
+            slot: None,
         });
         lease
     }

@@ -24,6 +24,7 @@ impl From<RunningUnit> for v1::UnitProgress {
             rows: running.progress.rows,
             bytes: running.progress.bytes,
             stream: running.progress.stream.map(Into::into),
+            slot: running.progress.slot.map(Into::into),
         }
     }
 }
@@ -38,6 +39,7 @@ impl TryFrom<v1::UnitProgress> for RunningUnit {
                 rows: wire.rows,
                 bytes: wire.bytes,
                 stream: optional(wire.stream, "stream")?,
+                slot: optional(wire.slot, "slot")?,
             },
         })
     }

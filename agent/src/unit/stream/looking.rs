@@ -13,8 +13,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Applied;
 use super::figures::{Figures, Watcher};
-use super::slot::{self, Watch};
 use crate::pg::{About, PgError, Session};
+use crate::unit::slot::{self, Watch};
 use crate::unit::{UnitContext, UnitEnd, open_stream};
 
 /// How often it is looked how far the source is.
@@ -128,9 +128,9 @@ impl<'a> Looker<'a> {
         self.still_at = Some((behind, source));
         let (slot, note) = self.watch.see(&look, now);
         self.note(note);
+        self.ctx.progress.slot(slot);
         let (watcher, figures) = (&mut self.watcher, &self.figures);
         self.ctx.progress.follow(|progress| {
-            progress.slot = slot;
             watcher.tell(figures, now, progress);
         });
         if self.tables_at <= now {

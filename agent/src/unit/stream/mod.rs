@@ -35,7 +35,6 @@ mod recording;
 mod reread;
 mod resume;
 mod sending;
-mod slot;
 mod source;
 mod spool;
 mod takeover;

@@ -1,13 +1,24 @@
 //! What the source keeps for the slot, and when it will have kept enough.
+//!
+//! Who follows the source looks at its slot all the time. Before that, while rows are copied and indexes built, nobody reads
+//! from the slot, and what the source keeps for it only grows: so one of the units that an agent runs looks at it meanwhile
+//! ([`watched`]). What was seen goes from unit to unit, for growth shows only over a longer time than many of them take.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pgconvoy_runtime::telemetry::chain;
+use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::stream::{SlotState, StreamNote, WalStatus};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Row;
+use tracing::debug;
 
+use super::{UnitContext, open_stream};
 use crate::pg::{PgError, Session};
 
 /// Growth is reckoned over this time: a slot lets go of log in steps, each of which waits for a checkpoint or for what the
@@ -19,6 +30,77 @@ const WATCHED_MIN: Duration = Duration::from_secs(40);
 
 /// Samples for that are taken no more often.
 const SAMPLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Beside other work the slot is looked at this often.
+const LOOK_PAUSE: Duration = Duration::from_secs(5);
+
+/// Watches of more tasks than that are forgotten where nobody has use for them.
+const WATCHES_MAX: usize = 64;
+
+/// What an agent has seen of the slots of its tasks, outside of those that follow them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SlotWatches(Arc<Mutex<BTreeMap<TaskId, SharedWatch>>>);
+
+type SharedWatch = Arc<tokio::sync::Mutex<Watch>>;
+
+impl SlotWatches {
+    fn of(&self, task: &TaskId) -> SharedWatch {
+        let mut watches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if watches.len() > WATCHES_MAX {
+            watches.retain(|_, watch| Arc::strong_count(watch) > 1);
+        }
+        Arc::clone(watches.entry(task.clone()).or_default())
+    }
+}
+
+/// Does the work, and looks at the task's slot meanwhile, if it has one. That the slot cannot be looked at is no reason for
+/// the work to fail. Where units of one task run side by side, one of them looks.
+pub(super) async fn watched<T>(ctx: &UnitContext, work: impl Future<Output = T>) -> T {
+    if !ctx.with_changes() {
+        return work.await;
+    }
+    tokio::select! {
+        biased;
+        done = Box::pin(work) => done,
+        never = Box::pin(watch(ctx)) => match never {},
+    }
+}
+
+async fn watch(ctx: &UnitContext) -> Infallible {
+    let watch = ctx.means.watches.of(&ctx.task);
+    let mut watch = watch.lock().await;
+    ctx.progress.slot(watch.seen);
+    let access = ctx.access(Side::Source);
+    let name = open_stream::name(&ctx.task);
+    let mut session = None;
+    loop {
+        if let Some(looked) = watch.looked {
+            sleep_until(looked + LOOK_PAUSE).await;
+        }
+        watch.looked = Some(Instant::now());
+        let looked = async {
+            let session = match &mut session {
+                Some(session) => session,
+                none => none.insert(access.session().await?),
+            };
+            look(session, &name).await
+        };
+        match looked.await {
+            Ok(look) => {
+                let (slot, note) = watch.see(&look, Instant::now());
+                ctx.progress.slot(slot);
+                if let Some(note) = note {
+                    // Refused only where the unit is about to end.
+                    let _told = ctx.parts.note(note).await;
+                }
+            }
+            Err(error) => {
+                debug!("slot {name} could not be looked at: {}", chain(&error));
+                session = None;
+            }
+        }
+    }
+}
 
 /// How the source is.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +151,10 @@ pub(super) struct Watch {
     samples: VecDeque<(Instant, u64)>,
     /// What was told last: it is at risk, or it is not. Whoever had the stream before may have told that it is.
     told: Option<bool>,
+    /// When it was looked at last, beside other work.
+    looked: Option<Instant>,
+    /// And what was seen.
+    seen: Option<SlotState>,
 }
 
 impl Watch {
@@ -78,8 +164,8 @@ impl Watch {
         look: &Look,
         now: Instant,
     ) -> (Option<SlotState>, Option<StreamNote>) {
-        let Some(slot) = look.slot else { return (None, None) };
-        let slot = SlotState { growth: self.growth(slot.kept, now), ..slot };
+        self.seen = look.slot.map(|slot| SlotState { growth: self.growth(slot.kept, now), ..slot });
+        let Some(slot) = self.seen else { return (None, None) };
         let at_risk = match self.told {
             Some(true) => !slot.is_safe(),
             Some(false) | None => slot.is_at_risk(),

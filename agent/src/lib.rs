@@ -43,6 +43,7 @@ use relay::{Relay, Service};
 use runner::{LeaseClock, Means, Runner};
 use session::{Introduction, Sessions};
 use tools::Tools;
+use unit::slot::SlotWatches;
 
 /// An agent process, or one of several agents within a process.
 #[derive(Debug)]

@@ -155,14 +155,14 @@ impl Probe {
         let spilled = Family::<TaskLabel, Level>::default();
         let changes = Family::<ChangeLabels, Counter>::default();
         for running in self.runner.progress() {
-            let Some(stream) = running.progress.stream else { continue };
             let label = TaskLabel { task: running.unit.task.to_string() };
+            if let Some(slot) = running.progress.slot {
+                kept.get_or_create(&label).set(slot.kept);
+            }
+            let Some(stream) = running.progress.stream else { continue };
             let seconds = Duration::from_millis(stream.lag_ms).as_secs_f64();
             lag.get_or_create(&label).set(seconds);
             spilled.get_or_create(&label).set(stream.spilled);
-            if let Some(slot) = stream.slot {
-                kept.get_or_create(&label).set(slot.kept);
-            }
             let ChangeCounts { inserts, updates, deletes, truncates } = stream.changes;
             for (kind, count) in [
                 ("insert", inserts),

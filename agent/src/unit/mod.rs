@@ -31,6 +31,7 @@ mod verify;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -195,16 +196,16 @@ pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
         Work::Cutover(order) => context.until_stopped(cutover::run(context, *order)).await,
         Work::Survey(order) => context.until_stopped(survey::run(context, order)).await,
         Work::Plan(tables) => {
-            let work = slot::watched(context, plan_tables::run(context, tables));
+            let work = slot::watched(context, plan_tables::run(context, tables).boxed());
             context.until_stopped(work).await
         }
         Work::Copy(shard) => {
-            let work = slot::watched(context, copy_shard::run(context, *shard));
+            let work = slot::watched(context, copy_shard::run(context, *shard).boxed());
             context.until_stopped(work).await
         }
         Work::Audit(tables) => context.until_stopped(audit::run(context, &tables)).await,
         Work::Index(build) => {
-            let work = slot::watched(context, index::run(context, build));
+            let work = slot::watched(context, index::run(context, build).boxed());
             context.until_stopped(work).await
         }
         Work::SchemaPost => context.until_stopped(schema_post::run(context)).await,

@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use pgconvoy_runtime::telemetry::chain;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::ids::TaskId;
@@ -55,13 +56,13 @@ impl SlotWatches {
 
 /// Does the work, and looks at the task's slot meanwhile, if it has one. That the slot cannot be looked at is no reason for
 /// the work to fail. Where units of one task run side by side, one of them looks.
-pub(super) async fn watched<T>(ctx: &UnitContext, work: impl Future<Output = T>) -> T {
+pub(super) async fn watched<T>(ctx: &UnitContext, work: BoxFuture<'_, T>) -> T {
     if !ctx.with_changes() {
         return work.await;
     }
     tokio::select! {
         biased;
-        done = Box::pin(work) => done,
+        done = work => done,
         never = Box::pin(watch(ctx)) => match never {},
     }
 }

@@ -9,7 +9,7 @@ use pgconvoy_shared::stream::{
 };
 use pgconvoy_shared::unit::{Checkpoint, StreamOpened, StreamOrder};
 
-use super::{WireError, list, optional, required, required_enum, wire_enum, wire_list};
+use super::{WireError, list, required, required_enum, wire_enum, wire_list};
 use crate::v1;
 
 impl From<StreamOpened> for v1::StreamOpened {

@@ -562,8 +562,10 @@ pub(crate) fn leased() -> impl Strategy<Value = Leased> {
 }
 
 pub(crate) fn running() -> impl Strategy<Value = RunningUnit> {
-    let progress = (any::<u64>(), any::<u64>(), option::of(stream_progress()));
-    let progress = progress.prop_map(|(rows, bytes, stream)| Progress { rows, bytes, stream });
+    let counts = any::<(u64, u64)>();
+    let progress = (counts, option::of(stream_progress()), option::of(slot()));
+    let progress =
+        progress.prop_map(|((rows, bytes), stream, slot)| Progress { rows, bytes, stream, slot });
     (unit(), any::<u32>(), progress).prop_map(|(unit, epoch, progress)| RunningUnit {
         unit,
         epoch: Epoch(epoch),

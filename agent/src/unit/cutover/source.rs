@@ -205,7 +205,12 @@ pub(super) async fn insert_position(session: &Session) -> Result<Lsn, PgError> {
     position(session, "select pg_catalog.pg_current_wal_insert_lsn()::text").await
 }
 
-pub(super) async fn position(session: &Session, ask: &str) -> Result<Lsn, PgError> {
+/// Up to where the source's log is on disk.
+pub(super) async fn flushed_position(session: &Session) -> Result<Lsn, PgError> {
+    position(session, "select pg_catalog.pg_current_wal_flush_lsn()::text").await
+}
+
+async fn position(session: &Session, ask: &str) -> Result<Lsn, PgError> {
     let row = session.query_one(ask, &[]).await?;
     let text: &str = row.get(0);
     text.parse().map_err(|_| PgError::protocol(format!("position {text}")))

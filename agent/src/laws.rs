@@ -1,4 +1,4 @@
-//! Which of the laws of ownership are in force: all of them.
+//! Which of the laws of ownership, of the stream and of the cutover are in force: all of them.
 //!
 //! A test that never fails proves nothing. So a build with the feature `lawless`, which no release build can have, leaves
 //! out those that `PGCONVOY_WITHOUT` names, and the fault tests are expected to fail then (`cargo x teeth`).
@@ -22,6 +22,12 @@ pub(crate) enum Law {
     Step,
     /// A slot is confirmed only past what is applied and recorded (O7).
     Recorded,
+    /// Every change is applied: one of many is left out.
+    EveryChange,
+    /// Nobody writes at the source while the destination takes over.
+    Fence,
+    /// The destination takes over only once it is seen that nothing was written behind the fence.
+    Proof,
 }
 
 #[cfg(not(feature = "lawless"))]
@@ -42,6 +48,9 @@ impl Law {
             Self::Progress => "progress",
             Self::Step => "step",
             Self::Recorded => "recorded",
+            Self::EveryChange => "change",
+            Self::Fence => "fence",
+            Self::Proof => "proof",
         };
         let without = std::env::var("PGCONVOY_WITHOUT").unwrap_or_default();
         without.split(',').any(|left_out| left_out == word)

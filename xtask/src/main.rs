@@ -26,7 +26,10 @@ cargo x COMMAND
                         N recorded streams and COPY data, damaged by chance: what reads them answers; or one again
   chaos [--runs N] [--seed SEED]
                         N migrations, one after the other, each under a random schedule of faults; or one again
-  teeth                 the fault tests, each with a law of ownership left out: they must go red
+  chaos --live [--runs N] [--seed SEED] [--secs S]
+                        the same over a source that is written to until its cutover: S seconds of faults at least, and
+                        no less than 60 s, 8 faults of 4 kinds and 20,000 acknowledged writes
+  teeth                 the fault tests, each with a law left out: they must go red
   soak                  the long tests, one at a time
   bench                 the scale bench of state machine and scheduler
   bench peers [OPTIONS]   pgconvoy beside pgcopydb, pg_dump with pg_restore, and pipes of psql (--scale 100, --rounds 3)
@@ -73,7 +76,8 @@ fn dispatch(arguments: &[String]) -> anyhow::Result<()> {
         ["sim", options @ ..] => simulate(options),
         ["teeth"] => teeth::run(),
         ["fuzz", options @ ..] => fuzz(options),
-        ["chaos", options @ ..] => chaos(options),
+        ["chaos", "--live", options @ ..] => chaos("chaos_live_", options),
+        ["chaos", options @ ..] => chaos("chaos_all_", options),
         ["soak"] => {
             build_binary()?;
             cargo(&["nextest", "run", "--workspace", "--profile", "soak"]).run()
@@ -164,7 +168,7 @@ fn fuzz(options: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Faults by chance: a test, too.
-fn chaos(options: &[&str]) -> anyhow::Result<()> {
+fn chaos(test: &str, options: &[&str]) -> anyhow::Result<()> {
     let step = cargo(&[
         "nextest",
         "run",
@@ -174,9 +178,13 @@ fn chaos(options: &[&str]) -> anyhow::Result<()> {
         "soak",
         "--no-capture",
         "-E",
-        "test(/(^|::)chaos_/)",
+        &format!("test(/(^|::){test}/)"),
     ]);
-    let variables = [("--runs", "PGCONVOY_CHAOS_RUNS"), ("--seed", "PGCONVOY_CHAOS_SEED")];
+    let variables = [
+        ("--runs", "PGCONVOY_CHAOS_RUNS"),
+        ("--seed", "PGCONVOY_CHAOS_SEED"),
+        ("--secs", "PGCONVOY_CHAOS_SECS"),
+    ];
     let step = ordered(step, options, &variables)?;
     build_binary()?;
     step.run()

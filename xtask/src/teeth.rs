@@ -1,5 +1,5 @@
-//! Do the fault tests show their teeth? Each law of ownership is left out in turn, and a test must tell that rows came
-//! twice, that somebody wrote who may not, or that changes are gone.
+//! Do the fault tests show their teeth? Each law of ownership, of the stream and of the cutover is left out in turn, and a test
+//! must tell that rows came twice, that somebody wrote who may not, or that changes are gone.
 //!
 //! Laws of the stream are left out in the histories of `agent/flow`, and a wrong row is to be found.
 //!
@@ -14,7 +14,7 @@ use super::run::cargo;
 
 /// What is left out, the test that must go red then, and the words it must do so with: red for another reason is no
 /// proof.
-const CASES: [(&str, &str, &str); 6] = [
+const CASES: [(&str, &str, &str); 10] = [
     ("generation", "cluster_a_table_planned_anew_takes_no_row_of_an_old_plan", DIFFER),
     ("progress", "cluster_a_commit_whose_answer_is_lost_is_found_done", DIFFER),
     ("lease", LEASE_TEST, "they write beyond their lease"),
@@ -31,10 +31,18 @@ const CASES: [(&str, &str, &str); 6] = [
         "cluster_what_was_read_and_not_applied_is_read_again_by_whoever_comes_next",
         "slot_lost",
     ),
+    // And in a run over a source that is written to until its cutover, under faults.
+    ("recorded", LIVE_TEST, "slot_lost"),
+    ("change", LIVE_TEST, MISSING),
+    ("fence", LIVE_TEST, "cutover_writers"),
+    // The proof finds who writes behind a fence that was not there. Without both:
+    ("fence,proof", LIVE_TEST, MISSING),
 ];
 
 const LEASE_TEST: &str =
     "cluster_an_agent_that_hears_nobody_has_stopped_before_others_run_its_units";
+const LIVE_TEST: &str = "cluster_live_faults_of_one_seed_lose_and_double_nothing";
+const MISSING: &str = "what was acknowledged is not at the destination";
 const DIFFER: &str = "the databases differ";
 
 pub(crate) fn run() -> anyhow::Result<()> {

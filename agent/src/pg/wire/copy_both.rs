@@ -145,6 +145,7 @@ impl CopyBoth {
                         && let Some(Event::Change { at, .. }) = events.last()
                     {
                         self.safe = self.safe.max(*at);
+                        asked = true;
                     }
                 }
                 Frame::Whole { tag, bytes } => {

@@ -14,6 +14,7 @@ use pgconvoy_shared::name::{quote_identifier, quote_literal};
 
 use super::check::not_followed;
 use super::{Until, refused, timed_out};
+use crate::laws::Law;
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd};
@@ -49,6 +50,7 @@ pub(super) async fn fence(
     }
     let mut ended = 0;
     match order.settings.writers {
+        Writers::Fenced if Law::Fence.is_left_out() => {}
         Writers::Fenced => {
             let on = format!("alter database {} set {SETTING} = on", database(&session));
             session.batch_execute(&on).await.about(&access)?;

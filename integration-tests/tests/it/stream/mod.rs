@@ -21,7 +21,7 @@ use pgconvoy_shared::lsn::Lsn;
 use crate::world::{DATABASE, Job, Pair};
 
 /// In a task file.
-const FOLLOWED: &str = "types: [schema, full, incremental]";
+pub(crate) const FOLLOWED: &str = "types: [schema, full, incremental]";
 
 /// In a task file: shards are copied in turn, those of the largest table first.
 const ONE_AFTER_THE_OTHER: &str = "copy: { jobs: 1, shard_size: 1MiB }";
@@ -52,7 +52,7 @@ async fn followed(job: &Job<'_>) -> Task {
 }
 
 /// Waits until all is at the destination that the source has now.
-async fn caught_up(job: &Job<'_>, pair: &Pair) {
+pub(crate) async fn caught_up(job: &Job<'_>, pair: &Pair) {
     let target = log_of(&pair.source).await;
     job.until("the destination to have caught up", |task| {
         task.phase() == Phase::Stream && applied(task) >= target

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::stage::AGENTS;
 
@@ -27,6 +27,12 @@ pub(super) enum Fault {
     Way(End, Trouble, Duration),
     LoseAnswers(usize),
     PauseTask,
+    /// A node is taken out of the cluster, and a new, empty one takes its place.
+    ReplaceNode,
+    /// The agent that follows the source.
+    KillOwner,
+    /// A table is copied anew while the others are followed.
+    CopyAnew(&'static str),
 }
 
 /// One of the two databases.
@@ -65,6 +71,25 @@ impl Fault {
         faults.shuffle(random);
         faults.truncate(random.random_range(6..=9));
         faults
+    }
+
+    /// All of them in some order, those included that want a source which is followed.
+    pub(super) fn round(random: &mut StdRng, tables: &[&'static str]) -> Vec<Fault> {
+        let mut faults = Self::each_once(random);
+        faults.extend([Fault::ReplaceNode, Fault::KillOwner]);
+        // More than one: what else strikes meanwhile matters.
+        faults.extend(tables.sample(random, 3).map(|table| Fault::CopyAnew(table)));
+        faults.shuffle(random);
+        faults
+    }
+
+    /// One that strikes a cutover.
+    pub(super) fn at_cutover(random: &mut StdRng) -> Fault {
+        let mut faults = Self::each_once(random);
+        faults.push(Fault::KillOwner);
+        // A pause would only be refused, or wait.
+        faults.retain(|fault| *fault != Fault::PauseTask);
+        *faults.choose(random).expect("there are some")
     }
 
     fn each_once(random: &mut StdRng) -> Vec<Fault> {
@@ -128,6 +153,9 @@ impl Fault {
             Fault::Way(_, Trouble::BlackHole, _) => "way to a database black-holed",
             Fault::LoseAnswers(_) => "answers to commits lost",
             Fault::PauseTask => "task paused and resumed",
+            Fault::KillOwner => "agent that follows killed",
+            Fault::ReplaceNode => "node removed and a new one added",
+            Fault::CopyAnew(_) => "table copied anew",
         }
     }
 
@@ -138,20 +166,26 @@ impl Fault {
 
     fn victims(self) -> &'static [Victim] {
         match self {
-            Fault::KillAgent(_) | Fault::EndAgent(_) | Fault::FreezeAgent(..) => &[Victim::Agents],
+            Fault::KillAgent(_)
+            | Fault::KillOwner
+            | Fault::EndAgent(_)
+            | Fault::FreezeAgent(..) => &[Victim::Agents],
             Fault::KillLeader
             | Fault::KillFollower
             | Fault::KillAllNodes
             | Fault::FreezeNode(..)
             | Fault::NodeLink(..)
             | Fault::HandOver
-            | Fault::PauseTask => &[Victim::Cluster],
+            | Fault::PauseTask
+            | Fault::ReplaceNode => &[Victim::Cluster],
             Fault::Crash(end) | Fault::Restart(end) | Fault::Way(end, ..) => match end {
                 End::Source => &[Victim::Source],
                 End::Destination => &[Victim::Destination],
             },
             Fault::EndSessions => &[Victim::Source, Victim::Destination],
             Fault::LoseAnswers(_) => &[Victim::Destination],
+            // It strikes nobody else.
+            Fault::CopyAnew(_) => &[],
         }
     }
 }

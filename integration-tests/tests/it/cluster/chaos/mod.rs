@@ -6,6 +6,7 @@
 //! with the next seed. What came of them is told at the end.
 
 mod fault;
+mod live;
 mod stage;
 mod tally;
 
@@ -70,7 +71,7 @@ async fn run(seed: u64) -> Run {
     let job = fleet.begin(&roads.task_file(&pair, "chaos", Gate::COPY)).await;
     gate.waiting(1, LIMIT).await;
 
-    let stage = Stage::new(&pair, &roads, &fleet, &job.id, gate);
+    let stage = Stage::new(&pair, &roads, &fleet, &job.id, Some(gate));
     let mut struck = Vec::new();
     while let Some(fault) = faults.next() {
         // Some strike while another one lasts.
@@ -80,13 +81,7 @@ async fn run(seed: u64) -> Run {
             "{at:6.1} s  {}",
             second.map_or(fault.to_string(), |second| format!("{fault} + {second}"))
         );
-        let also = async {
-            if let Some(second) = second {
-                stage.strike(second).await;
-            }
-        };
-        tokio::join!(stage.strike(fault), also);
-        struck.extend([fault].into_iter().chain(second));
+        struck.extend(stage.strike_with(fault, second).await);
         stage::pass(Duration::from_millis(random.random_range(0..1_500))).await;
     }
     // All of them struck a running copy, and it did not give up. (For a moment nobody may lead.)
@@ -95,11 +90,12 @@ async fn run(seed: u64) -> Run {
 
     eprintln!("{:6.1} s  peace", begin.elapsed().as_secs_f64());
     let peace = Instant::now();
-    let _traps = stage.peace().await;
+    stage.peace().await;
     let done = |task: &Task| task.status() == TaskStatus::Done;
     fleet.convoy.task_until(&job.id, PEACE, "the task to be done", done).await.unwrap();
     let recovery = peace.elapsed();
     let compared = pair.same().await;
     eprintln!("{:6.1} s  done and the same", begin.elapsed().as_secs_f64());
-    Run { struck, rows: compared.rows, recovery, took: begin.elapsed() }
+    let done = vec![("rows moved", compared.rows)];
+    Run { struck, done, recovery, took: begin.elapsed() }
 }

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use pgconvoy_integration_tests::convoy::Coordinator;
 use pgconvoy_integration_tests::net::{Proxy, Trap, Weather};
+use pgconvoy_integration_tests::process::Finished;
 use pgconvoy_integration_tests::wait;
 use tokio::sync::Mutex;
 
 use super::fault::{End, Fault, Trouble};
 use crate::faults::COMMIT;
-use crate::world::{DATABASE, Fleet, Gate, Pair, Roads, SOON};
+use crate::world::{DATABASE, Fleet, Gate, LIMIT, Pair, Roads, SOON, told};
 
 pub(super) const AGENTS: [&str; 3] = ["anna", "bert", "carl"];
 
@@ -20,7 +21,8 @@ pub(super) struct Stage<'a> {
     roads: &'a Roads,
     fleet: &'a Fleet,
     task: &'a str,
-    gate: Mutex<Gate>,
+    /// Where shards are held until the last fault is over.
+    gate: Mutex<Option<Gate>>,
     traps: Mutex<Vec<Trap>>,
 }
 
@@ -30,21 +32,35 @@ impl<'a> Stage<'a> {
         roads: &'a Roads,
         fleet: &'a Fleet,
         task: &'a str,
-        gate: Gate,
+        gate: Option<Gate>,
     ) -> Self {
         Stage { pair, roads, fleet, task, gate: Mutex::new(gate), traps: Mutex::default() }
     }
 
-    /// The shards that were held may end. Answers to their commits may still be lost: the traps go with what is given back.
-    pub(super) async fn peace(self) -> Vec<Trap> {
+    /// The shards that were held may end. Answers to their commits may still be lost.
+    pub(super) async fn peace(&self) {
         // A pause may have outlived its resume. Refused where there was none.
         self.fleet.run(&["task", "resume", self.task]).await;
-        self.gate.into_inner().open().await;
-        self.traps.into_inner()
+        if let Some(gate) = self.gate.lock().await.take() {
+            gate.open().await;
+        }
     }
 
-    /// Returns when it is healed.
-    pub(super) async fn strike(&self, fault: Fault) {
+    /// One fault, or two at once; which of them struck.
+    pub(super) async fn strike_with(&self, fault: Fault, second: Option<Fault>) -> Vec<Fault> {
+        let also = async {
+            match second {
+                Some(second) => self.strike(second).await,
+                None => false,
+            }
+        };
+        let (struck, also_struck) = tokio::join!(self.strike(fault), also);
+        let first = struck.then_some(fault);
+        first.into_iter().chain(second.filter(|_| also_struck)).collect()
+    }
+
+    /// Returns when it is healed; false where it did not strike.
+    async fn strike(&self, fault: Fault) -> bool {
         let convoy = &self.fleet.convoy;
         match fault {
             Fault::KillAgent(agent) => {
@@ -61,6 +77,11 @@ impl<'a> Stage<'a> {
                 agent.pause().await.unwrap();
                 pass(time).await;
                 agent.go_on().unwrap();
+            }
+            Fault::KillOwner => {
+                let Some(owner) = self.owner().await else { return false };
+                convoy.agent(&owner).kill().unwrap();
+                convoy.agent(&owner).start_again().unwrap();
             }
             Fault::KillLeader => {
                 let leader = convoy.leader().await.unwrap();
@@ -82,7 +103,7 @@ impl<'a> Stage<'a> {
             }
             Fault::HandOver => {
                 // May be refused while a node is away.
-                self.fleet.run(&["cluster", "transfer-leader"]).await;
+                return self.run(&["cluster", "transfer-leader"]).await;
             }
             Fault::Crash(end) => self.restart(end, true).await,
             Fault::Restart(end) => self.restart(end, false).await,
@@ -100,10 +121,55 @@ impl<'a> Stage<'a> {
             }
             Fault::PauseTask => {
                 // Both may be refused while there is no leader.
-                self.fleet.run(&["task", "pause", self.task]).await;
-                self.fleet.run(&["task", "resume", self.task]).await;
+                let paused = self.run(&["task", "pause", self.task]).await;
+                self.run(&["task", "resume", self.task]).await;
+                return paused;
+            }
+            Fault::ReplaceNode => self.replace_node().await,
+            Fault::CopyAnew(table) => {
+                // Refused before the source is followed, and while nobody leads.
+                return self.run(&["task", "resync", self.task, table]).await;
             }
         }
+        true
+    }
+
+    async fn run(&self, command: &[&str]) -> bool {
+        self.fleet.run(command).await.code() == Some(0)
+    }
+
+    /// The agent that follows the source.
+    async fn owner(&self) -> Option<String> {
+        let task = self.fleet.convoy.task(self.task).await.ok()?;
+        let mut running = task.running.into_iter();
+        running.find(|unit| unit.kind == "stream").map(|unit| unit.agent)
+    }
+
+    /// A follower leaves, and comes back as one that knows nothing.
+    async fn replace_node(&self) {
+        let convoy = &self.fleet.convoy;
+        let node = convoy.coordinator(convoy.leader().await.unwrap() % 3 + 1);
+        let id = node.id().to_string();
+        let transfer = ["cluster", "transfer-leader"];
+        // Refused while nobody leads, while another change is under way, and if it leads by now.
+        wait::until(LIMIT, "the node to be removed", async || {
+            let asked = self.fleet.run(&["cluster", "remove-node", &id]).await;
+            if asked.log.contains("node_leads") {
+                self.fleet.run(&transfer).await;
+            }
+            done_or(&asked, "not_member")
+        })
+        .await
+        .unwrap();
+        node.process().kill().unwrap();
+        std::fs::remove_dir_all(convoy.folder().join(node.process().name())).unwrap();
+        node.process().start_again().unwrap();
+        let place = format!("{id}={}", node.address());
+        wait::until(LIMIT, "the node to be taken in", async || {
+            done_or(&self.fleet.run(&["cluster", "add-node", &place]).await, "already_member")
+        })
+        .await
+        .unwrap();
     }
 
     fn way(&self, end: End) -> &Proxy {
@@ -123,10 +189,18 @@ impl<'a> Stage<'a> {
         if crash { server.stop_immediate() } else { server.stop_fast() }.unwrap();
         server.start_again().await.unwrap();
         if end == End::Destination {
-            *self.gate.lock().await = Gate::shut(server).await;
+            let mut gate = self.gate.lock().await;
+            if gate.is_some() {
+                *gate = Some(Gate::shut(server).await);
+            }
         }
         self.way(end).set(Weather::Clear);
     }
+}
+
+/// It is done, or found done: an answer may have been lost.
+fn done_or(asked: &Finished, found: &str) -> Result<(), String> {
+    if asked.code() == Some(0) || asked.log.contains(found) { Ok(()) } else { Err(told(asked)) }
 }
 
 fn kill(nodes: &[&Coordinator]) {

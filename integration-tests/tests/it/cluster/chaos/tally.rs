@@ -7,9 +7,11 @@ use std::time::Duration;
 use super::fault::Fault;
 
 /// A run that ended well: nothing lost, nothing doubled.
+#[derive(Clone)]
 pub(super) struct Run {
     pub(super) struck: Vec<Fault>,
-    pub(super) rows: u64,
+    /// What was done meanwhile, each by its name.
+    pub(super) done: Vec<(&'static str, u64)>,
     /// From the last fault's end to the task's.
     pub(super) recovery: Duration,
     pub(super) took: Duration,
@@ -20,7 +22,7 @@ pub(super) struct Run {
 pub(super) struct Tally {
     runs: usize,
     faults: BTreeMap<&'static str, usize>,
-    rows: u64,
+    done: BTreeMap<&'static str, u64>,
     longest_recovery: Duration,
     longest_run: Duration,
 }
@@ -31,7 +33,9 @@ impl Tally {
         for fault in run.struck {
             *self.faults.entry(fault.kind()).or_default() += 1;
         }
-        self.rows += run.rows;
+        for (what, count) in run.done {
+            *self.done.entry(what).or_default() += count;
+        }
         self.longest_recovery = self.longest_recovery.max(run.recovery);
         self.longest_run = self.longest_run.max(run.took);
     }
@@ -42,13 +46,13 @@ impl fmt::Display for Tally {
         let faults: usize = self.faults.values().sum();
         writeln!(
             out,
-            "{} runs, {faults} faults of {} kinds, {} rows moved, 0 lost, 0 doubled; longest recovery {:.1} s, longest run {:.1} s",
+            "{} runs, {faults} faults of {} kinds, none of a row lost or doubled; longest recovery {:.1} s, longest run {:.1} s",
             self.runs,
             self.faults.len(),
-            self.rows,
             self.longest_recovery.as_secs_f64(),
             self.longest_run.as_secs_f64()
         )?;
+        self.done.iter().try_for_each(|(what, count)| writeln!(out, "{count:9}  {what}"))?;
         self.faults.iter().try_for_each(|(kind, count)| writeln!(out, "{count:5}  {kind}"))
     }
 }

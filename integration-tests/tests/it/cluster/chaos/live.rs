@@ -196,7 +196,13 @@ async fn healed(job: &Job<'_>, pair: &Pair) {
 }
 
 /// Why no cutover may be undone: writers are fenced off, and nobody but the task has been at the destination.
-const GRAVE: [&str; 3] = ["cutover_writers", "cutover_sequences_moved", "cutover_tables_parked"];
+const GRAVE: [&str; 5] = [
+    "cutover_writers",
+    "cutover_sequences_moved",
+    "cutover_tables_parked",
+    "verification_differs",
+    "cutover_schema_differs",
+];
 
 /// Asks for a cutover until it is done; how often it was undone before. Something may fail while it is under way: then it is done
 /// or undone all the same. Else only what passes may undo it: prepared transactions that come and go, lag.

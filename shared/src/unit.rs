@@ -345,6 +345,8 @@ pub struct CopyShard {
     pub snapshot: Option<SharedSnapshot>,
     /// See [`StreamOpened::barrier`]; none = nothing is followed.
     pub barrier: Option<u64>,
+    /// Bytes that are expected.
+    pub bytes: u64,
 }
 
 /// A shard to compare.

@@ -52,15 +52,15 @@ pub fn clear(plan: &TablePlan, part: &Part) -> Option<String> {
     (plan.name == large_objects::table()).then(|| large_objects::clear(plan, part))
 }
 
-/// Writes one shard.
+/// Writes one shard. Rows can be frozen in a table whose file was made by the same transaction.
 #[must_use]
-pub fn copy_in(plan: &TablePlan) -> String {
-    format!(
-        "copy {}{} from stdin{}",
-        plan.write_to.quoted(),
-        column_list(plan),
-        options(plan.format)
-    )
+pub fn copy_in(plan: &TablePlan, freeze: bool) -> String {
+    let options = match (plan.format, freeze) {
+        (format, false) => options(format),
+        (CopyFormat::Text, true) => " (freeze)",
+        (CopyFormat::Binary, true) => " (format binary, freeze)",
+    };
+    format!("copy {}{} from stdin{options}", plan.write_to.quoted(), column_list(plan))
 }
 
 /// Reads the rows of a part for comparing them: `table` is the plan's at one of the two ends. All columns as the plan lists
@@ -244,8 +244,16 @@ mod tests {
             r#"copy "Odd ""schema"""."t" ("a", "B c") to stdout"#
         );
         table.format = CopyFormat::Binary;
-        assert_eq!(copy_in(&table), r#"copy "s"."root" ("a", "B c") from stdin (format binary)"#);
-        assert_eq!(copy_in(&plan(&[], &[])), r#"copy "s"."root" from stdin"#);
+        assert_eq!(
+            copy_in(&table, false),
+            r#"copy "s"."root" ("a", "B c") from stdin (format binary)"#
+        );
+        assert_eq!(copy_in(&plan(&[], &[]), false), r#"copy "s"."root" from stdin"#);
+        assert_eq!(
+            copy_in(&table, true),
+            r#"copy "s"."root" ("a", "B c") from stdin (format binary, freeze)"#
+        );
+        assert_eq!(copy_in(&plan(&[], &[]), true), r#"copy "s"."root" from stdin (freeze)"#);
     }
 
     #[test]

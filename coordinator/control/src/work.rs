@@ -9,8 +9,8 @@ use pgconvoy_shared::secret::Sealed;
 use pgconvoy_shared::spec::TaskSpec;
 use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::{
-    AuditTable, CopyShard, IndexBuild, PlanTable, SnapshotMode, StreamOrder, Survey, VerifyRows,
-    Work,
+    AuditTable, CopyShard, IndexBuild, PlanTable, PlannedShard, SnapshotMode, StreamOrder, Survey,
+    VerifyRows, Work,
 };
 use pgconvoy_shared::verify::Purpose;
 
@@ -81,12 +81,14 @@ fn work(task: &Task, subject: &Subject, leased: Timestamp) -> Option<Work> {
         }
         Subject::Copy { table, shard } => {
             let table = record.table(*table)?;
+            let planned = table.shards.get(*shard as usize)?;
             Work::Copy(Box::new(CopyShard {
                 table: table.plan.as_deref()?.clone(),
                 shard: *shard,
-                part: table.shards.get(*shard as usize)?.part.clone(),
+                part: planned.part.clone(),
                 snapshot: record.snapshot.shared.clone(),
                 barrier: table.barrier().or(record.following.opened.map(|opened| opened.barrier)),
+                bytes: planned.bytes,
             }))
         }
         Subject::Audit => Work::Audit(
@@ -126,8 +128,8 @@ fn work(task: &Task, subject: &Subject, leased: Timestamp) -> Option<Work> {
             let mut table = check.plan.as_deref()?.clone();
             // Of a moment of its own, whatever file the table has by then is the right one.
             table.filenode = table.filenode.filter(|_| snapshot.is_some());
-            let part = check.shards.get(*shard as usize)?.part.clone();
-            let shard = CopyShard { table, shard: *shard, part, snapshot, barrier: None };
+            let PlannedShard { part, bytes, .. } = check.shards.get(*shard as usize)?.clone();
+            let shard = CopyShard { table, shard: *shard, part, snapshot, barrier: None, bytes };
             let sample = record.compares().unwrap_or_default().sample;
             Work::VerifyRows(Box::new(VerifyRows { shard, sample }))
         }

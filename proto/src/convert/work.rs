@@ -120,6 +120,7 @@ impl From<CopyShard> for v1::CopyWork {
             part: Some(copy.part.into()),
             snapshot: copy.snapshot.map(Into::into),
             barrier: copy.barrier,
+            bytes: copy.bytes,
         }
     }
 }
@@ -133,6 +134,7 @@ impl TryFrom<v1::CopyWork> for CopyShard {
             part: required(wire.part, "part")?,
             snapshot: optional(wire.snapshot, "snapshot")?,
             barrier: wire.barrier,
+            bytes: wire.bytes,
         })
     }
 }

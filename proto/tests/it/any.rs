@@ -313,14 +313,17 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
     let survey = (mode(), any::<u32>(), option::of(some_text()))
         .prop_map(|(mode, round, lost)| Work::Survey(Survey { mode, round, lost }));
     let shard = || {
-        (table_plan(), any::<u32>(), part(), option::of(shared_snapshot()), any::<Option<u64>>())
-            .prop_map(|(table, shard, part, snapshot, barrier)| CopyShard {
+        let numbers = any::<(u32, Option<u64>, u64)>();
+        (table_plan(), part(), option::of(shared_snapshot()), numbers).prop_map(
+            |(table, part, snapshot, (shard, barrier, bytes))| CopyShard {
                 table,
                 shard,
                 part,
                 snapshot,
                 barrier,
-            })
+                bytes,
+            },
+        )
     };
     let copy = shard().prop_map(|shard| Work::Copy(Box::new(shard)));
     let verify_rows = (shard(), 1..=10_000u32).prop_map(|(shard, sample)| {

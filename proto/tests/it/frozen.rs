@@ -97,6 +97,7 @@ fn copy_lease() -> Leased {
             shard: 4,
             part: Part::Range { from: bound("1"), to: bound("1000") },
             snapshot: Some(snapshot),
+            bytes: 0,
         })),
     }
 }

@@ -91,6 +91,22 @@ pub(crate) async fn find_fenced(
     rows.get(1).map(found).transpose()
 }
 
+/// Gives the table a new file in the current transaction, which is fenced and found the shard not done; whether it did. Then
+/// the shard's rows can be frozen.
+pub(crate) async fn make_fresh(
+    wire: &mut Wire,
+    id: &ShardId,
+    written_to: &QualifiedName,
+) -> Result<bool, PgError> {
+    let ask = format!(
+        "select pgconvoy.make_fresh({}, {}, {}::pg_catalog.regclass)",
+        quote_literal(id.task.as_str()),
+        id.table,
+        quote_literal(&written_to.quoted())
+    );
+    Ok(wire.value(&ask).await? == "t")
+}
+
 /// The shard's completion, if it is done.
 pub(crate) async fn find(wire: &mut Wire, id: &ShardId) -> Result<Option<CopyDone>, PgError> {
     let rows = wire.query(&id.completion()).await?;

@@ -1,4 +1,4 @@
--- Schema `pgconvoy` at the destination: what proves what is done. Version 5.
+-- Schema `pgconvoy` at the destination: what proves what is done. Version 6.
 
 create schema pgconvoy;
 
@@ -7,7 +7,7 @@ create table pgconvoy.meta (
     only_row boolean primary key default true check (only_row),
     version integer not null
 );
-insert into pgconvoy.meta (version) values (5);
+insert into pgconvoy.meta (version) values (6);
 
 -- The tasks that write here. A task whose row is gone has ended: nobody may write for it any more (law O9).
 create table pgconvoy.task (
@@ -247,6 +247,33 @@ begin
         errcode = 'PC001',
         message = pg_catalog.format(
             'generation %s of table %s of task %s is not current', mine, of_table, of_task);
+end
+$function$;
+
+-- Gives a table that holds nothing a new file in this transaction, which then can freeze the rows that it copies into it, and says
+-- so; or says that it cannot, having changed nothing. Nothing is lost, whoever asks: a table with a single block is left alone. It
+-- waits for nobody: where somebody else uses the table, the answer is no. Not for a table that is copied anew: who reads it meanwhile would wait.
+create function pgconvoy.make_fresh(of_task text, of_table bigint, written pg_catalog.regclass) returns boolean
+language plpgsql as $function$
+begin
+    if exists (select from pgconvoy.copied_anew where (task, table_no) = (of_task, of_table))
+        -- Of an unlogged table's mark and its rows a crash takes both, or none.
+        or not exists (select from pg_catalog.pg_class where oid = written and relkind = 'r' and relpersistence = 'p')
+        -- 32 = it is called by TRUNCATE, which is nothing that the source did.
+        or exists (select from pg_catalog.pg_trigger where tgrelid = written and tgtype & 32 <> 0)
+    then
+        return false;
+    end if;
+    execute pg_catalog.format('lock table only %s in access exclusive mode nowait', written);
+    if pg_catalog.pg_relation_size(written) > 0 then
+        raise object_in_use;
+    end if;
+    execute pg_catalog.format('truncate only %s', written);
+    return true;
+exception
+    -- Of these, the second is a privilege that is missing, the third a foreign key that points at it. What was locked is free again.
+    when lock_not_available or insufficient_privilege or feature_not_supported or object_in_use then
+        return false;
 end
 $function$;
 

@@ -6,7 +6,7 @@ use pgconvoy_flow::{large_objects, sql};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
-use pgconvoy_shared::unit::{CopyDone, CopyShard};
+use pgconvoy_shared::unit::{CopyDone, CopyShard, Part};
 use tokio::time::Instant;
 
 use super::{Encoding, FromSource, Go, ReadRows};
@@ -24,6 +24,9 @@ use crate::unit::{UnitContext, UnitEnd};
 /// An older owner's transaction is rolled back within this time, unless its server process does not end at all.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Making a file anew costs little, but for a server with many buffers, all of which it looks through.
+const FRESH_BYTES_MIN: u64 = 32 << 20;
 
 pub(super) async fn half(
     ctx: &UnitContext,
@@ -48,7 +51,7 @@ pub(super) async fn half(
     }
     link.send(Go).await?;
 
-    let done = write_rows(ctx, shard, &mut wire, &mut link).await?;
+    let done = write_rows(ctx, shard, &id, &mut wire, &mut link).await?;
     ctx.still_mine()?;
     match progress::record_and_commit(&mut wire, &id, subject, ctx.epoch, &done).await {
         Ok(()) => {}
@@ -94,6 +97,7 @@ async fn lock_shard(wire: &mut Wire, id: &ShardId) -> Result<(), Failure> {
 async fn write_rows(
     ctx: &UnitContext,
     shard: &CopyShard,
+    id: &ShardId,
     wire: &mut Wire,
     link: &mut Link<Go, FromSource>,
 ) -> Result<CopyDone, UnitEnd> {
@@ -119,7 +123,8 @@ async fn write_rows(
         prepare = format!("{prepare}; {}", silence_triggers(subject));
     }
     wire.query(&prepare).await.map_err(|error| may_not_silence(&error, subject))?;
-    let mut copy = wire.copy_in(&sql::copy_in(&shard.table)).await.about(subject)?;
+    let freeze = is_alone(shard) && progress::make_fresh(wire, id, subject).await.about(subject)?;
+    let mut copy = wire.copy_in(&sql::copy_in(&shard.table, freeze)).await.about(subject)?;
     let read = pass_rows(ctx, &mut copy, link, subject).await?;
     let passed = copy.frames().rows_at_end(shard.table.format);
     if passed != read.rows {
@@ -137,6 +142,13 @@ async fn write_rows(
         noted_lsn: read.noted_lsn,
         found_done: false,
     })
+}
+
+/// Whether the shard is all that is written to its table, and large enough for a new file to pay.
+fn is_alone(shard: &CopyShard) -> bool {
+    shard.part == Part::Whole
+        && shard.table.write_to == shard.table.name
+        && shard.bytes >= FRESH_BYTES_MIN
 }
 
 /// Triggers and foreign keys come after the rows. Where they are there, a crash of the server has emptied an unlogged table after that, and

@@ -11,7 +11,9 @@
 //!                                                  c. the task's snapshot, if there is one (S13)
 //!                                                  d. lock the table; its file and columns are as planned
 //!                                                  e. note the snapshot, then the WAL insert position
-//!  6. COPY … from stdin   ◀── opened, rows … ────  f. COPY … to stdout
+//!  6. a large table that is one shard: a new
+//!     file, where nobody minds (O4)
+//!     COPY … from stdin   ◀── opened, rows … ────  f. COPY … to stdout
 //!                                                  g. CopyDone, CommandComplete, ReadyForQuery seen (O8)
 //!                                                  h. WAL is flushed up to the noted position (S4)
 //!  7. as many rows as were read? end the COPY ◀──  i. how many rows, under which snapshot
@@ -22,6 +24,10 @@
 //! A death before 9 leaves nothing, for it is one transaction; a death after it, or a lost answer to the commit, leaves a
 //! row in `shard_progress` that the next owner finds in step 4. An owner that was thought dead and goes on is caught by
 //! the fence, by the lock, and at last by the unique index on `shard_progress`.
+//!
+//! Into a file that its own transaction made, the server writes rows frozen: who reads the table later, an index build first of all, need
+//! not write its pages again. Nobody else can read such a table until the copy has ended, and then also those whose
+//! snapshot is older see its rows.
 
 mod destination;
 mod source;

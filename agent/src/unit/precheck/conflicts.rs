@@ -112,9 +112,11 @@ pub(super) async fn of_destination(
     if ctx.with_schema() {
         facts.named = named(session, &ctx.spec.objects).await?;
     } else if let Some(source) = source {
+        session.batch_execute("set lock_timeout = '1s'").await?;
         for batch in source.tables.chunks(BATCH) {
             existing(session, batch, &mut facts.tables).await?;
         }
+        session.batch_execute("set lock_timeout = 0").await?;
         let there = sequences::present(session, &source.sequences).await?;
         let absent = source.sequences.iter().zip(there).filter(|(_, there)| !there);
         facts.sequences_missing = absent.map(|(name, _)| name.clone()).collect();
@@ -185,7 +187,8 @@ async fn existing(
     Ok(())
 }
 
-/// One that may not be read counts as empty here: the copy itself looks again.
+/// One that may not be read counts as empty here, and so does one that somebody keeps to himself, such as another task's copy:
+/// the plan itself looks again.
 async fn is_empty(session: &Session, table: &QualifiedName) -> Result<bool, tokio_postgres::Error> {
     let query = format!("select not exists (select from {})", table.quoted());
     match session.query_one(&query, &[]).await {

@@ -132,7 +132,8 @@ async fn compared_with(
     snapshot: Option<SharedSnapshot>,
 ) -> RowsCompared {
     let part = shard.part.clone();
-    let shard = CopyShard { table: table.clone(), shard: 0, part, snapshot, barrier: None };
+    let (table, bytes) = (table.clone(), 0);
+    let shard = CopyShard { table, shard: 0, part, snapshot, barrier: None, bytes };
     let order = Work::VerifyRows(Box::new(VerifyRows { shard, sample: Sample::ALL }));
     match rows.end_of(3, order).await.0 {
         Ended::Done(WorkResult::VerifyRows(compared)) => compared,

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod fences;
+mod frozen;
 mod keys;
 mod large_objects;
 mod later;
@@ -114,6 +115,7 @@ impl Rows {
                 shard,
                 part: planned.part.clone(),
                 snapshot: done.snapshot.clone(),
+                bytes: planned.bytes,
             })
             .collect()
     }

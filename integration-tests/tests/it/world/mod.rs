@@ -22,7 +22,7 @@ pub(crate) use ledger::Ledger;
 pub(crate) use mover::Mover;
 pub(crate) use pair::{DATABASE, Pair, shown, told};
 pub(crate) use roads::Roads;
-pub(crate) use scribes::Scribes;
+pub(crate) use scribes::{Scribes, WRITTEN};
 pub(crate) use sites::{ASTRAY, AT_DESTINATION, AT_SOURCE, Dialled, TwoSites};
 
 /// For a migration of a small database on a loaded machine, a lease time and an election included.

@@ -16,10 +16,13 @@ pub(crate) struct Roads {
 impl Roads {
     /// Ways to both databases.
     pub(crate) async fn to(pair: &Pair) -> Roads {
-        let road = async |server: &Postgres| {
-            Proxy::to(([127, 0, 0, 1], server.port()).into()).await.unwrap()
-        };
-        Roads { source: road(&pair.source).await, destination: road(&pair.destination).await }
+        let (source, destination) = (&pair.source, &pair.destination);
+        Roads { source: Roads::one(source).await, destination: Roads::one(destination).await }
+    }
+
+    /// One more way.
+    pub(crate) async fn one(server: &Postgres) -> Proxy {
+        Proxy::to(([127, 0, 0, 1], server.port()).into()).await.unwrap()
     }
 
     /// A task file by which agents take these ways.

@@ -31,6 +31,10 @@ pub(super) enum Fault {
     ReplaceNode,
     /// The agent that follows the source.
     KillOwner,
+    /// The source writes what its writers said, and so many of them are not told.
+    LoseAnswersOfWriters(usize),
+    /// The writers' connections break.
+    CutWriters,
     /// A table is copied anew while the others are followed.
     CopyAnew(&'static str),
 }
@@ -76,7 +80,8 @@ impl Fault {
     /// All of them in some order, those included that want a source which is followed.
     pub(super) fn round(random: &mut StdRng, tables: &[&'static str]) -> Vec<Fault> {
         let mut faults = Self::each_once(random);
-        faults.extend([Fault::ReplaceNode, Fault::KillOwner]);
+        let lost = Fault::LoseAnswersOfWriters(random.random_range(1..=6));
+        faults.extend([Fault::ReplaceNode, Fault::KillOwner, Fault::CutWriters, lost]);
         // More than one: what else strikes meanwhile matters.
         faults.extend(tables.sample(random, 3).map(|table| Fault::CopyAnew(table)));
         faults.shuffle(random);
@@ -154,6 +159,8 @@ impl Fault {
             Fault::LoseAnswers(_) => "answers to commits lost",
             Fault::PauseTask => "task paused and resumed",
             Fault::KillOwner => "agent that follows killed",
+            Fault::LoseAnswersOfWriters(_) => "answers to writers lost",
+            Fault::CutWriters => "writers' connections cut",
             Fault::ReplaceNode => "node removed and a new one added",
             Fault::CopyAnew(_) => "table copied anew",
         }
@@ -184,8 +191,8 @@ impl Fault {
             },
             Fault::EndSessions => &[Victim::Source, Victim::Destination],
             Fault::LoseAnswers(_) => &[Victim::Destination],
-            // It strikes nobody else.
-            Fault::CopyAnew(_) => &[],
+            // Nobody else is touched.
+            Fault::CopyAnew(_) | Fault::LoseAnswersOfWriters(_) | Fault::CutWriters => &[],
         }
     }
 }

@@ -101,11 +101,12 @@ async fn run(seed: u64, minima: Minima) -> Run {
     let (pair, fleet) =
         tokio::join!(Pair::of(source, Options::default(), &schema), Fleet::of_three(&AGENTS));
     let roads = Roads::to(&pair).await;
-    let scribes = Scribes::begin(&pair.source, seed).await;
+    let way = Roads::one(&pair.source).await;
+    let scribes = Scribes::begin(&way, seed).await;
     let job = fleet.begin(&roads.task_file(&pair, "live", FOLLOWED)).await;
     job.until("rows to be copied", |task| task.phase() >= Phase::Copy).await;
 
-    let stage = Stage::new(&pair, &roads, &fleet, &job.id, None);
+    let stage = Stage::new(&pair, &roads, &fleet, &job.id, None).with_writers(&way);
     let struck = strike(&stage, &mut random, minima, &scribes, &say).await;
     say(&format!("{} faults, {} writes; peace", struck.len(), scribes.writes()));
     let peace = Instant::now();
@@ -114,7 +115,7 @@ async fn run(seed: u64, minima: Minima) -> Run {
     let recovery = peace.elapsed();
     say("healed");
 
-    let undone = cut_over(&stage, &mut random, &job, &pair, &say).await;
+    let (undone, stopped) = cut_over(&stage, &mut random, &job, &pair, &say).await;
     say("cut over");
     let written = scribes.end().await;
     // First the source: what is not there was lost before anybody could move it.
@@ -137,7 +138,9 @@ async fn run(seed: u64, minima: Minima) -> Run {
         ("writes whose answer was lost, found written", written.unheard),
         ("cutovers undone before the one that was done", undone),
     ];
-    let run = Run { struck, done, recovery, took: begin.elapsed() };
+    let took =
+        vec![("recovery", recovery), ("the writers' stop", stopped), ("a run", begin.elapsed())];
+    let run = Run { struck, done, took };
     let mut alone = Tally::default();
     alone.add(run.clone());
     eprintln!("{alone}");
@@ -204,7 +207,7 @@ const GRAVE: [&str; 5] = [
     "cutover_schema_differs",
 ];
 
-/// Asks for a cutover until it is done; how often it was undone before. Something may fail while it is under way: then it is done
+/// Asks for a cutover until it is done; how often it was undone before, and how long it stopped the writers. Something may fail while it is under way: then it is done
 /// or undone all the same. Else only what passes may undo it: prepared transactions that come and go, lag.
 async fn cut_over(
     stage: &Stage<'_>,
@@ -212,7 +215,7 @@ async fn cut_over(
     job: &Job<'_>,
     pair: &Pair,
     say: &impl Fn(&str),
-) -> u64 {
+) -> (u64, Duration) {
     let mut fault = random.random_bool(0.5).then(|| Fault::at_cutover(random));
     let delay = Duration::from_millis(random.random_range(0..3_000));
     for undone in 0..TRIES {
@@ -230,9 +233,9 @@ async fn cut_over(
             task.cutover.as_ref().is_none_or(|cutover| !cutover.outcome.is_empty())
         });
         let cutover = over.await.cutover;
-        if cutover.as_ref().is_some_and(|cutover| cutover.outcome == "done") {
+        if let Some(done) = cutover.as_ref().filter(|cutover| cutover.outcome == "done") {
             job.ended().await;
-            return undone;
+            return (undone, Duration::from_millis(done.stopped_ms));
         }
         let cause = cutover.and_then(|cutover| cutover.cause).map(|cause| cause.code);
         say(&format!("it is undone: {}", cause.as_deref().unwrap_or("it was not begun")));

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::fault::{End, Fault, Trouble};
 use crate::faults::COMMIT;
-use crate::world::{DATABASE, Fleet, Gate, LIMIT, Pair, Roads, SOON, told};
+use crate::world::{DATABASE, Fleet, Gate, LIMIT, Pair, Roads, SOON, WRITTEN, told};
 
 pub(super) const AGENTS: [&str; 3] = ["anna", "bert", "carl"];
 
@@ -24,6 +24,8 @@ pub(super) struct Stage<'a> {
     /// Where shards are held until the last fault is over.
     gate: Mutex<Option<Gate>>,
     traps: Mutex<Vec<Trap>>,
+    /// The way of those who write at the source, where somebody does.
+    writers: Option<&'a Proxy>,
 }
 
 impl<'a> Stage<'a> {
@@ -34,7 +36,13 @@ impl<'a> Stage<'a> {
         task: &'a str,
         gate: Option<Gate>,
     ) -> Self {
-        Stage { pair, roads, fleet, task, gate: Mutex::new(gate), traps: Mutex::default() }
+        let (gate, traps) = (Mutex::new(gate), Mutex::default());
+        Stage { pair, roads, fleet, task, gate, traps, writers: None }
+    }
+
+    /// Somebody writes at the source, by this way.
+    pub(super) fn with_writers(self, way: &'a Proxy) -> Self {
+        Stage { writers: Some(way), ..self }
     }
 
     /// The shards that were held may end. Answers to their commits may still be lost.
@@ -124,6 +132,15 @@ impl<'a> Stage<'a> {
                 let paused = self.run(&["task", "pause", self.task]).await;
                 self.run(&["task", "resume", self.task]).await;
                 return paused;
+            }
+            Fault::LoseAnswersOfWriters(times) => {
+                let Some(way) = self.writers else { return false };
+                let trap = way.lose_answers_to(WRITTEN, times);
+                self.traps.lock().await.push(trap);
+            }
+            Fault::CutWriters => {
+                let Some(way) = self.writers else { return false };
+                way.cut();
             }
             Fault::ReplaceNode => self.replace_node().await,
             Fault::CopyAnew(table) => {

@@ -12,9 +12,8 @@ pub(super) struct Run {
     pub(super) struck: Vec<Fault>,
     /// What was done meanwhile, each by its name.
     pub(super) done: Vec<(&'static str, u64)>,
-    /// From the last fault's end to the task's.
-    pub(super) recovery: Duration,
-    pub(super) took: Duration,
+    /// What took a time, each by its name.
+    pub(super) took: Vec<(&'static str, Duration)>,
 }
 
 /// The sum of some runs. A run that lost or doubled a row is in none: it fails the test.
@@ -23,8 +22,8 @@ pub(super) struct Tally {
     runs: usize,
     faults: BTreeMap<&'static str, usize>,
     done: BTreeMap<&'static str, u64>,
-    longest_recovery: Duration,
-    longest_run: Duration,
+    /// The longest of each.
+    took: BTreeMap<&'static str, Duration>,
 }
 
 impl Tally {
@@ -36,23 +35,22 @@ impl Tally {
         for (what, count) in run.done {
             *self.done.entry(what).or_default() += count;
         }
-        self.longest_recovery = self.longest_recovery.max(run.recovery);
-        self.longest_run = self.longest_run.max(run.took);
+        for (what, time) in run.took {
+            let longest = self.took.entry(what).or_default();
+            *longest = time.max(*longest);
+        }
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (runs, kinds) = (self.runs, self.faults.len());
         let faults: usize = self.faults.values().sum();
-        writeln!(
-            out,
-            "{} runs, {faults} faults of {} kinds, none of a row lost or doubled; longest recovery {:.1} s, longest run {:.1} s",
-            self.runs,
-            self.faults.len(),
-            self.longest_recovery.as_secs_f64(),
-            self.longest_run.as_secs_f64()
-        )?;
+        writeln!(out, "{runs} runs, {faults} faults of {kinds} kinds, no row lost, none doubled")?;
+        self.took.iter().try_for_each(|(what, time)| {
+            writeln!(out, "{:9.1} s at most for {what}", time.as_secs_f64())
+        })?;
         self.done.iter().try_for_each(|(what, count)| writeln!(out, "{count:9}  {what}"))?;
-        self.faults.iter().try_for_each(|(kind, count)| writeln!(out, "{count:5}  {kind}"))
+        self.faults.iter().try_for_each(|(kind, count)| writeln!(out, "{count:9}  times {kind}"))
     }
 }

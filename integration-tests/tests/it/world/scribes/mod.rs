@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use pgconvoy_integration_tests::postgres::Postgres;
+use pgconvoy_integration_tests::net::Proxy;
+use pgconvoy_integration_tests::postgres::{PASSWORD, Postgres, SUPERUSER};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::task::JoinHandle;
@@ -63,10 +64,11 @@ impl Scribes {
         tables::schema()
     }
 
-    /// Writes the first rows of each kind, and begins to write on.
-    pub(crate) async fn begin(source: &Postgres, seed: u64) -> Scribes {
-        let mut to = source.url(DATABASE).parse::<Config>().unwrap();
-        to.application_name("harness");
+    /// Writes the first rows of each kind, and begins to write on, all by this way to the source.
+    pub(crate) async fn begin(way: &Proxy, seed: u64) -> Scribes {
+        let mut to = Config::new();
+        to.host("127.0.0.1").port(way.address().port()).dbname(DATABASE);
+        to.user(SUPERUSER).password(PASSWORD).application_name("harness");
         let (rest, counts) = (Arc::default(), Arc::default());
         let mut work = Vec::new();
         for no in 0..SCRIBES {
@@ -100,6 +102,9 @@ impl Scribes {
         Written { books, writes: count(written), rows: count(rows), unheard: count(unheard) }
     }
 }
+
+/// How a scribe's message ends, but for transactions that are prepared.
+pub(crate) const WRITTEN: &[u8] = b"; commit\0";
 
 impl Written {
     /// Each write is there, once and whole, and nothing else; how many rows that are.

@@ -190,7 +190,7 @@ mod tests {
             create table parent (id int primary key, code int unique deferrable);
             create table heir () inherits (parent);
             create table child (id int references parent);
-            insert into room values (1, '[1,5)'), (1, '[5,9)'), (2, '[1,9)'), (1, '[1,9)', false), (1, null);
+            insert into room values (1, '[1,5)', true), (1, '[5,9)', true), (2, '[1,9)', true), (1, '[1,9)', false), (1, null, true);
             insert into parent values (1, 1); insert into heir values (1, 1), (2, 2);
             insert into child values (1), (null)";
         server.sql("postgres", schema).await.unwrap();

@@ -1,9 +1,9 @@
 //! The words of a cutover: the moment from which the destination is the one that is written to.
 //!
 //! ```text
-//! check ─▶ fence ─▶ prove ─▶ switch ─▶ done
-//!   │        └────────┴─────────┴────▶ lift ─▶ undone
-//!   └▶ undone, or rehearsed
+//! check ─▶ compare ─▶ ready ─▶ fence ─▶ prove ─▶ switch ─▶ done
+//!   └─────────┴─────────┤        └────────┴─────────┴────▶ lift ─▶ undone
+//!                       └▶ undone, or rehearsed
 //! ```
 //!
 //! Up to the switch everything can be taken back, and is, whatever fails. The switch itself is one transaction at the
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::lsn::Lsn;
+use crate::verify::VerifySettings;
 
 /// How long a cutover may take from the fence on, where nothing else is said.
 pub const DEFAULT_TIMEOUT_MS: u64 = 60_000;
@@ -45,6 +46,8 @@ pub struct CutoverSettings {
     pub sequence_margin: u32,
     /// What may be left behind, by code.
     pub ignore: BTreeSet<String>,
+    /// How both ends are compared before anything is stopped; none = they are not.
+    pub compare: Option<VerifySettings>,
     /// Who asks, for the record.
     pub by: String,
 }
@@ -55,6 +58,10 @@ pub struct CutoverSettings {
 pub enum CutoverStep {
     /// Whether anything stands in the way. Stops nobody.
     Check,
+    /// Both ends are compared, while the source stays in use.
+    Compare,
+    /// What is made of rows is made anew, and the destination is close behind. Still nobody is stopped.
+    Ready,
     /// Nobody writes at the source from here on.
     Fence,
     /// All that was written before is at the destination, and sequences stand where they stood.
@@ -71,6 +78,8 @@ impl CutoverStep {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Check => "check",
+            Self::Compare => "compare",
+            Self::Ready => "ready",
             Self::Fence => "fence",
             Self::Prove => "prove",
             Self::Switch => "switch",
@@ -105,6 +114,11 @@ pub enum CutoverDone {
     Checked {
         /// See [`CutoverOrder::setting_before`].
         setting_before: Option<String>,
+        /// How much of the source's log was not applied yet.
+        lag_bytes: u64,
+    },
+    /// The source may be fenced.
+    Ready {
         /// How much of the source's log was not applied yet.
         lag_bytes: u64,
     },

@@ -7,7 +7,10 @@ use clap::Args;
 use pgconvoy_proto::v1;
 use pgconvoy_shared::cutover::{DEFAULT_SEQUENCE_MARGIN, DEFAULT_TIMEOUT_MS};
 use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::verify::{Sample, VerifySettings};
+use tokio::time::{Instant, sleep};
 
+use super::verify::sample;
 use crate::client::{Cluster, Watch};
 use crate::exit::Exit;
 use crate::output::note;
@@ -25,6 +28,28 @@ pub(super) struct CutoverFlags {
     /// Set sequences so many values further than the source's [default: 0]
     #[arg(long, value_name = "N")]
     sequence_margin: Option<u32>,
+    /// Rows to compare before anything is stopped: all, none, or so many percent of them [default: all]
+    #[arg(long, value_name = "ROWS", value_parser = Compare::parse)]
+    compare: Option<Compare>,
+}
+
+/// What is compared before anything is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compare {
+    /// Some of the rows, or all; and the schema.
+    Rows(Sample),
+    Nothing,
+}
+
+impl Compare {
+    /// `all`, `none`, `5`, `2.5`.
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::Rows(Sample::ALL)),
+            "none" => Ok(Self::Nothing),
+            percent => sample(percent).map(Self::Rows),
+        }
+    }
 }
 
 /// Who keeps writers from the source.
@@ -42,8 +67,9 @@ struct WritersFlags {
 impl CutoverFlags {
     /// Anything is said.
     pub(super) fn is_given(&self) -> bool {
-        let Self { writers, timeout, sequence_margin } = self;
-        writers.fence || writers.writers_stopped || timeout.is_some() || sequence_margin.is_some()
+        let Self { writers, timeout, sequence_margin, compare } = self;
+        let beside = timeout.is_some() || sequence_margin.is_some() || compare.is_some();
+        writers.fence || writers.writers_stopped || beside
     }
 
     /// What is asked for; `ignore` may be left behind, by code.
@@ -65,7 +91,23 @@ impl CutoverFlags {
             sequence_margin: self.sequence_margin.unwrap_or(DEFAULT_SEQUENCE_MARGIN),
             by: by.unwrap_or_default(),
             ignore,
+            compare: match self.compare {
+                Some(Compare::Rows(sample)) => Some(VerifySettings { sample }.into()),
+                Some(Compare::Nothing) | None => None,
+            },
+            compare_nothing: self.compare == Some(Compare::Nothing),
         })
+    }
+}
+
+/// What its end means for the exit code.
+pub(super) fn exit_of(view: &CutoverView) -> Exit {
+    let differs =
+        |cause: &Failure| matches!(&*cause.code, "verification_differs" | "cutover_schema_differs");
+    match &view.cause {
+        _ if view.is_good() => Exit::Done,
+        Some(cause) if differs(cause) => Exit::Differs,
+        _ => Exit::Failed,
     }
 }
 
@@ -93,28 +135,56 @@ pub(super) async fn cut_over(
             Ok(if view.outcome.is_some() { Watch::Enough } else { Watch::Further })
         })
         .await?;
+    let last = until_let_go(cluster, last).await?;
     CutoverView::of(&last).ok_or_else(|| {
         let failure = Failure::other("internal_error", "the task tells of no cutover");
         Problem::new(Exit::Failed, failure)
     })
 }
 
+/// A task that fails is watched no longer; but what it had fenced is let go after that, by the same agents.
+async fn until_let_go(cluster: &Cluster, mut task: v1::Task) -> Result<v1::Task, Problem> {
+    let limit = BESIDE_TIMEOUT + timeout_of(&task);
+    let end = Instant::now() + limit;
+    while CutoverView::of(&task).is_some_and(|view| view.holds_source()) {
+        if Instant::now() >= end {
+            note(&format!(
+                "the source could not be let go within {} s: agents go on trying, `task show {}` tells when it is",
+                limit.as_secs(),
+                task.name
+            ));
+            break;
+        }
+        sleep(PAUSE).await;
+        task = cluster.task(&task.id, 1).await?;
+    }
+    Ok(task)
+}
+
+/// How often it is looked whether the source is let go.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// What a step may take beyond the cutover's own time: to be taken back, by another agent perhaps.
 const BESIDE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits until the cutover that is under way is done or undone, for as long as that should take.
 pub(super) async fn wait(cluster: &Cluster, task: &str) -> Result<(), Problem> {
-    let mut limit = BESIDE_TIMEOUT;
-    if let Some(settings) = cluster.task(task, 1).await?.cutover.and_then(|found| found.settings) {
-        limit += Duration::from_millis(settings.timeout_ms);
-    }
-    let watched = cluster.watch(task, 1, |task| {
-        let view = CutoverView::of(task);
-        let is_over = view.is_none_or(|view| view.outcome.is_some());
-        Ok(if is_over { Watch::Enough } else { Watch::Further })
-    });
-    match tokio::time::timeout(limit, watched).await {
-        Ok(watched) => watched.map(drop),
+    let limit = BESIDE_TIMEOUT + timeout_of(&cluster.task(task, 1).await?);
+    let over = async {
+        let watched = cluster.watch(task, 1, |task| {
+            let view = CutoverView::of(task);
+            let is_over = view.is_none_or(|view| view.outcome.is_some());
+            Ok(if is_over { Watch::Enough } else { Watch::Further })
+        });
+        until_let_go(cluster, watched.await?).await
+    };
+    match tokio::time::timeout(limit, over).await {
+        Ok(over) => over.map(drop),
         Err(_elapsed) => Ok(()),
     }
+}
+
+fn timeout_of(task: &v1::Task) -> Duration {
+    let settings = task.cutover.as_ref().and_then(|found| found.settings.as_ref());
+    settings.map_or(Duration::ZERO, |settings| Duration::from_millis(settings.timeout_ms))
 }

@@ -14,7 +14,7 @@ use pgconvoy_runtime::shutdown::Shutdown;
 use pgconvoy_shared::spec::{CopySettings, TaskSpec, limits};
 
 use super::cleaning;
-use super::cutover::{CutoverFlags, cut_over};
+use super::cutover::{CutoverFlags, cut_over, exit_of as exit_of_cutover};
 use super::goal::{Goal, Until};
 use super::interruption;
 use super::job::{Job, slots_for, start};
@@ -74,7 +74,7 @@ impl Migrate {
         let cutover = match self.until {
             Some(Until::Cutover) => Some(self.cutover.settings(acknowledge.ignore.clone())?),
             _ if self.cutover.is_given() => {
-                let message = "--fence, --writers-stopped, --timeout and --sequence-margin are about a cutover, and none is made";
+                let message = "--fence, --writers-stopped, --timeout, --sequence-margin and --compare are about a cutover, and none is made";
                 return Err(Problem::usage("bad_usage", message, "add --until cutover"));
             }
             _ => None,
@@ -207,7 +207,9 @@ async fn take_over(
 
 /// What is told of a task whose cutover was taken back.
 fn undone(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Problem> {
+    let mut exit = Exit::Failed;
     if let Some(view) = CutoverView::of(&task) {
+        exit = exit_of_cutover(&view);
         match format {
             Format::Json => output::json(&TaskView::from(task))?,
             Format::Table => output::line(&view.to_text())?,
@@ -220,7 +222,7 @@ fn undone(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Probl
         "the task is kept in {}, and the source keeps its log for it: run the same command again to go on",
         data_dir.display()
     ));
-    Ok(Exit::Failed)
+    Ok(exit)
 }
 
 /// What is told of a task that has reached its goal, and goes on when the command is run again.
@@ -367,8 +369,10 @@ fn must_be_the_same(found: &v1::Task, order: &Order) -> Result<(), Problem> {
         None => vec!["a specification that this version cannot read"],
         Some(there) => differences(there, &wanted.submission.spec, wanted.jobs_by_default),
     };
+    // A cutover compares as it was told to, whatever the task was asked for.
+    let by_cutover = found.verification.as_ref().is_some_and(|found| found.by_cutover);
     let verified = found.verification.as_ref().and_then(|verification| verification.settings);
-    if verified != order.verify {
+    if !by_cutover && verified != order.verify {
         different.push("--verify or --sample");
     }
     if different.is_empty() {

@@ -53,7 +53,7 @@ impl SampleFlag {
 }
 
 /// `5`, `2.5`, `0.01`.
-fn sample(text: &str) -> Result<Sample, String> {
+pub(super) fn sample(text: &str) -> Result<Sample, String> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     let number = format!("{whole}{part:0<2}");
     let plain = part.len() <= 2 && number.bytes().all(|byte| byte.is_ascii_digit());

@@ -6,6 +6,7 @@ use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{quote_identifier, quote_literal};
 use serde::Serialize;
 
+use super::verification::percent;
 use super::{non_empty, word};
 use crate::output::human;
 
@@ -19,6 +20,7 @@ pub(crate) struct CutoverView {
     by: String,
     steps: Vec<StepView>,
     lag_bytes: u64,
+    compared: Option<CoverageView>,
     fence: Option<Lsn>,
     ended_sessions: u32,
     marker: Option<Lsn>,
@@ -33,6 +35,9 @@ pub(crate) struct CutoverView {
     /// What lifts the fence that stays after the switch.
     lifts_fence: Option<String>,
     destination: String,
+    /// The task goes on: its source is followed.
+    #[serde(skip)]
+    goes_on: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -43,7 +48,68 @@ struct StepView {
     ms: Option<u64>,
 }
 
+/// What was compared of both ends before anybody was stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct CoverageView {
+    tables: u32,
+    tables_left_out: u32,
+    /// Of the rows.
+    sample_percent: String,
+    rows: u64,
+    rows_compared: u64,
+    /// Changed again and again meanwhile.
+    rows_moving: u64,
+    schema_objects: u64,
+}
+
+impl CoverageView {
+    fn of(found: v1::CutoverCoverage, settings: &v1::CutoverSettings) -> Self {
+        Self {
+            tables: found.tables,
+            tables_left_out: found.tables_left_out,
+            sample_percent: percent(settings.compare.unwrap_or_default().sample_hundredths),
+            rows: found.rows,
+            rows_compared: found.rows_compared,
+            rows_moving: found.rows_moving,
+            schema_objects: found.schema_objects,
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let mut left_out = Vec::new();
+        if self.rows_compared < self.rows {
+            left_out.push(human::counted(self.rows - self.rows_compared, "row"));
+        }
+        if self.rows_moving > 0 {
+            left_out.push(human::counted(self.rows_moving, "moving row"));
+        }
+        if self.tables_left_out > 0 {
+            left_out.push(human::counted(self.tables_left_out.into(), "table"));
+        }
+        if self.schema_objects == 0 {
+            left_out.push("the schema".to_owned());
+        }
+        let but = match left_out.as_slice() {
+            [] => String::new(),
+            some => format!("; not compared: {}", some.join(", ")),
+        };
+        format!(
+            "{} in {} and {} compared before{but}",
+            human::counted(self.rows_compared, "row"),
+            human::counted(self.tables.into(), "table"),
+            human::counted(self.schema_objects, "object"),
+        )
+    }
+}
+
 impl CutoverView {
+    /// What was compared, for people.
+    fn compared_text(&self) -> String {
+        self.compared
+            .as_ref()
+            .map_or_else(|| "nothing was compared before".to_owned(), CoverageView::to_text)
+    }
+
     pub(crate) fn of(task: &v1::Task) -> Option<Self> {
         let found = task.cutover.as_ref()?;
         let settings = found.settings.clone().unwrap_or_default();
@@ -63,6 +129,7 @@ impl CutoverView {
             attempt: found.attempt,
             writers: word(settings.writers().as_str_name(), "WRITERS_"),
             dry_run: settings.dry_run,
+            compared: found.compared.map(|found| CoverageView::of(found, &settings)),
             by: settings.by,
             steps: steps.collect(),
             lag_bytes: found.lag_bytes,
@@ -79,7 +146,13 @@ impl CutoverView {
                 .filter(|_| done && fenced)
                 .map(|end| lifts_fence(&end.database, found.setting_before.as_deref())),
             destination: destination.map(|end| end.host.clone()).unwrap_or_default(),
+            goes_on: task.status() == v1::TaskStatus::Running,
         })
+    }
+
+    /// It is under way, and the source is fenced or about to be.
+    pub(crate) fn holds_source(&self) -> bool {
+        self.outcome.is_none() && self.steps.iter().any(|step| step.step == "fence")
     }
 
     /// It ended as was asked for.
@@ -103,7 +176,8 @@ impl CutoverView {
             }
             Some("rehearsed") => format!(
                 "cutover: nothing stands in the way; the source was {lag} ahead. Writers would be stopped for about as long \
-                 as that takes to apply, and a second or two"
+                 as that takes to apply, and a second or two\n  {}",
+                self.compared_text()
             ),
             Some("done") => {
                 let (fence, marker) =
@@ -116,11 +190,12 @@ impl CutoverView {
                 });
                 format!(
                     "cutover: done at {}{by}; writes may start at {}\n  writers were stopped for {}; fence {fence}, marker {marker}, \
-                     no change behind it; {} set{}",
+                     no change behind it; {} set\n  {}{}",
                     self.ended_at.clone().unwrap_or_default(),
                     self.destination,
                     human::duration_ms(self.stopped_ms),
                     human::counted(self.sequences.into(), "sequence"),
+                    self.compared_text(),
                     lifts.unwrap_or_default(),
                 )
             }
@@ -131,9 +206,8 @@ impl CutoverView {
                 };
                 let why =
                     self.cause.as_ref().map(|cause| cause.message.clone()).unwrap_or_default();
-                format!(
-                    "cutover: {undone}: {why}\n  {stopped}; the source is as before, and is followed"
-                )
+                let goes_on = if self.goes_on { ", and is followed" } else { "" };
+                format!("cutover: {undone}: {why}\n  {stopped}; the source is as before{goes_on}")
             }
         }
     }
@@ -173,6 +247,14 @@ mod tests {
                 v1::CutoverStepTime { step: v1::CutoverStep::Fence.into(), began_ms: 3_000 },
             ],
             fence: 16,
+            compared: Some(v1::CutoverCoverage {
+                tables: 3,
+                rows: 1_000,
+                rows_compared: 1_000,
+                rows_moving: 2,
+                schema_objects: 9,
+                ..Default::default()
+            }),
             marker: 32,
             sequences: 2,
             outcome: "done".into(),
@@ -194,6 +276,9 @@ mod tests {
             text.ends_with(r#"alter database "Shop" reset default_transaction_read_only"#),
             "{text}"
         );
+        let compared =
+            "1,000 rows in 3 tables and 9 objects compared before; not compared: 2 moving rows";
+        assert!(text.contains(compared), "{text}");
         assert_eq!(view.steps_told().count(), 2);
     }
 }

@@ -318,7 +318,7 @@ pub(crate) fn row_lines(table: &v1::TaskTable) -> Vec<Value> {
 }
 
 /// Hundredths of a percent as a number without needless zeros; 0 stands for all.
-fn percent(hundredths: u32) -> String {
+pub(super) fn percent(hundredths: u32) -> String {
     match hundredths {
         0 => "100".to_owned(),
         all if all % 100 == 0 => (all / 100).to_string(),

@@ -9,7 +9,7 @@ use pgconvoy_shared::unit::UnitKind;
 use crate::state::agent::Agents;
 use crate::state::clerk::Task;
 use crate::state::index::{KINDS, TaskIndex};
-use crate::state::{Stage, State, Subject, Tally, TaskStatus, UnitState};
+use crate::state::{Afterwards, Stage, State, Subject, Tally, TaskStatus, UnitState};
 
 /// Something that must never be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +145,8 @@ fn check_comparison(id: &TaskId, task: &Task, found: &mut Found) {
         match unit.state {
             UnitState::Done(_) => done[table.0 as usize] += 1,
             UnitState::Dropped => {}
+            // Whatever its agent says of it is dropped.
+            UnitState::Leased(ref lease) if lease.revoked == Some(Afterwards::Dropped) => {}
             UnitState::Ready
             | UnitState::BackOff { .. }
             | UnitState::Leased(_)
@@ -235,7 +237,7 @@ fn of_stage(kind: UnitKind, stage: Stage) -> bool {
         UnitKind::VerifyPlan
         | UnitKind::VerifyRows
         | UnitKind::VerifySchema
-        | UnitKind::VerifySequences => stage == Stage::Verify,
+        | UnitKind::VerifySequences => stage == Stage::Verify || stage == Stage::Cutover,
         UnitKind::Finish => stage == Stage::Finish,
     }
 }

@@ -124,6 +124,8 @@ pub struct VerificationView {
     pub tables_with_root: u32,
     /// The figures of all tables; lists are in the tables.
     pub rows: RowsCompared,
+    /// Made by a cutover, whatever the task was asked for.
+    pub by_cutover: bool,
     /// Everything that differs.
     pub differences: u64,
     /// All was compared that is to be.
@@ -316,6 +318,7 @@ pub fn task(
 fn verification(task: &Task) -> Option<VerificationView> {
     let record = &task.record;
     let checked = &task.index.totals.checked;
+    let by_cutover = record.cutover.as_ref().filter(|cutover| cutover.compares().is_some());
     let rows = RowsCompared {
         source_rows: checked.source_rows,
         destination_rows: checked.destination_rows,
@@ -329,7 +332,8 @@ fn verification(task: &Task) -> Option<VerificationView> {
         ..RowsCompared::default()
     };
     Some(VerificationView {
-        settings: record.verify?,
+        settings: record.compares()?,
+        by_cutover: by_cutover.is_some(),
         schema: record.schema_compared.clone(),
         sequences: record.sequences_compared.clone(),
         tables_same: checked.tables_same,
@@ -340,7 +344,10 @@ fn verification(task: &Task) -> Option<VerificationView> {
         tables_with_root: checked.tables_with_root,
         rows,
         differences: crate::course::differences(record, checked),
-        complete: record.stage > Stage::Verify,
+        complete: match by_cutover {
+            Some(cutover) => cutover.compared.is_some(),
+            None => record.stage > Stage::Verify,
+        },
     })
 }
 
@@ -495,7 +502,7 @@ fn table_view(task: &Task, no: TableNo, table: &Table, troubles: &Troubles) -> T
             (None, None) => String::new(),
         },
         verification: check.verdict().map(Verdict::as_str).unwrap_or_default(),
-        rows_compared: task.record.verify.map(|_| Arc::clone(&check.found)),
+        rows_compared: task.record.compares().map(|_| Arc::clone(&check.found)),
         parked: table.parked.clone(),
     }
 }

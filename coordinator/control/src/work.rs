@@ -130,7 +130,7 @@ fn work(task: &Task, subject: &Subject, leased: Timestamp) -> Option<Work> {
             table.filenode = table.filenode.filter(|_| snapshot.is_some());
             let PlannedShard { part, bytes, .. } = check.shards.get(*shard as usize)?.clone();
             let shard = CopyShard { table, shard: *shard, part, snapshot, barrier: None, bytes };
-            let sample = record.verify.unwrap_or_default().sample;
+            let sample = record.compares().unwrap_or_default().sample;
             Work::VerifyRows(Box::new(VerifyRows { shard, sample }))
         }
         Subject::VerifySchema => Work::VerifySchema,

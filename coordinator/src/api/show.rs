@@ -76,6 +76,14 @@ fn cutover(cutover: &Cutover) -> v1::Cutover {
         ended_ms: or_zero(cutover.ended.as_ref().map(|(_, at)| *at)),
         cause: undone.or(cutover.cause.as_ref()).cloned().map(Into::into),
         stopped_ms: cutover.stopped_ms(),
+        compared: cutover.compared.map(|coverage| v1::CutoverCoverage {
+            tables: coverage.tables,
+            tables_left_out: coverage.tables_left_out,
+            rows: coverage.rows,
+            rows_compared: coverage.rows_compared,
+            rows_moving: coverage.rows_moving,
+            schema_objects: coverage.schema_objects,
+        }),
     }
 }
 
@@ -96,6 +104,7 @@ fn verification(view: VerificationView) -> v1::Verification {
         rows: Some(view.rows.into()),
         differences: view.differences,
         complete: view.complete,
+        by_cutover: view.by_cutover,
     }
 }
 

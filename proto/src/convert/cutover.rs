@@ -4,13 +4,14 @@ use pgconvoy_shared::cutover::{
     CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, DEFAULT_TIMEOUT_MS, Writers,
 };
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::verify::VerifySettings;
 
 use super::{WireError, required, required_enum, wire_enum};
 use crate::v1;
 use crate::v1::cutover_done::Done as Wire;
 
 wire_enum!(Writers { Fenced, Stopped });
-wire_enum!(CutoverStep { Check, Fence, Prove, Switch, Lift });
+wire_enum!(CutoverStep { Check, Compare, Ready, Fence, Prove, Switch, Lift });
 
 impl From<CutoverSettings> for v1::CutoverSettings {
     fn from(settings: CutoverSettings) -> Self {
@@ -21,6 +22,8 @@ impl From<CutoverSettings> for v1::CutoverSettings {
             sequence_margin: settings.sequence_margin,
             by: settings.by,
             ignore: settings.ignore.into_iter().collect(),
+            compare_nothing: settings.compare.is_none(),
+            compare: settings.compare.map(Into::into),
         }
     }
 }
@@ -28,8 +31,10 @@ impl From<CutoverSettings> for v1::CutoverSettings {
 impl TryFrom<v1::CutoverSettings> for CutoverSettings {
     type Error = WireError;
     fn try_from(wire: v1::CutoverSettings) -> Result<Self, WireError> {
+        let compare = wire.compare.map(VerifySettings::try_from).transpose()?.unwrap_or_default();
         Ok(Self {
             writers: required_enum(wire.writers, "writers")?,
+            compare: (!wire.compare_nothing).then_some(compare),
             dry_run: wire.dry_run,
             timeout_ms: if wire.timeout_ms == 0 { DEFAULT_TIMEOUT_MS } else { wire.timeout_ms },
             sequence_margin: wire.sequence_margin,
@@ -74,6 +79,7 @@ impl From<CutoverDone> for v1::CutoverDone {
             CutoverDone::Checked { setting_before, lag_bytes } => {
                 Wire::Checked(v1::CutoverChecked { setting_before, lag_bytes })
             }
+            CutoverDone::Ready { lag_bytes } => Wire::Ready(v1::CutoverReady { lag_bytes }),
             CutoverDone::Fenced { at, ended } => {
                 Wire::Fenced(v1::CutoverFenced { at: at.0, ended })
             }
@@ -95,6 +101,7 @@ impl TryFrom<v1::CutoverDone> for CutoverDone {
             Wire::Checked(v1::CutoverChecked { setting_before, lag_bytes }) => {
                 Self::Checked { setting_before, lag_bytes }
             }
+            Wire::Ready(v1::CutoverReady { lag_bytes }) => Self::Ready { lag_bytes },
             Wire::Fenced(v1::CutoverFenced { at, ended }) => Self::Fenced { at: Lsn(at), ended },
             Wire::Proved(v1::CutoverProved { marker, sequences }) => {
                 Self::Proved { marker: Lsn(marker), sequences }

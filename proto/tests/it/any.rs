@@ -416,7 +416,7 @@ fn objects_compared() -> impl Strategy<Value = ObjectsCompared> {
 prop_compose! {
     fn cutover_order()(
         step in select(vec![
-            CutoverStep::Check, CutoverStep::Fence, CutoverStep::Prove,
+            CutoverStep::Check, CutoverStep::Compare, CutoverStep::Ready, CutoverStep::Fence, CutoverStep::Prove,
             CutoverStep::Switch, CutoverStep::Lift,
         ]),
         attempt in any::<u32>(),
@@ -425,11 +425,14 @@ prop_compose! {
         timeout_ms in 1..=u64::MAX,
         sequence_margin in any::<u32>(),
         ignore in btree_set(text(), 0..3),
+        sample in option::of(1u32..=10_000),
         by in text(),
         setting_before in option::of(text()),
         [fence, marker, left_ms] in any::<[u64; 3]>(),
     ) -> CutoverOrder {
-        let settings = CutoverSettings { writers, dry_run, timeout_ms, sequence_margin, ignore, by };
+        let compare = sample.map(|sample| VerifySettings { sample: Sample::hundredths(sample).unwrap() });
+        let settings =
+            CutoverSettings { writers, dry_run, timeout_ms, sequence_margin, ignore, compare, by };
         let (fence, marker) = (Lsn(fence), Lsn(marker));
         CutoverOrder { step, attempt, settings, setting_before, fence, marker, left_ms }
     }
@@ -440,6 +443,7 @@ fn cutover_done() -> impl Strategy<Value = CutoverDone> {
         (option::of(text()), any::<u64>()).prop_map(|(setting_before, lag_bytes)| {
             CutoverDone::Checked { setting_before, lag_bytes }
         }),
+        any::<u64>().prop_map(|lag_bytes| CutoverDone::Ready { lag_bytes }),
         (any::<u64>(), any::<u32>())
             .prop_map(|(at, ended)| CutoverDone::Fenced { at: Lsn(at), ended }),
         (any::<u64>(), any::<u32>())

@@ -25,10 +25,11 @@ pub fn jobs_for(cores: u32) -> u32 {
     cores.clamp(2, 16)
 }
 
-/// What a shard aims at where nothing is said: work for many, and little that is lost with an agent. One job alone has
-/// nobody to share a table with, and a server reads a range of blocks through all its buffers, but a whole table through a
-/// few, for much less work: so most tables are one shard then.
+/// What a shard aims at where nothing is said: work for many, and little that is lost with an agent. A job or two have few to
+/// share a table with, and a table that is one shard costs both servers much less work: the source reads a range of blocks
+/// through all its buffers, but a whole table through a few, and the destination can freeze the rows of a whole table as it writes them.
+/// So most tables are one shard then.
 #[must_use]
 pub fn shard_size_bytes_for(jobs: u32) -> u64 {
-    if jobs == 1 { 2 << 30 } else { 256 << 20 }
+    if jobs <= 2 { 2 << 30 } else { 256 << 20 }
 }

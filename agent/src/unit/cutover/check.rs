@@ -1,35 +1,27 @@
-//! Whether anything stands in the way of a cutover. Nobody is stopped, and a rehearsal changes nothing.
+//! Whether anything stands in the way of a cutover. Nobody is stopped, and nothing is changed.
 //!
 //! What would fail under the fence is found here, and so is what the stream never brings: tables that nobody follows, large
 //! objects, unlogged tables. Those two last ones may be left behind by whoever says so, by their codes.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, Writers};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
-use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::GenericClient;
 
-use super::{fresh, held, named, refused, source};
+use super::{held, lag, named, refused, source};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, open_stream, survey};
 
 /// Markers come out of the stream from this major on.
 const MESSAGES: u32 = 14;
 
-/// How long the destination may need to be where the source was when this began.
-const LAG_LIMIT: Duration = Duration::from_secs(10);
-
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
 pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<CutoverDone, UnitEnd> {
     let session = source::session(ctx).await?;
     let access = session.access().clone();
-    let flushed = source::position(&session, "select pg_catalog.pg_current_wal_flush_lsn()::text");
-    let flushed = flushed.await.about(&access)?;
+    let flushed = source::flushed_position(&session).await.about(&access)?;
     let there = ctx.access(Side::Destination);
     let destination = there.session().await.about(&there)?;
 
@@ -51,16 +43,9 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
         return Ok(refused(refusal.about(access.to_string())));
     }
 
-    if !order.settings.dry_run {
-        fresh::run(ctx).await?;
-    }
-    let Some(lag_bytes) = lag(ctx, &destination, flushed).await? else {
-        let message = format!("the destination did not catch up within {LAG_LIMIT:?}");
-        return Ok(refused(
-            Failure::definite("cutover_lag", message)
-                .about(there.to_string())
-                .remedy("wait until lag is small (`task show`), then begin anew"),
-        ));
+    let lag_bytes = match lag::caught_up(ctx, &destination, flushed).await? {
+        Ok(lag_bytes) => lag_bytes,
+        Err(failure) => return Ok(refused(failure)),
     };
     let setting_before = setting(&session).await.about(&access)?;
     session.close().await;
@@ -222,30 +207,6 @@ async fn not_valid(source: &Session, destination: &Session) -> Result<Option<Fai
         Failure::definite("cutover_constraints_not_valid", message)
             .remedy("validate the constraints, build the indexes anew (`reindex`), then begin anew")
     }))
-}
-
-/// Waits until the destination is there; what it lacked before. None = it does not get there.
-async fn lag(ctx: &UnitContext, session: &Session, to: Lsn) -> Result<Option<u64>, UnitEnd> {
-    let access = session.access();
-    let ask =
-        "select coalesce((select lsn::text from pgconvoy.apply_progress where task = $1), '0/0')";
-    let end = tokio::time::Instant::now() + LAG_LIMIT;
-    let mut first = None;
-    loop {
-        ctx.still_mine()?;
-        let row = session.query_one(ask, &[&ctx.task.as_str()]).await.about(access)?;
-        let text: &str = row.get(0);
-        let bad = |_| PgError::protocol(format!("position {text}"));
-        let applied: Lsn = text.parse().map_err(bad).about(access)?;
-        let lag = *first.get_or_insert(to.0.saturating_sub(applied.0));
-        if applied >= to {
-            return Ok(Some(lag));
-        }
-        if tokio::time::Instant::now() >= end {
-            return Ok(None);
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
 }
 
 fn of_rules(ctx: &UnitContext, rows: &[tokio_postgres::Row]) -> Vec<String> {

@@ -1,7 +1,8 @@
 //! The cutover, step by step: each is an order of its own, under an epoch of its own, and may be run again by anyone.
 //!
 //! - [`check`]: whether anything stands in the way, constraints that nobody looked at included ([`held`]); nobody is stopped,
-//!   and nothing is changed but for what is made of rows ([`fresh`]).
+//!   and nothing is changed. Then both ends are compared, by units of their own ([`verify`](super::verify)).
+//! - [`ready`]: what is made of rows is made anew ([`fresh`]), and the destination is close behind ([`lag`]).
 //! - [`source::fence`]: the source's database becomes read-only by default, and other sessions are ended.
 //! - [`proof`]: a marker, written into the source's log after the fence, is applied at the destination, and no transaction
 //!   with a change came after it; meanwhile sequences are set from the source.
@@ -16,7 +17,9 @@
 mod check;
 mod fresh;
 mod held;
+mod lag;
 mod proof;
+mod ready;
 mod source;
 mod switch;
 
@@ -43,6 +46,9 @@ pub(super) async fn run(ctx: &UnitContext, order: CutoverOrder) -> Result<WorkRe
     let until = Until(Instant::now() + Duration::from_millis(order.left_ms));
     let done = match order.step {
         CutoverStep::Check => Box::pin(check::run(ctx, &order)).await?,
+        CutoverStep::Ready => Box::pin(ready::run(ctx)).await?,
+        // Units of their own compare.
+        CutoverStep::Compare => return Err(not_a_lease(order.step).into()),
         CutoverStep::Fence => {
             within(until, "the source was fenced", Box::pin(source::fence(ctx, &order, until)))
                 .await?
@@ -55,6 +61,10 @@ pub(super) async fn run(ctx: &UnitContext, order: CutoverOrder) -> Result<WorkRe
         CutoverStep::Lift => Box::pin(source::lift(ctx, &order)).await?,
     };
     Ok(WorkResult::Cutover(done))
+}
+
+fn not_a_lease(step: CutoverStep) -> Failure {
+    Failure::other("lease_not_understood", format!("no lease is for step {}", step.as_str()))
 }
 
 /// What a step may take longer than the cutover: one that sees the end of the time says more about it.

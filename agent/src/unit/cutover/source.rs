@@ -178,12 +178,16 @@ pub(super) async fn others(
 
 /// The failure of a cutover that found somebody writing.
 pub(super) fn still_writing(who: &[String]) -> Failure {
-    let who = match who {
+    let message = format!("somebody still writes at the source; {}", connected(who));
+    Failure::definite("cutover_writers", message)
+        .remedy("stop them (pools, jobs and replication included), then begin anew")
+}
+
+pub(super) fn connected(who: &[String]) -> String {
+    match who {
         [] => "nobody is connected any more".to_owned(),
         some => format!("connected now: {}", some.join("; ")),
-    };
-    Failure::definite("cutover_writers", format!("somebody still writes at the source; {who}"))
-        .remedy("stop them (pools, jobs and replication included), then begin anew")
+    }
 }
 
 /// Transactions that are prepared: they are in the stream only once they are committed.
@@ -207,7 +211,12 @@ pub(super) async fn insert_position(session: &Session) -> Result<Lsn, PgError> {
     position(session, "select pg_catalog.pg_current_wal_insert_lsn()::text").await
 }
 
-pub(super) async fn position(session: &Session, ask: &str) -> Result<Lsn, PgError> {
+/// Up to where the source's log is on disk.
+pub(super) async fn flushed_position(session: &Session) -> Result<Lsn, PgError> {
+    position(session, "select pg_catalog.pg_current_wal_flush_lsn()::text").await
+}
+
+async fn position(session: &Session, ask: &str) -> Result<Lsn, PgError> {
     let row = session.query_one(ask, &[]).await?;
     let text: &str = row.get(0);
     text.parse().map_err(|_| PgError::protocol(format!("position {text}")))

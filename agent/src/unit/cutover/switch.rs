@@ -18,7 +18,7 @@ use pgconvoy_shared::failure::{Failure, FailureClass};
 use tokio::time::Instant;
 
 use super::check::parked;
-use super::proof::{self, arrived, seen, who_writes};
+use super::proof::{self, arrived, who_writes};
 use super::{Until, named, refused, source, timed_out};
 use crate::laws::Law;
 use crate::pg::About;
@@ -41,12 +41,22 @@ pub(super) async fn run(
     let source = source::session(ctx).await?;
     let marker = proof::name(ctx, order, 2);
     proof::write(&source, &marker).await?;
-    if arrived(ctx, &marker, until).await?.is_none() {
+    let Some(seen) = arrived(ctx, &marker, until).await? else {
         return Ok(timed_out("the destination took over"));
+    };
+    let is_behind =
+        |seen: proof::Seen| seen.last_change > order.marker && !Law::Proof.is_left_out();
+    if is_behind(seen) {
+        return Ok(refused(who_writes(ctx, &source).await?));
     }
     let moved = sequences::not_set(ctx, &source, &session, order.settings.sequence_margin).await?;
     if !moved.is_empty() && !Law::Proof.is_left_out() {
-        let message = format!("sequences were used behind the fence: {}", named(moved));
+        let who = source::others(ctx, &source, "true").await.about(source.access())?;
+        let message = format!(
+            "sequences were used behind the fence: {}; {}",
+            named(moved),
+            source::connected(&who)
+        );
         return Ok(refused(
             Failure::definite("cutover_sequences_moved", message)
                 .about(source.access().to_string())
@@ -60,10 +70,8 @@ pub(super) async fn run(
     let hold = format!("set local lock_timeout = {wait}; {}", fence::hold(ctx));
     let transaction = session.transaction().await.about(&access)?;
     transaction.batch_execute(&hold).await.about(&access)?;
-    let seen = seen(&transaction, ctx, &marker, "for update").await.about(&access)?;
+    let seen = proof::seen(&transaction, ctx, &marker, "for update").await.about(&access)?;
     // Another marker than this one: nobody else writes any while this unit is owned.
-    let is_behind =
-        |seen: proof::Seen| seen.last_change > order.marker && !Law::Proof.is_left_out();
     if seen.is_none_or(is_behind) {
         transaction.rollback().await.about(&access)?;
         return Ok(refused(who_writes(ctx, &source).await?));

@@ -50,6 +50,8 @@ enum FromDestination {
         roles: Roles,
         /// Titles of what is not made there before the last change is applied.
         later: Vec<String>,
+        /// Titles of tables whose replica identity is, for a while, not the one that they came with.
+        identified: Vec<String>,
     },
 }
 
@@ -81,10 +83,15 @@ async fn source_half(
         }
         FromDestination::Described { .. } => return Err(out_of_turn().into()),
     };
-    let ours = described(ctx, Side::Source, tool).await?;
-    let FromDestination::Described { schema, roles, later } = link.expect().await? else {
+    let mut ours = described(ctx, Side::Source, tool).await?;
+    let FromDestination::Described { mut schema, roles, later, identified } = link.expect().await?
+    else {
         return Err(out_of_turn().into());
     };
+    for title in &identified {
+        forget_identity(&mut ours.statements, title);
+        forget_identity(&mut schema.statements, title);
+    }
     let same = if mine == server { wording::same } else { wording::same_between_majors };
     Ok(compared(ours, schema, &roles, &later, same))
 }
@@ -98,6 +105,7 @@ async fn destination_half(
     let mine = session.major();
     let roles = roles(&session).await.about(&access)?;
     let later = yet_to_come(&session).await.about(&access)?;
+    let identified = identified(&session).await.about(&access)?;
     session.close().await;
     let source = link.expect().await?;
     let tool = match ctx.means.tools.choose(source.max(mine), mine) {
@@ -106,7 +114,7 @@ async fn destination_half(
     };
     link.send(FromDestination::Chosen { tool, server: mine }).await?;
     let schema = described(ctx, Side::Destination, tool).await?;
-    link.send(FromDestination::Described { schema, roles, later }).await
+    link.send(FromDestination::Described { schema, roles, later, identified }).await
 }
 
 async fn roles(session: &Session) -> Result<Roles, tokio_postgres::Error> {
@@ -124,6 +132,29 @@ async fn roles(session: &Session) -> Result<Roles, tokio_postgres::Error> {
         roles.known.insert(name);
     }
     Ok(roles)
+}
+
+/// Tables to which a task gave another replica identity for as long as it lasts, whichever task that is.
+async fn identified(session: &Session) -> Result<Vec<String>, tokio_postgres::Error> {
+    let noted = "select coalesce(has_table_privilege(to_regclass('pgconvoy.identity_set'), 'select'), false)
+                        and has_schema_privilege('pgconvoy', 'usage')";
+    if !session.query_one(noted, &[]).await?.get::<_, bool>(0) {
+        return Ok(Vec::new());
+    }
+    let query = "select schema_name, table_name from pgconvoy.identity_set";
+    let rows = session.query(query, &[]).await?;
+    Ok(rows.iter().map(|row| title_of("TABLE", row.get(0), row.get(1))).collect())
+}
+
+/// Leaves out what says of a table how its rows are identified.
+fn forget_identity(statements: &mut Statements, title: &str) {
+    if let Some(statement) = statements.get_mut(title) {
+        let says = |line: &str| {
+            line.starts_with("ALTER TABLE ONLY ") && line.contains(" REPLICA IDENTITY ")
+        };
+        let rest: Vec<&str> = statement.lines().filter(|line| !says(line)).collect();
+        *statement = rest.join("\n").trim_end().to_owned();
+    }
 }
 
 async fn described(ctx: &UnitContext, side: Side, tool: u32) -> Result<Described, UnitEnd> {
@@ -222,6 +253,17 @@ fn differences(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_identity_that_a_task_set_is_no_difference() {
+        let table = "CREATE TABLE public.t (\n    n integer\n);";
+        let full = format!("{table}\n\nALTER TABLE ONLY public.t REPLICA IDENTITY FULL;\n");
+        let mut statements: Statements = [("TABLE public.t".to_owned(), full)].into();
+        forget_identity(&mut statements, "TABLE public.u");
+        assert_ne!(statements["TABLE public.t"], table);
+        forget_identity(&mut statements, "TABLE public.t");
+        assert_eq!(statements["TABLE public.t"], table);
+    }
 
     #[test]
     fn objects_are_matched_by_what_they_are_called() {

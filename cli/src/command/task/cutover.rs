@@ -4,7 +4,7 @@ use clap::Args;
 use pgconvoy_proto::v1;
 
 use super::Which;
-use crate::command::cutover::{CutoverFlags, cut_over};
+use crate::command::cutover::{CutoverFlags, cut_over, exit_of};
 use crate::exit::Exit;
 use crate::output::{self, Format, note};
 use crate::problem::{Problem, in_lines};
@@ -16,10 +16,12 @@ Examples:
   pgconvoy task cutover shop --fence --dry-run
   pgconvoy task cutover shop --fence --timeout 30
   pgconvoy task cutover shop --writers-stopped --sequence-margin 1000
+  pgconvoy task cutover shop --fence --compare 5
 
-Whatever fails before the switch, or takes longer than the timeout, is taken back: the source is as
+Both ends are compared first, while the source stays in use; what differs ends the cutover before
+anybody is stopped. Whatever fails before the switch, or takes longer than the timeout, is taken back: the source is as
 before, and the task follows it. After the switch the source stays fenced; the statement that lifts
-the fence is printed. Exits with 1 if the cutover was undone.")]
+the fence is printed. Exits with 1 if the cutover was undone, with 4 if both ends differ.")]
 pub(super) struct Cutover {
     #[command(flatten)]
     which: Which,
@@ -28,7 +30,7 @@ pub(super) struct Cutover {
     /// Only look whether anything stands in the way; nothing is stopped
     #[arg(long)]
     dry_run: bool,
-    /// What may be left behind: cutover_large_objects, cutover_unlogged_tables
+    /// What may be: cutover_large_objects, cutover_unlogged_tables, cutover_schema_differs
     #[arg(long, value_name = "CODE", value_delimiter = ',')]
     ignore: Vec<String>,
 }
@@ -45,6 +47,6 @@ impl Cutover {
         if let Some(cause) = &view.cause {
             note(&format!("error: {}", in_lines(cause)));
         }
-        Ok(if view.is_good() { Exit::Done } else { Exit::Failed })
+        Ok(exit_of(&view))
     }
 }

@@ -11,6 +11,7 @@ use crate::state::{Afterwards, EventKind, TaskStatus};
 pub(super) fn pause_task(cx: &mut Context<'_>, task: &TaskId) -> Result<Outcome, Rejected> {
     cx.with_task(task, |clerk| match unless_fenced(clerk)? {
         TaskStatus::Running => {
+            course::cutover_interrupted(clerk);
             clerk.record().status = TaskStatus::Paused;
             clerk.tell(EventKind::TaskPaused, "paused");
             course::revoke_all(clerk, Afterwards::Ready);

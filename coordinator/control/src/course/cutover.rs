@@ -5,12 +5,15 @@
 //! whoever dies, the next owner goes on or takes it back. Whatever fails before the switch leads to [`CutoverStep::Lift`], and
 //! from there back to following the source. From [`CutoverStep::Switch`] on the destination decides, in one transaction: it is
 //! asked until it answers.
+//!
+//! [`CutoverStep::Compare`] has units of its own, those of every comparison ([`verify`]), beside the stream. Up to the fence a
+//! task that is paused, fails or is cancelled ends its cutover: nobody wants one that begins by itself some day.
 
 use pgconvoy_shared::cutover::{CutoverDone, CutoverSettings, CutoverStep};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::UnitNo;
 
-use super::{lease_end, settle, stages};
+use super::{lease_end, settle, stages, verify};
 use crate::state::clerk::Clerk;
 use crate::state::unit::Subject;
 use crate::state::{Cutover, CutoverOutcome, EventKind, Stage, TaskStatus, UnitState};
@@ -45,10 +48,22 @@ pub(super) fn stepped(
         (CutoverStep::Check, CutoverDone::Checked { setting_before, lag_bytes }) => {
             cutover.setting_before.clone_from(setting_before);
             cutover.lag_bytes = *lag_bytes;
-            if cutover.settings.dry_run {
+            let (compares, dry_run) =
+                (cutover.settings.compare.is_some(), cutover.settings.dry_run);
+            if compares {
+                settle(clerk, no);
+                note_step(clerk, CutoverStep::Compare);
+                verify::begin_rows(clerk);
+                return Ok(());
+            }
+            if dry_run {
                 go_on(clerk, no, CutoverOutcome::Rehearsed);
                 return Ok(());
             }
+            CutoverStep::Ready
+        }
+        (CutoverStep::Ready, CutoverDone::Ready { lag_bytes }) => {
+            cutover.lag_bytes = *lag_bytes;
             cutover.deadline = Some(at.plus_ms(cutover.settings.timeout_ms));
             CutoverStep::Fence
         }
@@ -77,7 +92,11 @@ pub(super) fn stepped(
             return Ok(());
         }
         (
-            CutoverStep::Check | CutoverStep::Fence | CutoverStep::Prove | CutoverStep::Switch,
+            CutoverStep::Check
+            | CutoverStep::Ready
+            | CutoverStep::Fence
+            | CutoverStep::Prove
+            | CutoverStep::Switch,
             CutoverDone::Refused(cause),
         ) => {
             undo(clerk, no, cause.clone());
@@ -112,20 +131,77 @@ fn note_step(clerk: &mut Clerk<'_>, step: CutoverStep) {
     }
 }
 
+/// Both ends are compared: it goes on, unless they differ.
+pub(super) fn compared(clerk: &mut Clerk<'_>) {
+    let coverage = verify::coverage(clerk.task);
+    let differs = verify::stands_in_the_way(clerk.task);
+    let Some(cutover) = clerk.record().cutover.as_deref_mut() else { return };
+    cutover.compared = Some(coverage);
+    let dry_run = cutover.settings.dry_run;
+    match differs {
+        Some(cause) => leave(clerk, CutoverOutcome::Undone(cause)),
+        None if dry_run => leave(clerk, CutoverOutcome::Rehearsed),
+        None => {
+            note_step(clerk, CutoverStep::Ready);
+            clerk.add_unit(Subject::Cutover);
+        }
+    }
+}
+
+/// Whether both ends are being compared for it.
+pub(super) fn is_comparing(clerk: &Clerk<'_>) -> bool {
+    clerk.task.record.cutover.as_deref().is_some_and(Cutover::is_comparing)
+}
+
+/// Its user stops the task before anything is fenced.
+pub(crate) fn interrupted(clerk: &mut Clerk<'_>) {
+    let cutover = clerk.task.record.cutover.as_deref();
+    if cutover.is_some_and(|cutover| cutover.ended.is_none() && !cutover.holds_source()) {
+        let message = "the task was stopped by its user before the source was fenced";
+        let cause = Failure::definite("cutover_interrupted", message);
+        leave(clerk, CutoverOutcome::Undone(cause.remedy("resume the task, then begin anew")));
+    }
+}
+
 /// The task fails of something else. A source that is fenced is let go, unless the destination is deciding already.
 pub(super) fn task_failed(clerk: &mut Clerk<'_>, cause: Failure) {
     let Some(cutover) = clerk.record().cutover.as_deref_mut() else { return };
-    let holds = cutover.holds_source();
-    if holds && matches!(cutover.step, CutoverStep::Fence | CutoverStep::Prove) {
-        cutover.cause = Some(cause);
-        note_step(clerk, CutoverStep::Lift);
+    if cutover.ended.is_some() {
+        return;
     }
+    match cutover.step {
+        CutoverStep::Check | CutoverStep::Compare | CutoverStep::Ready => {
+            leave(clerk, CutoverOutcome::Undone(cause));
+        }
+        CutoverStep::Fence | CutoverStep::Prove => {
+            cutover.cause = Some(cause);
+            note_step(clerk, CutoverStep::Lift);
+        }
+        CutoverStep::Switch | CutoverStep::Lift => {}
+    }
+}
+
+/// Ends it before the fence, with whatever is under way for it, and the task follows its source as before.
+pub(super) fn leave(clerk: &mut Clerk<'_>, outcome: CutoverOutcome) {
+    let units = (0u32..).map(UnitNo).zip(clerk.record().units.iter());
+    let ours = units.filter(|(_, unit)| {
+        unit.is_open() && (unit.subject == Subject::Cutover || verify::compares(&unit.subject))
+    });
+    let ours: Vec<UnitNo> = ours.map(|(no, _)| no).collect();
+    if is_comparing(clerk) && !verify::is_over(clerk) {
+        verify::forget(clerk);
+    }
+    for no in ours {
+        lease_end::drop_unit(clerk, no);
+    }
+    end(clerk, outcome);
+    clerk.set_stage(Stage::Stream);
 }
 
 /// Takes it back. Before the fence there is nothing to take back.
 pub(super) fn undo(clerk: &mut Clerk<'_>, no: UnitNo, cause: Failure) {
     let Some(cutover) = clerk.record().cutover.as_deref_mut() else { return };
-    if cutover.step == CutoverStep::Check {
+    if !cutover.holds_source() {
         go_on(clerk, no, CutoverOutcome::Undone(cause));
         return;
     }
@@ -135,14 +211,15 @@ pub(super) fn undo(clerk: &mut Clerk<'_>, no: UnitNo, cause: Failure) {
 
 /// Whether a failure of the unit undoes the cutover, rather than being tried again.
 pub(super) fn is_undone_by_failure(clerk: &mut Clerk<'_>) -> bool {
-    clerk.record().cutover.as_ref().is_some_and(|cutover| {
-        matches!(cutover.step, CutoverStep::Check | CutoverStep::Fence | CutoverStep::Prove)
-    })
+    clerk
+        .record()
+        .cutover
+        .as_ref()
+        .is_some_and(|cutover| !matches!(cutover.step, CutoverStep::Switch | CutoverStep::Lift))
 }
 
-fn end(clerk: &mut Clerk<'_>, no: UnitNo, outcome: CutoverOutcome) {
+fn end(clerk: &mut Clerk<'_>, outcome: CutoverOutcome) {
     let at = clerk.at;
-    settle(clerk, no);
     let (message, cause) = match &outcome {
         CutoverOutcome::Undone(cause) => {
             (format!("the cutover is undone: {}", cause.message), Some(cause.clone()))
@@ -153,18 +230,20 @@ fn end(clerk: &mut Clerk<'_>, no: UnitNo, outcome: CutoverOutcome) {
     if let Some(cutover) = clerk.record().cutover.as_deref_mut() {
         cutover.end(outcome, at);
     }
-    clerk.tell_of(EventKind::CutoverEnded, message, None, Some(no), cause);
+    clerk.tell_of(EventKind::CutoverEnded, message, None, None, cause);
 }
 
 /// It is over, and the task follows its source as before.
 fn go_on(clerk: &mut Clerk<'_>, no: UnitNo, outcome: CutoverOutcome) {
-    end(clerk, no, outcome);
+    settle(clerk, no);
+    end(clerk, outcome);
     clerk.set_stage(Stage::Stream);
 }
 
 /// The destination has taken over. What is left of the task at both ends is removed.
 fn switched(clerk: &mut Clerk<'_>, no: UnitNo) {
-    end(clerk, no, CutoverOutcome::Done);
+    settle(clerk, no);
+    end(clerk, CutoverOutcome::Done);
     let record = clerk.record();
     record.status = TaskStatus::Running;
     record.cause = None;
@@ -183,6 +262,7 @@ mod tests {
     use pgconvoy_shared::failure::Failure;
     use pgconvoy_shared::lsn::Lsn;
     use pgconvoy_shared::unit::{Checkpoint, UnitKind, Work, WorkResult};
+    use pgconvoy_shared::verify::{ObjectsCompared, RowsCompared, VerifySettings};
 
     use crate::apply::story::{Held, Story};
     use crate::command::Command;
@@ -204,16 +284,24 @@ mod tests {
     }
 
     fn cut_over(story: &mut Story, dry_run: bool) -> Result<Outcome, Rejected> {
-        let settings = CutoverSettings {
+        cut_over_with(story, CutoverSettings { dry_run, ..settings() })
+    }
+
+    fn cut_over_with(story: &mut Story, settings: CutoverSettings) -> Result<Outcome, Rejected> {
+        let task = story.task.clone();
+        story.apply(Command::CutoverTask { task, settings }).outcome
+    }
+
+    fn settings() -> CutoverSettings {
+        CutoverSettings {
             writers: Writers::Fenced,
-            dry_run,
+            dry_run: false,
             timeout_ms: 30_000,
             sequence_margin: 0,
             ignore: Default::default(),
+            compare: None,
             by: "ann".into(),
-        };
-        let task = story.task.clone();
-        story.apply(Command::CutoverTask { task, settings }).outcome
+        }
     }
 
     fn order(story: &Story, held: &Held) -> CutoverOrder {
@@ -234,6 +322,13 @@ mod tests {
         CutoverDone::Checked { setting_before: Some("off".into()), lag_bytes: 7 }
     }
 
+    /// Up to the fence, with nothing compared.
+    fn up_to_the_fence(story: &mut Story) {
+        cut_over(story, false).expect("it begins");
+        step(story, CutoverStep::Check, checked());
+        step(story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3 });
+    }
+
     fn outcome(story: &Story) -> Option<CutoverOutcome> {
         let cutover = story.view().cutover.expect("there was one");
         cutover.ended.map(|(outcome, _)| outcome)
@@ -246,6 +341,7 @@ mod tests {
         assert!(matches!(cut_over(&mut story, false), Ok(Outcome::Task { changed: false, .. })));
         assert_eq!(story.view().phase, Phase::Cutover);
         step(&mut story, CutoverStep::Check, checked());
+        step(&mut story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3 });
         story.now = story.now.plus_ms(1_000);
         let order =
             step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 4 });
@@ -276,8 +372,7 @@ mod tests {
         let failure = || Failure::transient("connection_lost", "connection reset");
         for fails_at in [CutoverStep::Fence, CutoverStep::Prove] {
             let (mut story, _stream) = in_sync();
-            cut_over(&mut story, false).expect("it begins");
-            step(&mut story, CutoverStep::Check, checked());
+            up_to_the_fence(&mut story);
             if fails_at == CutoverStep::Prove {
                 let fenced = CutoverDone::Fenced { at: Lsn(3_500), ended: 0 };
                 step(&mut story, CutoverStep::Fence, fenced);
@@ -301,8 +396,7 @@ mod tests {
     #[test]
     fn from_the_switch_on_the_destination_decides() {
         let (mut story, _stream) = in_sync();
-        cut_over(&mut story, false).expect("it begins");
-        step(&mut story, CutoverStep::Check, checked());
+        up_to_the_fence(&mut story);
         step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 0 });
         let proved = CutoverDone::Proved { marker: Lsn(3_600), sequences: 0 };
         step(&mut story, CutoverStep::Prove, proved);
@@ -322,9 +416,8 @@ mod tests {
     #[test]
     fn a_fenced_source_is_let_go_whatever_the_task_fails_of() {
         let (mut story, stream) = in_sync();
-        cut_over(&mut story, false).expect("it begins");
+        up_to_the_fence(&mut story);
         let under_way = Err(Rejected::CutoverUnderWay { task: story.task.clone() });
-        step(&mut story, CutoverStep::Check, checked());
         let task = story.task.clone();
         assert_eq!(story.apply(Command::CancelTask { task: task.clone() }).outcome, under_way);
         assert_eq!(story.apply(Command::PauseTask { task }).outcome, under_way);
@@ -335,6 +428,119 @@ mod tests {
             matches!(outcome(&story), Some(CutoverOutcome::Undone(why)) if why.code == "slot_lost")
         );
         assert_eq!(story.status(), TaskStatus::Failed);
+    }
+
+    /// Comparing both ends, in a task that was asked for no comparison.
+    fn comparing(ignore: &[&str]) -> (Story, Held) {
+        let (mut story, stream) = in_sync();
+        let ignore = ignore.iter().map(|code| (*code).to_owned()).collect();
+        let compare = Some(VerifySettings::default());
+        cut_over_with(&mut story, CutoverSettings { ignore, compare, ..settings() }).expect("due");
+        step(&mut story, CutoverStep::Check, checked());
+        let plan = story.lease("a", UnitKind::VerifyPlan);
+        story.plan_into(&plan, &[("public.orders", 1)]);
+        (story, stream)
+    }
+
+    fn rows(different: u64, moving: u64) -> RowsCompared {
+        RowsCompared { source_rows: 9, compared: 9, different, moving, ..RowsCompared::default() }
+    }
+
+    fn schema(differences: u64) -> WorkResult {
+        WorkResult::VerifySchema(ObjectsCompared { objects: 5, differences, ..Default::default() })
+    }
+
+    #[test]
+    fn both_ends_are_compared_before_anything_is_stopped() {
+        let (mut story, _stream) = comparing(&["cutover_schema_differs"]);
+        let held = story.lease("a", UnitKind::VerifyRows);
+        story.compared(&held, rows(0, 2));
+        assert_eq!(story.counts(UnitKind::Cutover).ready, 0, "the schema is not compared yet");
+        assert!(!story.view().verification.expect("it compares").complete);
+        let held = story.lease("a", UnitKind::VerifySchema);
+        story.done(&held, schema(1));
+        step(&mut story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3 });
+        step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 0 });
+        let proved = CutoverDone::Proved { marker: Lsn(3_600), sequences: 0 };
+        step(&mut story, CutoverStep::Prove, proved);
+        step(&mut story, CutoverStep::Switch, CutoverDone::Switched);
+        let coverage = story.view().cutover.and_then(|cutover| cutover.compared).expect("it did");
+        assert_eq!((coverage.tables, coverage.rows_compared, coverage.rows_moving), (1, 9, 2));
+        assert_eq!(coverage.schema_objects, 5);
+    }
+
+    #[test]
+    fn what_differs_stops_a_cutover_before_anybody_is_stopped() {
+        for (different, of_schema, code) in
+            [(1, 0, "verification_differs"), (0, 1, "cutover_schema_differs")]
+        {
+            let (mut story, _stream) = comparing(&["cutover_large_objects"]);
+            let held = story.lease("a", UnitKind::VerifySchema);
+            story.done(&held, schema(of_schema));
+            let held = story.lease("a", UnitKind::VerifyRows);
+            story.compared(&held, rows(different, 0));
+            assert!(
+                matches!(outcome(&story), Some(CutoverOutcome::Undone(why)) if why.code == code)
+            );
+            let view = story.view();
+            assert_eq!((view.status, view.phase), (TaskStatus::Running, Phase::Stream));
+            let found = view.verification.expect("it stays to be seen");
+            assert_eq!((found.differences, found.complete), (1, true));
+            // And it may be tried again, from the beginning.
+            let compare = Some(VerifySettings::default());
+            cut_over_with(&mut story, CutoverSettings { compare, ..settings() }).expect("due");
+            step(&mut story, CutoverStep::Check, checked());
+            assert_eq!(story.counts(UnitKind::VerifyPlan).ready, 1);
+        }
+    }
+
+    #[test]
+    fn a_task_that_stops_or_cannot_compare_ends_its_cutover_before_the_fence() {
+        let failure = || Failure::definite("missing_privilege", "permission denied");
+        let why = |story: &Story| match outcome(story) {
+            Some(CutoverOutcome::Undone(why)) => why.code,
+            other => panic!("{other:?}"),
+        };
+        let (mut story, _stream) = comparing(&[]);
+        let held = story.lease("a", UnitKind::VerifyRows);
+        story.fail(&held, failure());
+        assert_eq!(
+            (story.status(), why(&story).as_str()),
+            (TaskStatus::Running, "missing_privilege")
+        );
+
+        let (mut story, _stream) = comparing(&[]);
+        let held = story.lease("a", UnitKind::VerifyRows);
+        story.pause();
+        assert_eq!(why(&story), "cutover_interrupted");
+        story.release(&held);
+        story.resume();
+        assert_eq!(story.view().phase, Phase::Stream);
+        assert_eq!(story.counts(UnitKind::VerifyRows).ready, 0, "nobody asked for it again");
+
+        let (mut story, stream) = comparing(&[]);
+        story.fail(&stream, Failure::definite("slot_lost", "the slot is gone"));
+        assert_eq!((story.status(), why(&story).as_str()), (TaskStatus::Failed, "slot_lost"));
+
+        let (mut story, _stream) = comparing(&[]);
+        story.cancel();
+        assert_eq!(why(&story), "cutover_interrupted");
+    }
+
+    #[test]
+    fn a_table_is_not_copied_anew_beside_a_cutover_nor_the_other_way_round() {
+        let resync = |story: &mut Story| {
+            let table = "public.orders".into();
+            story.apply(Command::ResyncTable { task: story.task.clone(), table }).outcome
+        };
+        let (mut story, _stream) = in_sync();
+        cut_over(&mut story, false).expect("it begins");
+        assert!(matches!(resync(&mut story), Err(Rejected::CannotCopyAnew { .. })));
+
+        let (mut story, _stream) = in_sync();
+        resync(&mut story).expect("it may");
+        let refused = Rejected::NotInSync { task: story.task.clone() };
+        assert_eq!(cut_over(&mut story, false), Err(refused));
     }
 
     #[test]

@@ -5,12 +5,12 @@ use pgconvoy_shared::ids::{AgentId, TableNo, UnitNo};
 use pgconvoy_shared::retry::{self, Retry};
 use pgconvoy_shared::unit::UnitKind;
 
-use super::{cutover, gate, plan, stages};
+use super::{cutover, gate, plan, stages, verify};
 use crate::outcome::Effect;
 use crate::state::clerk::Clerk;
 use crate::state::events::Telling;
 use crate::state::unit::Subject;
-use crate::state::{Afterwards, EventKind, Stage, TaskStatus, Trouble, UnitState};
+use crate::state::{Afterwards, CutoverOutcome, EventKind, Stage, TaskStatus, Trouble, UnitState};
 
 /// A unit that was given back without a fault is not leased again at once: whatever made its agent give it back may last.
 const PAUSE_AFTER_RELEASE_MS: u64 = 1_000;
@@ -209,7 +209,13 @@ fn given_up(
         gate::prechecked(clerk, no, &[report]);
         return;
     }
-    match record.status {
+    let status = record.status;
+    match status {
+        // The task goes on: nothing that it follows is in doubt.
+        TaskStatus::Running if cutover::is_comparing(clerk) && verify::KINDS.contains(&kind) => {
+            tell_failure(clerk, no, agent, format!("{what} was given up"), failure.clone());
+            cutover::leave(clerk, CutoverOutcome::Undone(failure));
+        }
         TaskStatus::Running => fail_task(clerk, failure),
         TaskStatus::Cancelled => {
             let message =

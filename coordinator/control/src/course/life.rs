@@ -4,7 +4,7 @@ use pgconvoy_shared::ids::UnitNo;
 use pgconvoy_shared::unit::UnitKind;
 
 use super::gate::{PRECHECK_WARNINGS, ensure_precheck, gate};
-use super::{lease_end, plan, snapshot, stages};
+use super::{cutover, lease_end, plan, snapshot, stages};
 use crate::state::clerk::Clerk;
 use crate::state::index::{KINDS, TaskIndex};
 use crate::state::unit::Subject;
@@ -72,6 +72,7 @@ pub(crate) fn finish_again(clerk: &mut Clerk<'_>) -> bool {
 
 /// The task ends. One pass over its units: they are dropped but for those that run, which are revoked.
 pub(crate) fn cancel(clerk: &mut Clerk<'_>) {
+    cutover::interrupted(clerk);
     let at = clerk.at;
     let record = clerk.record();
     record.status = TaskStatus::Cancelled;

@@ -4,7 +4,7 @@ use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::unit::UnitKind;
 
 use super::group::groups;
-use super::{open, survey, verify};
+use super::{cutover, open, survey, verify};
 use crate::state::clerk::Clerk;
 use crate::state::record::TaskRecord;
 use crate::state::unit::Subject;
@@ -20,8 +20,13 @@ pub(super) fn advance(clerk: &mut Clerk<'_>) {
         let finished = match stage {
             // Its gate moves the task on.
             Stage::Precheck | Stage::Ended => return,
-            // Its steps move it on, or back.
-            Stage::Cutover => return,
+            // Its steps move it on, or back; one of them compares.
+            Stage::Cutover => {
+                if cutover::is_comparing(clerk) && verify::is_over(clerk) {
+                    cutover::compared(clerk);
+                }
+                return;
+            }
             Stage::SchemaPre => open(clerk, UnitKind::SchemaPre) == 0,
             Stage::OpenStream => open(clerk, UnitKind::OpenStream) == 0,
             Stage::Survey => open(clerk, UnitKind::Survey) == 0,
@@ -37,14 +42,7 @@ pub(super) fn advance(clerk: &mut Clerk<'_>) {
             Stage::Settle => {
                 open(clerk, UnitKind::Sequences) == 0 && open(clerk, UnitKind::Analyze) == 0
             }
-            Stage::Verify => [
-                UnitKind::VerifyPlan,
-                UnitKind::VerifyRows,
-                UnitKind::VerifySchema,
-                UnitKind::VerifySequences,
-            ]
-            .into_iter()
-            .all(|kind| open(clerk, kind) == 0),
+            Stage::Verify => verify::is_over(clerk),
             Stage::Finish => open(clerk, UnitKind::Finish) == 0,
         };
         if !finished {

@@ -12,20 +12,28 @@ use std::sync::Arc;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{TableNo, UnitNo};
 use pgconvoy_shared::name::QualifiedName;
-use pgconvoy_shared::unit::ResultPart;
+use pgconvoy_shared::unit::{ResultPart, UnitKind};
 use pgconvoy_shared::verify::RowsCompared;
 
 use super::group::groups;
 use super::lease_end::drop_unit;
 use super::plan::{Answer, answers};
-use super::{settle, settle_with, snapshot, stages};
-use crate::state::Check;
-use crate::state::clerk::Clerk;
+use super::{open, settle, settle_with, snapshot, stages};
+use crate::state::clerk::{Clerk, Task};
 use crate::state::record::TaskRecord;
 use crate::state::unit::{Subject, Tally};
+use crate::state::{Check, Coverage};
 
 /// Makes the units that begin it.
 pub(super) fn begin(clerk: &mut Clerk<'_>) {
+    begin_rows(clerk);
+    if clerk.record().moves_rows() {
+        clerk.add_unit(Subject::VerifySequences);
+    }
+}
+
+/// Without sequences: before a cutover, which sets them and looks at them when nobody draws numbers any more.
+pub(super) fn begin_rows(clerk: &mut Clerk<'_>) {
     snapshot::keep_readable(clerk);
     forget(clerk);
     if clerk.record().moves_rows() {
@@ -33,15 +41,28 @@ pub(super) fn begin(clerk: &mut Clerk<'_>) {
         for group in groups(tables) {
             clerk.add_unit(Subject::VerifyPlan(group));
         }
-        clerk.add_unit(Subject::VerifySequences);
     }
     if clerk.record().moves_schema() {
         clerk.add_unit(Subject::VerifySchema);
     }
 }
 
+/// The kinds of units that compare.
+pub(super) const KINDS: [UnitKind; 4] =
+    [UnitKind::VerifyPlan, UnitKind::VerifyRows, UnitKind::VerifySchema, UnitKind::VerifySequences];
+
+/// Whether a unit is one of a comparison.
+pub(super) fn compares(subject: &Subject) -> bool {
+    KINDS.contains(&subject.kind())
+}
+
+/// Whether nothing is left to be compared.
+pub(super) fn is_over(clerk: &Clerk<'_>) -> bool {
+    KINDS.into_iter().all(|kind| open(clerk, kind) == 0)
+}
+
 /// What an earlier comparison found, before rows that were lost then were copied again.
-fn forget(clerk: &mut Clerk<'_>) {
+pub(super) fn forget(clerk: &mut Clerk<'_>) {
     let record = clerk.record();
     (record.schema_compared, record.sequences_compared) = (None, None);
     let tables = record.all_tables().filter(|(_, table)| table.check != Check::default());
@@ -118,16 +139,59 @@ pub(crate) fn differences(record: &TaskRecord, checked: &crate::state::index::Ch
         .fold(0, u64::saturating_add)
 }
 
-/// The cause that a task ends with whose two ends are not the same.
+/// The cause that a task ends with whose two ends are not the same. What a cutover found did not stand in its way.
 pub(super) fn differs(clerk: &Clerk<'_>) -> Option<Failure> {
-    let differences = differences(&clerk.task.record, &clerk.task.index.totals.checked);
+    let record = &clerk.task.record;
+    if record.compared_by_cutover().is_some() {
+        return None;
+    }
+    let differences = differences(record, &clerk.task.index.totals.checked);
     (differences > 0).then(|| {
-        let plural = if differences == 1 { "" } else { "s" };
-        let message =
-            format!("verification found that the two ends differ: {differences} difference{plural}");
-        Failure::definite("verification_differs", message)
-            .remedy("see them with `pgconvoy task show`; rows that were written at either end since count too")
+        let remedy = "see them with `pgconvoy task show`; rows that were written at either end since count too";
+        found(differences).remedy(remedy)
     })
+}
+
+fn found(differences: u64) -> Failure {
+    let plural = if differences == 1 { "" } else { "s" };
+    let message =
+        format!("verification found that the two ends differ: {differences} difference{plural}");
+    Failure::definite("verification_differs", message)
+}
+
+/// Why a task cannot be cut over whose two ends are not the same. How the schemas differ its user may accept.
+pub(super) fn stands_in_the_way(task: &Task) -> Option<Failure> {
+    const OF_SCHEMA: &str = "cutover_schema_differs";
+    let record = &task.record;
+    let of_schema = record.schema_compared.as_ref().map_or(0, |compared| compared.differences);
+    let of_rows = differences(record, &task.index.totals.checked).saturating_sub(of_schema);
+    if of_rows > 0 {
+        let remedy = "see them with `pgconvoy task show`; `pgconvoy task resync` copies a table anew, then begin anew";
+        return Some(found(of_rows).remedy(remedy));
+    }
+    let cutover = record.cutover.as_deref();
+    let accepted = cutover.is_some_and(|cutover| cutover.settings.ignore.contains(OF_SCHEMA));
+    (of_schema > 0 && !accepted).then(|| {
+        let plural = if of_schema == 1 { "" } else { "s" };
+        let message = format!("the schemas of the two ends differ: {of_schema} difference{plural}");
+        Failure::definite(OF_SCHEMA, message).remedy(
+            "see them with `pgconvoy task show`, and make the same change at the other end; if they may be, say --ignore cutover_schema_differs",
+        )
+    })
+}
+
+/// What the comparison that is over has seen.
+pub(super) fn coverage(task: &Task) -> Coverage {
+    let checked = &task.index.totals.checked;
+    let judged = checked.tables_same + checked.tables_different + checked.tables_moving;
+    Coverage {
+        tables: judged.saturating_sub(checked.tables_unlike) + checked.tables_with_root,
+        tables_left_out: checked.tables_skipped,
+        rows: checked.source_rows,
+        rows_compared: checked.compared,
+        rows_moving: checked.moving,
+        schema_objects: task.record.schema_compared.as_ref().map_or(0, |found| found.objects),
+    }
 }
 
 #[cfg(test)]

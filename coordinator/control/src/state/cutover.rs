@@ -6,6 +6,7 @@ use pgconvoy_shared::cutover::{CutoverSettings, CutoverStep};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::time::Timestamp;
+use pgconvoy_shared::verify::VerifySettings;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +23,10 @@ pub struct Cutover {
     pub deadline: Option<Timestamp>,
     /// See [`pgconvoy_shared::cutover::CutoverOrder`], here and below.
     pub setting_before: Option<String>,
-    /// Of the source's log, when it was looked whether anything stands in the way.
+    /// Of the source's log, when it was looked whether anything stands in the way; and again just before the fence.
     pub lag_bytes: u64,
+    /// What was compared before anything was stopped; none = nothing (yet).
+    pub compared: Option<Coverage>,
     /// Where the source's log was when nobody could write any more.
     pub fence: Lsn,
     /// Sessions that were ended for it.
@@ -36,6 +39,23 @@ pub struct Cutover {
     pub cause: Option<Failure>,
     /// How it ended, and when; none = it is under way.
     pub ended: Option<(CutoverOutcome, Timestamp)>,
+}
+
+/// What was compared of both ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// Tables that were compared.
+    pub tables: u32,
+    /// Tables that were not, each with its reason.
+    pub tables_left_out: u32,
+    /// Rows of the source.
+    pub rows: u64,
+    /// Those that were compared: all, or those of the sample.
+    pub rows_compared: u64,
+    /// Rows that were changed again and again: whether they are the same is not known.
+    pub rows_moving: u64,
+    /// Objects of the schema, statement by statement.
+    pub schema_objects: u64,
 }
 
 /// How a cutover ended.
@@ -80,6 +100,7 @@ impl Cutover {
             deadline: None,
             setting_before: None,
             lag_bytes: 0,
+            compared: None,
             fence: Lsn(0),
             ended_sessions: 0,
             marker: Lsn(0),
@@ -96,6 +117,17 @@ impl Cutover {
 
     pub(crate) fn end(&mut self, outcome: CutoverOutcome, at: Timestamp) {
         self.ended = Some((outcome, at));
+    }
+
+    /// It is under way, and both ends are being compared.
+    pub(crate) fn is_comparing(&self) -> bool {
+        self.ended.is_none() && self.step == CutoverStep::Compare
+    }
+
+    /// It compares, or did, whatever came of it.
+    pub(crate) fn compares(&self) -> Option<VerifySettings> {
+        let began = self.steps.iter().any(|(step, _)| *step == CutoverStep::Compare);
+        self.settings.compare.filter(|_| began)
     }
 
     /// It is under way, and the source is fenced or about to be.

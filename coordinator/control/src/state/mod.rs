@@ -24,7 +24,7 @@ use pgconvoy_shared::time::Timestamp;
 use pgconvoy_shared::unit::UnitKind;
 
 pub use agent::Agent;
-pub use cutover::{Cutover, CutoverOutcome};
+pub use cutover::{Coverage, Cutover, CutoverOutcome};
 pub use events::{EVENTS_MAX, Event, EventKind};
 pub use record::{Phase, PhaseTime, Stage, TaskStatus};
 pub use table::{Anew, Check, Parked, Table, Verdict};

@@ -284,6 +284,16 @@ impl TaskRecord {
             || self.snapshot.shared.as_ref().is_some_and(|shared| !shared.exports.is_empty())
     }
 
+    /// How the latest cutover compares both ends, or did: what stands in the tables is of that, not of what the task was asked for.
+    pub(crate) fn compared_by_cutover(&self) -> Option<VerifySettings> {
+        self.cutover.as_ref().and_then(|cutover| cutover.compares())
+    }
+
+    /// How both ends are compared, or were the last time.
+    pub(crate) fn compares(&self) -> Option<VerifySettings> {
+        self.compared_by_cutover().or(self.verify)
+    }
+
     /// A cutover is under way that may have fenced the source.
     pub(crate) fn is_fenced(&self) -> bool {
         self.cutover.as_ref().is_some_and(|cutover| cutover.holds_source())

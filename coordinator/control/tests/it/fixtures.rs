@@ -139,6 +139,8 @@ fn cutover_done(order: &CutoverOrder, chance: u32) -> CutoverDone {
         CutoverStep::Lift => CutoverDone::Lifted,
         _ if chance.is_multiple_of(3) => refused,
         CutoverStep::Check => CutoverDone::Checked { setting_before: None, lag_bytes: 5 },
+        CutoverStep::Compare => panic!("it has units of its own"),
+        CutoverStep::Ready => CutoverDone::Ready { lag_bytes: 5 },
         CutoverStep::Fence => CutoverDone::Fenced { at: Lsn(90), ended: 2 },
         CutoverStep::Prove => CutoverDone::Proved { marker: Lsn(99), sequences: 3 },
         CutoverStep::Switch => CutoverDone::Switched,

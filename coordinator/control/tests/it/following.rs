@@ -9,6 +9,7 @@ use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use pgconvoy_shared::spec::MigrationType;
 use pgconvoy_shared::unit::SnapshotMode;
+use pgconvoy_shared::verify::VerifySettings;
 
 use crate::fixtures;
 
@@ -42,6 +43,7 @@ pub(crate) fn cutover_settings() -> CutoverSettings {
         timeout_ms: 60_000,
         sequence_margin: 32,
         ignore: ["cutover_large_objects".to_owned()].into(),
+        compare: Some(VerifySettings::default()),
         by: "ann".into(),
     }
 }

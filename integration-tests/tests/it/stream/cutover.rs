@@ -114,6 +114,9 @@ async fn cluster_a_cutover_under_load_loses_nothing_and_ends_the_task() {
     let next = pair.count("insert into ledger (amount) values (0) returning id").await;
     assert!(next > arrived, "{next} after {arrived} rows");
     let cutover = task.cutover.unwrap();
+    let compared = cutover.compared.unwrap();
+    assert!(compared.rows_compared >= 200 && compared.schema_objects > 5, "{compared:?}");
+    assert_eq!((compared.tables, compared.tables_left_out), (3, 0), "{compared:?}");
     assert_eq!((cutover.outcome.as_str(), cutover.sequences), ("done", 3));
     assert!(cutover.fence > 0 && cutover.marker >= cutover.fence);
 }
@@ -146,6 +149,123 @@ async fn cluster_a_cutover_is_undone_where_somebody_still_writes() {
         server.value(DATABASE, ask).await.unwrap().unwrap().parse::<i64>().unwrap()
     });
     assert_eq!(there.await, here.await - 30, "in its own direction");
+}
+
+/// Numbers that are drawn are no change that the stream tells.
+#[tokio::test]
+async fn cluster_a_cutover_is_undone_where_numbers_are_drawn_behind_its_fence() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    pair.source.sql(DATABASE, "select nextval('backwards')").await.unwrap();
+    let (lock, waiting) = held_at(&pair, "fence").await;
+    let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
+    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+    until_blocked(&pair.source, &waiting, &client).await;
+    fleet.refused(&["task", "resync", "shop", "public.ledger"], 2, "cannot_copy_anew").await;
+    // The marker does not arrive while this is held, and the sequences are set meanwhile.
+    let applier = pair.destination.client(DATABASE).await.unwrap();
+    let stopped = "begin; select from pgconvoy.apply_progress for update";
+    applier.batch_execute(stopped).await.unwrap();
+    lock.batch_execute("rollback").await.unwrap();
+    wait::until(LIMIT, "the sequences to be set", async || {
+        let drawn = "select count(*) from pgconvoy.sequence_set where sequence_name = 'backwards' and last_value = -7";
+        match pair.count(drawn).await {
+            0 => Err(client.log()),
+            _ => Ok(()),
+        }
+    })
+    .await
+    .unwrap();
+    let draw = "begin read write; select nextval('backwards'); commit";
+    pair.source.sql(DATABASE, draw).await.unwrap();
+    applier.batch_execute("rollback").await.unwrap();
+    let exit = client.wait(LIMIT).await.unwrap().code();
+    assert_eq!(exit, Some(1), "{}", client.log());
+    assert!(client.log().contains("cutover_sequences_moved"), "{}", client.log());
+    assert!(!read_only_by_default(&pair.source).await);
+    fleet.ok(&["task", "cutover", "shop", "--fence", "--compare", "none"]).await;
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+}
+
+/// The command waits for what the agents do about it, and says what happened.
+#[tokio::test]
+async fn cluster_a_task_that_fails_behind_its_fence_lets_the_source_go() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let (lock, waiting) = held_at(&pair, "prove").await;
+    let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
+    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+    until_blocked(&pair.destination, &waiting, &client).await;
+    // Whoever lifts it has to wait here.
+    let (lift, _) = held_at(&pair, "fence").await;
+    wait::until(LIMIT, "the slot to be gone", async || {
+        let gone = "begin read write; select pg_terminate_backend(active_pid) from pg_replication_slots where active;
+            select pg_drop_replication_slot(slot_name) from pg_replication_slots where not active; commit";
+        let gone = pair.source.sql(DATABASE, gone).await.err();
+        match pair.source.value(DATABASE, "select count(*)::text from pg_replication_slots").await.unwrap() {
+            Some(left) if left != "0" => Err(format!("{left}: {gone:?}")),
+            _ => Ok(()),
+        }
+    })
+    .await
+    .unwrap();
+    job.until("it to fail", |task| task.status() == TaskStatus::Failed).await;
+    lock.batch_execute("rollback").await.unwrap();
+    assert!(!is_over(&job.task().await));
+    assert!(read_only_by_default(&pair.source).await);
+    lift.batch_execute("rollback").await.unwrap();
+    let exit = client.wait(LIMIT).await.unwrap().code();
+    assert_eq!(exit, Some(1), "{}", client.log());
+    assert!(client.log().contains("slot_lost"), "{}", client.log());
+    assert!(client.log().contains("  lift "), "{}", client.log());
+    assert!(!read_only_by_default(&pair.source).await);
+}
+
+#[tokio::test]
+async fn cluster_a_cutover_compares_first_and_stops_nobody_where_both_ends_differ() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let writer = Writer::begin(&pair.source).await;
+    job.until("somebody to have written", |_| writer.count() > 100).await;
+    let meddled = "insert into balance values (-1, 7)";
+    pair.destination.sql(DATABASE, meddled).await.unwrap();
+    for more in [&["--dry-run"][..], &[]] {
+        let cutover = [&["task", "cutover", "shop", "--fence"], more].concat();
+        let finished = fleet.run(&cutover).await;
+        assert_eq!(finished.code(), Some(4), "{}", told(&finished));
+        assert!(finished.log.contains("verification_differs"), "{}", told(&finished));
+        assert!(finished.stdout.contains("nobody was stopped"), "{}", told(&finished));
+    }
+    let shown = fleet.ok(&["task", "show", "shop"]).await;
+    assert!(shown.contains("balance") && shown.contains("-1"), "{shown}");
+    let before = writer.count();
+    job.until("it to follow", |task| is_followed(task) && writer.count() > before + 50).await;
+    pair.destination.sql(DATABASE, "delete from balance where id = -1").await.unwrap();
+
+    let changed = "alter table balance alter amount set default 3";
+    pair.destination.sql(DATABASE, changed).await.unwrap();
+    let finished = fleet.run(&["task", "cutover", "shop", "--fence"]).await;
+    assert_eq!(finished.code(), Some(4), "{}", told(&finished));
+    assert!(finished.log.contains("cutover_schema_differs"), "{}", told(&finished));
+    let accepted = ["--ignore", "cutover_schema_differs", "--compare", "50"];
+    let cutover = [&["task", "cutover", "shop", "--fence"][..], &accepted].concat();
+    let told = fleet.ok(&cutover).await;
+    assert!(told.contains("compared before; not compared: "), "{told}");
+    let task =
+        job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    assert!(task.cause.is_none(), "{:?}", task.cause);
+}
+
+/// Waits until the command's cutover stands still at a lock.
+async fn until_blocked(server: &Postgres, waiting: &str, command: &Process) {
+    wait::until(LIMIT, "the cutover to be at its step", async || {
+        server.value(DATABASE, waiting).await.unwrap().ok_or(command.log())
+    })
+    .await
+    .unwrap();
 }
 
 /// Who is killed while a cutover is at a step.
@@ -185,11 +305,7 @@ async fn killed_at_each_step(victim: Victim) {
         let cutover = fleet.convoy.cli(["task", "cutover", &name, "--fence"]).unwrap();
         let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
         let server = if step == "fence" { &pair.source } else { &pair.destination };
-        wait::until(LIMIT, "the cutover to be at its step", async || {
-            server.value(DATABASE, &waiting).await.unwrap().ok_or(client.log())
-        })
-        .await
-        .unwrap();
+        until_blocked(server, &waiting, &client).await;
         match victim {
             Victim::Agent => {
                 let task = job.task().await;
@@ -275,7 +391,9 @@ async fn cluster_who_writes_in_spite_of_the_fence_is_named() {
     job.until("somebody to have written", |_| written.load(Ordering::SeqCst) > 100).await;
     let finished = fleet.run(&["task", "cutover", "shop", "--fence"]).await;
     assert_eq!(finished.code(), Some(1), "{}", told(&finished));
-    assert!(finished.log.contains("cutover_writers"), "{}", told(&finished));
+    // He may have drawn his number, and not committed yet.
+    let found = ["cutover_writers", "cutover_sequences_moved"];
+    assert!(found.iter().any(|code| finished.log.contains(code)), "{}", told(&finished));
     assert!(finished.log.contains("night_job from "), "{}", told(&finished));
     assert!(!read_only_by_default(&pair.source).await);
     writer.abort();
@@ -330,11 +448,7 @@ async fn a_migration_that_is_interrupted_ends_its_cutover_first() {
     .await
     .unwrap();
     let (lock, waiting) = held_at(&pair, "switch").await;
-    wait::until(LIMIT, "the cutover to be at its step", async || {
-        pair.destination.value(DATABASE, &waiting).await.unwrap().ok_or(process.log())
-    })
-    .await
-    .unwrap();
+    until_blocked(&pair.destination, &waiting, &process).await;
     let (status, ()) = tokio::join!(process.terminate(Signal::SIGINT, LIMIT), async {
         process.wait_for_line("brought to its end first", LIMIT).await.unwrap();
         lock.batch_execute("rollback").await.unwrap();

@@ -52,7 +52,8 @@ fn one_job_alone_has_larger_shards_unless_told_otherwise() {
     };
     assert_eq!(size("jobs: 1"), 2 << 30);
     assert_eq!(size("jobs: 1, shard_size: 64MiB"), 64 << 20);
-    assert_eq!(size("jobs: 2"), 256 << 20);
+    assert_eq!(size("jobs: 2"), 2 << 30);
+    assert_eq!(size("jobs: 3"), 256 << 20);
 }
 
 #[test]

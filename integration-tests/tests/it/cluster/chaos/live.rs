@@ -104,7 +104,7 @@ async fn run(seed: u64, minima: Minima) -> Run {
     let way = Roads::one(&pair.source).await;
     let scribes = Scribes::begin(&way, seed).await;
     let job = fleet.begin(&roads.task_file(&pair, "live", FOLLOWED)).await;
-    job.until("rows to be copied", |task| task.phase() >= Phase::Copy).await;
+    begun(&job).await;
 
     let stage = Stage::new(&pair, &roads, &fleet, &job.id, None).with_writers(&way);
     let struck = strike(&stage, &mut random, minima, &scribes, &say).await;
@@ -145,6 +145,23 @@ async fn run(seed: u64, minima: Minima) -> Run {
     alone.add(run.clone());
     eprintln!("{alone}");
     run
+}
+
+/// Waits until rows are copied. A transaction that is prepared at the moment of the precheck is refused: then it is asked for
+/// again.
+async fn begun(job: &Job<'_>) {
+    loop {
+        let task = job.until("rows to be copied", |task| {
+            task.phase() >= Phase::Copy || task.status() == TaskStatus::Failed
+        });
+        let task = task.await;
+        if task.status() != TaskStatus::Failed {
+            return;
+        }
+        let cause = task.cause.unwrap_or_default();
+        assert!(cause.message.ends_with(": prepared_transaction"), "{cause:?}");
+        job.fleet.ok(&["task", "resume", &job.id, "--yes"]).await;
+    }
 }
 
 /// Faults, one after the other or two at once, until all minima are met.
@@ -199,7 +216,13 @@ async fn healed(job: &Job<'_>, pair: &Pair) {
 }
 
 /// Why no cutover may be undone: writers are fenced off, and nobody but the task has been at the destination.
-const GRAVE: [&str; 3] = ["cutover_writers", "cutover_sequences_moved", "cutover_tables_parked"];
+const GRAVE: [&str; 5] = [
+    "cutover_writers",
+    "cutover_sequences_moved",
+    "cutover_tables_parked",
+    "verification_differs",
+    "cutover_schema_differs",
+];
 
 /// Asks for a cutover until it is done; how often it was undone before, and how long it stopped the writers. Something may fail while it is under way: then it is done
 /// or undone all the same. Else only what passes may undo it: prepared transactions that come and go, lag.

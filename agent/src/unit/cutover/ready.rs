@@ -1,0 +1,38 @@
+//! The last before the fence, while the source is still in use: what is made of rows is made anew, which takes as long as it
+//! takes, and so did comparing; then what may have changed since the check is looked at again, for under the fence it would
+//! undo the cutover. Anyone may run it again.
+
+use pgconvoy_shared::cutover::CutoverDone;
+use pgconvoy_shared::endpoint::Side;
+
+use super::check::{not_followed, parked};
+use super::{fresh, lag, refused, source};
+use crate::pg::About;
+use crate::unit::{UnitContext, UnitEnd};
+
+pub(super) async fn run(ctx: &UnitContext) -> Result<CutoverDone, UnitEnd> {
+    fresh::run(ctx).await?;
+    let session = source::session(ctx).await?;
+    let access = session.access().clone();
+    let there = ctx.access(Side::Destination);
+    let destination = there.session().await.about(&there)?;
+    let in_the_way = match source::prepared(&session).await.about(&access)? {
+        Some(prepared) => Some(prepared),
+        None => not_followed(ctx, &session).await.about(&access)?,
+    };
+    let in_the_way = match in_the_way {
+        Some(failure) => Some(failure),
+        None => parked(ctx, &*destination).await.about(&there)?,
+    };
+    if let Some(failure) = in_the_way {
+        return Ok(refused(failure));
+    }
+    let flushed = source::flushed_position(&session).await.about(&access)?;
+    let done = match lag::caught_up(ctx, &destination, flushed).await? {
+        Ok(lag_bytes) => CutoverDone::Ready { lag_bytes },
+        Err(failure) => refused(failure),
+    };
+    session.close().await;
+    destination.close().await;
+    Ok(done)
+}

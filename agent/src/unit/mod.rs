@@ -17,6 +17,7 @@ pub(crate) mod link;
 mod open_stream;
 mod plan_tables;
 mod precheck;
+mod prepared;
 mod replica_identity;
 mod schema;
 mod schema_post;
@@ -103,11 +104,6 @@ impl UnitContext {
     /// Whether rows are migrated.
     pub(crate) fn with_rows(&self) -> bool {
         self.spec.types.contains(&MigrationType::Full)
-    }
-
-    /// Whether the source's changes are followed.
-    pub(crate) fn with_changes(&self) -> bool {
-        self.spec.types.contains(&MigrationType::Incremental)
     }
 
     /// What every connection of the unit calls itself: `pgconvoy/<task>/<kind>/<unit>.<epoch>`, at most 63 bytes (9 +

@@ -57,7 +57,7 @@ impl SlotWatches {
 /// Does the work, and looks at the task's slot meanwhile, if it has one. That the slot cannot be looked at is no reason for
 /// the work to fail. Where units of one task run side by side, one of them looks.
 pub(super) async fn watched<T>(ctx: &UnitContext, work: BoxFuture<'_, T>) -> T {
-    if !ctx.with_changes() {
+    if !ctx.spec.is_incremental() {
         return work.await;
     }
     tokio::select! {

@@ -24,6 +24,32 @@ async fn a_source_that_can_be_followed_has_nothing_to_complain_of() -> anyhow::R
 }
 
 #[tokio::test]
+async fn transactions_that_are_prepared_for_a_moment_are_in_nobodys_way() -> anyhow::Result<()> {
+    let world = world(Options::default(), Options::default()).await?;
+    world.source.sql(DATABASE, "create table t (id int primary key)").await?;
+    let writer = world.source.client(DATABASE).await?;
+    // One of them is prepared at any time but for a moment.
+    let commits = async {
+        for number in 0.. {
+            let prepare =
+                format!("begin; insert into t values ({number}); prepare transaction 'p{number}'");
+            writer.batch_execute(&prepare).await?;
+            if let Some(before) = u32::checked_sub(number, 1) {
+                writer.batch_execute(&format!("commit prepared 'p{before}'")).await?;
+            }
+        }
+        anyhow::Ok(())
+    };
+    let items = tokio::select! {
+        items = precheck(&world) => items,
+        ended = commits => { ended?; unreachable!("it goes on") }
+    };
+    check(&items, Severity::Error, &[]);
+    check(&items, Severity::Warning, &[]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_source_that_cannot_be_followed() -> anyhow::Result<()> {
     let source = Options::default()
         .setting("wal_level", "replica")

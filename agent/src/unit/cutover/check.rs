@@ -27,7 +27,7 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
 
     let mut refusals = Vec::new();
     refusals.extend(version(&session));
-    refusals.extend(source::prepared(&session).await.about(&access)?);
+    refusals.extend(source::prepared_for_long(&session).await.about(&access)?);
     if order.settings.writers == Writers::Fenced {
         refusals.extend(may_fence(&session).await.about(&access)?);
     }

@@ -16,7 +16,7 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<CutoverDone, UnitEnd> {
     let access = session.access().clone();
     let there = ctx.access(Side::Destination);
     let destination = there.session().await.about(&there)?;
-    let in_the_way = match source::prepared(&session).await.about(&access)? {
+    let in_the_way = match source::prepared_for_long(&session).await.about(&access)? {
         Some(prepared) => Some(prepared),
         None => not_followed(ctx, &session).await.about(&access)?,
     };

@@ -17,6 +17,7 @@ use super::{Until, refused, timed_out};
 use crate::laws::Law;
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::{About, PgError, Session};
+use crate::unit::prepared::{self, Prepared, Within};
 use crate::unit::{UnitContext, UnitEnd};
 
 /// The setting that keeps writers away.
@@ -67,7 +68,8 @@ pub(super) async fn fence(
             }
         }
     }
-    if let Some(prepared) = prepared(&session).await.about(&access)? {
+    let prepared = prepared::now(&session, Within::Database).await.about(&access)?;
+    if let Some(prepared) = in_the_way(&session, &prepared) {
         return Ok(refused(prepared));
     }
     // From now on no table is made any more.
@@ -190,20 +192,28 @@ pub(super) fn connected(who: &[String]) -> String {
     }
 }
 
+/// So many transactions are named.
+const PREPARED_NAMED: usize = 5;
+
+/// While the source is in use: transactions that are prepared and stay so.
+pub(super) async fn prepared_for_long(session: &Session) -> Result<Option<Failure>, PgError> {
+    let stay = prepared::that_stay(session, Within::Database).await?;
+    Ok(in_the_way(session, &stay))
+}
+
 /// Transactions that are prepared: they are in the stream only once they are committed.
-pub(super) async fn prepared(session: &Session) -> Result<Option<Failure>, PgError> {
-    let ask = "select gid from pg_catalog.pg_prepared_xacts where database = pg_catalog.current_database() order by prepared limit 5";
-    let rows = session.query(ask, &[]).await?;
-    let gids: Vec<String> = rows.iter().map(|row| row.get::<_, String>(0)).collect();
-    if gids.is_empty() {
-        return Ok(None);
+fn in_the_way(session: &Session, prepared: &[Prepared]) -> Option<Failure> {
+    if prepared.is_empty() {
+        return None;
     }
+    let gids: Vec<&str> =
+        prepared.iter().take(PREPARED_NAMED).map(|one| one.gid.as_str()).collect();
     let message = format!("transactions are prepared and not committed: {}", gids.join(", "));
-    Ok(Some(
+    Some(
         Failure::definite("cutover_prepared_transactions", message)
             .about(session.access().to_string())
             .remedy("commit prepared, or rollback prepared, each of them; then begin anew"),
-    ))
+    )
 }
 
 /// Up to where the source has written its log.

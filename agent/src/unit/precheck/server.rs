@@ -8,6 +8,7 @@ use super::report::{Finding, Report};
 use crate::pg::Session;
 use crate::tools::Tools;
 use crate::unit::UnitContext;
+use crate::unit::prepared::{self, Prepared, Within};
 
 /// Versions that this release was tested with.
 const MAJORS: std::ops::RangeInclusive<u32> = 13..=18;
@@ -72,6 +73,8 @@ pub(super) async fn facts(session: &Session) -> Result<ServerFacts, tokio_postgr
     let texts = async |query: &str| -> Result<Vec<String>, tokio_postgres::Error> {
         Ok(session.query(query, &[]).await?.iter().map(|row| row.get(0)).collect())
     };
+    let prepared = prepared::that_stay(session, Within::Database).await?;
+    let described = |one: &Prepared| format!("{} of {}, since {}", one.gid, one.owner, one.since);
     Ok(ServerFacts {
         major: session.major(),
         version: row.get(0),
@@ -104,11 +107,7 @@ pub(super) async fn facts(session: &Session) -> Result<ServerFacts, tokio_postgr
              order by xact_start",
         )
         .await?,
-        prepared_transactions: texts(
-            "select format('%s of %s, since %s', gid, owner, prepared::timestamptz(0))
-             from pg_prepared_xacts where database = current_database() order by prepared",
-        )
-        .await?,
+        prepared_transactions: prepared.iter().map(described).collect(),
     })
 }
 

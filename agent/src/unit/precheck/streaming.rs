@@ -5,6 +5,7 @@ use pgconvoy_shared::name::QualifiedName;
 
 use super::report::{Finding, Report};
 use crate::pg::Session;
+use crate::unit::prepared::{self, Prepared, Within};
 use crate::unit::{UnitContext, apply_key, survey};
 
 /// What is copied in a minute, to be on the safe side: 50 MiB a second.
@@ -77,8 +78,6 @@ pub(super) async fn of_source(
                     current_setting('synchronous_standby_names'),
                     exists (select from pg_largeobject_metadata), {log_an_hour},
                     coalesce(current_setting('idle_replication_slot_timeout', true), '0'),
-                    array(select format('%s of %s in database %s, since %s', gid, owner, database, prepared::timestamptz(0))
-                          from pg_prepared_xacts order by prepared),
                     array(select format('process %s of %s in database %s, since %s', pid, usename, datname, xact_start::timestamptz(0))
                           from pg_stat_activity
                           where datname <> current_database() and backend_xid is not null
@@ -100,6 +99,11 @@ pub(super) async fn of_source(
             &[],
         )
         .await?;
+    let prepared = prepared::that_stay(session, Within::Server).await?;
+    let described = |one: &Prepared| {
+        let Prepared { gid, owner, database, since, .. } = one;
+        format!("{gid} of {owner} in database {database}, since {since}")
+    };
     let mut facts = SourceFacts {
         wal_level: row.get(0),
         slots_left: row.get(1),
@@ -112,8 +116,8 @@ pub(super) async fn of_source(
         large_objects: row.get(8),
         log_an_hour: row.get(9),
         idle_timeout: row.get(10),
-        prepared: row.get(11),
-        long_transactions: row.get(12),
+        prepared: prepared.iter().map(described).collect(),
+        long_transactions: row.get(11),
         unidentified: Vec::new(),
         set_identity: ctx.spec.incremental.set_replica_identity,
         unlogged: Vec::new(),

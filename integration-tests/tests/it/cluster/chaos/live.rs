@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use pgconvoy_integration_tests::logs::Expected;
 use pgconvoy_integration_tests::postgres::{Options, PASSWORD};
-use pgconvoy_proto::v1::{Phase, Task, TaskStatus};
+use pgconvoy_proto::v1::{CutoverStep, Phase, Task, TaskStatus};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::sync::Notify;
 
 use super::fault::Fault;
 use super::from_environment;
@@ -234,18 +235,36 @@ async fn cut_over(
     say: &impl Fn(&str),
 ) -> (u64, Duration) {
     let mut fault = random.random_bool(0.5).then(|| Fault::at_cutover(random));
-    let delay = Duration::from_millis(random.random_range(0..3_000));
+    // While both ends are compared, or writers are stopped.
+    let behind_the_fence = random.random_bool(0.5);
+    let delay = if behind_the_fence { 0..500 } else { 0..3_000 };
+    let delay = Duration::from_millis(random.random_range(delay));
+    let from = if behind_the_fence { "the fence" } else { "its beginning" };
     for undone in 0..TRIES {
-        say(&fault
-            .map_or("cutover".to_owned(), |fault| format!("cutover, {delay:?} later {fault}")));
+        say(&fault.map_or("cutover".to_owned(), |fault| {
+            format!("cutover, {delay:?} after {from} {fault}")
+        }));
+        let over = Notify::new();
         let struck = async {
             if let Some(fault) = fault.take() {
+                if behind_the_fence {
+                    // One that was refused stops nobody.
+                    tokio::select! {
+                        _task = job.until("the fence", is_fenced) => {}
+                        () = over.notified() => {}
+                    }
+                }
                 stage::pass(delay).await;
                 stage.strike_with(fault, None).await;
             }
         };
         let cutover = ["task", "cutover", &job.id, "--fence"];
-        let (asked, ()) = tokio::join!(job.fleet.run(&cutover), struck);
+        let asked = async {
+            let asked = job.fleet.run(&cutover).await;
+            over.notify_one();
+            asked
+        };
+        let (asked, ()) = tokio::join!(asked, struck);
         let over = job.until("the cutover to be over", |task| {
             task.cutover.as_ref().is_none_or(|cutover| !cutover.outcome.is_empty())
         });
@@ -261,6 +280,12 @@ async fn cut_over(
         healed(job, pair).await;
     }
     panic!("{TRIES} cutovers were undone");
+}
+
+fn is_fenced(task: &Task) -> bool {
+    let cutover = task.cutover.as_ref();
+    cutover
+        .is_some_and(|cutover| cutover.steps.iter().any(|step| step.step() == CutoverStep::Fence))
 }
 
 /// A transaction that is prepared at that very moment undoes one now and then.

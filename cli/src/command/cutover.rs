@@ -124,22 +124,27 @@ pub(super) async fn cut_over(
         note("a cutover is under way already, or done; this is how it goes");
     }
     let mut told = BTreeSet::new();
+    let mut tell = |view: &CutoverView| {
+        for line in view.steps_told() {
+            if told.insert(line.clone()) {
+                note(&line);
+            }
+        }
+    };
     let last = cluster
         .watch(&answer.task_id, 1, |task| {
             let Some(view) = CutoverView::of(task) else { return Ok(Watch::Further) };
-            for line in view.steps_told() {
-                if told.insert(line.clone()) {
-                    note(&line);
-                }
-            }
+            tell(&view);
             Ok(if view.outcome.is_some() { Watch::Enough } else { Watch::Further })
         })
         .await?;
     let last = until_let_go(cluster, last).await?;
-    CutoverView::of(&last).ok_or_else(|| {
+    let view = CutoverView::of(&last).ok_or_else(|| {
         let failure = Failure::other("internal_error", "the task tells of no cutover");
         Problem::new(Exit::Failed, failure)
-    })
+    })?;
+    tell(&view);
+    Ok(view)
 }
 
 /// A task that fails is watched no longer; but what it had fenced is let go after that, by the same agents.

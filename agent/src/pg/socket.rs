@@ -84,8 +84,6 @@ impl AsyncWrite for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -109,10 +107,8 @@ mod tests {
             near.write_all(&[round]).await.unwrap();
             assert_eq!(far.read_u8().await.unwrap(), round);
             // It is attended again: what comes now wakes who waits.
-            let (read, written) = tokio::join!(near.read_u8(), async {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                far.write_all(&[round]).await
-            });
+            let (read, written) =
+                tokio::join!(biased; near.read_u8(), async { far.write_all(&[round]).await });
             written.unwrap();
             assert_eq!(read.unwrap(), round);
         }

@@ -87,18 +87,26 @@ async fn watch(ctx: &UnitContext) -> Infallible {
             look(session, &name).await
         };
         match looked.await {
+            // A table is copied anew while the others are followed: who follows them looks.
+            Ok(look) if look.is_read => {
+                *watch = Watch { looked: watch.looked, ..Watch::default() };
+                ctx.progress.slot(None);
+            }
             Ok(look) => {
                 let (slot, note) = watch.see(&look, Instant::now());
                 ctx.progress.slot(slot);
-                if let Some(note) = note {
-                    // Refused only where the unit is about to end.
-                    let _told = ctx.parts.note(note).await;
-                }
+                watch.untold = note.or(watch.untold.take());
             }
             Err(error) => {
                 debug!("slot {name} could not be looked at: {}", chain(&error));
                 session = None;
             }
+        }
+        // The unit may end before it is agreed on: then the next one tells it.
+        if let Some(note) = watch.untold.clone()
+            && ctx.parts.note(note).await.is_ok()
+        {
+            watch.untold = None;
         }
     }
 }
@@ -110,6 +118,8 @@ pub(super) struct Look {
     pub(super) flushed: Lsn,
     /// The slot, without its growth; none = it is not there.
     slot: Option<SlotState>,
+    /// Somebody reads from it.
+    is_read: bool,
 }
 
 /// Looks at log and slot.
@@ -122,13 +132,14 @@ pub(super) async fn look(session: &Session, slot: &str) -> Result<Look, PgError>
     };
     let query = format!(
         "select pg_catalog.pg_current_wal_flush_lsn()::text, s.wal_status, s.safe_wal_size,
-                pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::bigint, {spilled}
+                pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::bigint, {spilled},
+                coalesce(s.active, false)
          from (values (1)) as once left join pg_catalog.pg_replication_slots s on s.slot_name = $1"
     );
     let row = session.query_one(&query, &[&slot]).await?;
     let flushed: &str = row.get(0);
     let flushed = flushed.parse().map_err(|_| PgError::protocol(format!("position {flushed}")))?;
-    Ok(Look { flushed, slot: state(&row)? })
+    Ok(Look { flushed, slot: state(&row)?, is_read: row.get(5) })
 }
 
 fn state(row: &Row) -> Result<Option<SlotState>, PgError> {
@@ -156,6 +167,8 @@ pub(super) struct Watch {
     looked: Option<Instant>,
     /// And what was seen.
     seen: Option<SlotState>,
+    /// What is to be told of that, and is not agreed on yet.
+    untold: Option<StreamNote>,
 }
 
 impl Watch {
@@ -208,7 +221,7 @@ mod tests {
 
     fn look(status: WalStatus, kept: u64, left: Option<u64>) -> Look {
         let slot = SlotState { status, kept, left, growth: None, source_spilled: 0 };
-        Look { flushed: Lsn(0), slot: Some(slot) }
+        Look { flushed: Lsn(0), slot: Some(slot), is_read: false }
     }
 
     #[test]

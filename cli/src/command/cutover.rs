@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pgconvoy_proto::v1;
+use pgconvoy_proto::v1::cutover_settings::Compare as Wire;
 use pgconvoy_shared::cutover::{
     DEFAULT_CHECK_BUDGET_MS, DEFAULT_SEQUENCE_MARGIN, DEFAULT_TIMEOUT_MS,
 };
@@ -106,11 +107,10 @@ impl CutoverFlags {
             sequence_margin: self.sequence_margin.unwrap_or(DEFAULT_SEQUENCE_MARGIN),
             by: by.unwrap_or_default(),
             ignore,
-            compare: match self.compare {
-                Some(Compare::Rows(sample)) => Some(VerifySettings { sample }.into()),
-                Some(Compare::Nothing) | None => None,
-            },
-            compare_nothing: self.compare == Some(Compare::Nothing),
+            compare: self.compare.map(|compare| match compare {
+                Compare::Rows(sample) => Wire::Rows(VerifySettings { sample }.into()),
+                Compare::Nothing => Wire::Nothing(v1::CompareNothing {}),
+            }),
             check_budget_ms: Some(self.check_budget.unwrap_or(DEFAULT_CHECK_BUDGET_MS)),
         })
     }

@@ -1,6 +1,7 @@
 //! Cutovers.
 
 use pgconvoy_proto::v1;
+use pgconvoy_proto::v1::cutover_settings::Compare;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{quote_identifier, quote_literal};
@@ -67,10 +68,15 @@ struct CoverageView {
 
 impl CoverageView {
     fn of(found: v1::CutoverCoverage, settings: &v1::CutoverSettings) -> Self {
+        let sample = match settings.compare {
+            Some(Compare::Rows(rows)) => rows.sample_hundredths,
+            // Without a word, all of them.
+            Some(Compare::Nothing(_)) | None => 0,
+        };
         Self {
             tables: found.tables,
             tables_left_out: found.tables_left_out,
-            sample_percent: percent(settings.compare.unwrap_or_default().sample_hundredths),
+            sample_percent: percent(sample),
             rows: found.rows,
             rows_compared: found.rows_compared,
             rows_moving: found.rows_moving,

@@ -10,6 +10,7 @@ use pgconvoy_shared::verify::VerifySettings;
 use super::{WireError, required, required_enum, wire_enum};
 use crate::v1;
 use crate::v1::cutover_done::Done as Wire;
+use crate::v1::cutover_settings::Compare;
 
 wire_enum!(Writers { Fenced, Stopped });
 wire_enum!(CutoverStep { Check, Compare, Ready, Fence, Prove, Switch, Lift });
@@ -23,9 +24,11 @@ impl From<CutoverSettings> for v1::CutoverSettings {
             sequence_margin: settings.sequence_margin,
             by: settings.by,
             ignore: settings.ignore.into_iter().collect(),
-            compare_nothing: settings.compare.is_none(),
             check_budget_ms: Some(settings.check_budget_ms),
-            compare: settings.compare.map(Into::into),
+            compare: Some(match settings.compare {
+                Some(settings) => Compare::Rows(settings.into()),
+                None => Compare::Nothing(v1::CompareNothing {}),
+            }),
         }
     }
 }
@@ -33,10 +36,14 @@ impl From<CutoverSettings> for v1::CutoverSettings {
 impl TryFrom<v1::CutoverSettings> for CutoverSettings {
     type Error = WireError;
     fn try_from(wire: v1::CutoverSettings) -> Result<Self, WireError> {
-        let compare = wire.compare.map(VerifySettings::try_from).transpose()?.unwrap_or_default();
+        let compare = match wire.compare {
+            None => Some(VerifySettings::default()),
+            Some(Compare::Rows(settings)) => Some(settings.try_into()?),
+            Some(Compare::Nothing(v1::CompareNothing {})) => None,
+        };
         Ok(Self {
             writers: required_enum(wire.writers, "writers")?,
-            compare: (!wire.compare_nothing).then_some(compare),
+            compare,
             dry_run: wire.dry_run,
             timeout_ms: if wire.timeout_ms == 0 { DEFAULT_TIMEOUT_MS } else { wire.timeout_ms },
             sequence_margin: wire.sequence_margin,

@@ -116,7 +116,7 @@ pub(super) async fn of_destination(
         for batch in source.tables.chunks(BATCH) {
             existing(session, batch, &mut facts.tables).await?;
         }
-        session.batch_execute("set lock_timeout = 0").await?;
+        session.batch_execute("reset lock_timeout").await?;
         let there = sequences::present(session, &source.sequences).await?;
         let absent = source.sequences.iter().zip(there).filter(|(_, there)| !there);
         facts.sequences_missing = absent.map(|(name, _)| name.clone()).collect();

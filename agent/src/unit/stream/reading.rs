@@ -334,3 +334,28 @@ pub(super) fn not_understood(error: &(dyn std::error::Error + 'static)) -> Failu
     Failure::other("stream_not_understood", chain(error))
         .remedy("please report it, with the agent's log and the versions of both servers")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_applies_is_idle_once_all_that_was_sent_is_applied() {
+        let (cuts, mut sent) = mpsc::channel(1);
+        let (finished, finishes) = watch::channel(0);
+        let mut outlet = Outlet::new(cuts, finishes);
+        let cut = || Cut { batch: Batch::default(), reached: Lsn(0), noted: Noted::default() };
+        assert!(outlet.is_idle());
+        outlet.send(cut()).await;
+        sent.recv().await.unwrap();
+        // One that is taken is not applied yet, and a full one may wait behind it.
+        outlet.send(cut()).await;
+        assert!(!outlet.is_idle());
+        finished.send_modify(|finished| *finished += 1);
+        assert!(outlet.moves_on().await && !outlet.is_idle());
+        finished.send_modify(|finished| *finished += 1);
+        assert!(outlet.moves_on().await && outlet.is_idle());
+        drop(finished);
+        assert!(!outlet.moves_on().await);
+    }
+}

@@ -105,7 +105,8 @@ async fn run(seed: u64, minima: Minima) -> Run {
     let way = Roads::one(&pair.source).await;
     let scribes = Scribes::begin(&way, seed).await;
     let job = fleet.begin(&roads.task_file(&pair, "live", FOLLOWED)).await;
-    begun(&job).await;
+    // Transactions that are prepared for a moment are in nobody's way.
+    job.until("rows to be copied", |task| task.phase() >= Phase::Copy).await;
 
     let stage = Stage::new(&pair, &roads, &fleet, &job.id, None).with_writers(&way);
     let struck = strike(&stage, &mut random, minima, &scribes, &say).await;
@@ -146,23 +147,6 @@ async fn run(seed: u64, minima: Minima) -> Run {
     alone.add(run.clone());
     eprintln!("{alone}");
     run
-}
-
-/// Waits until rows are copied. A transaction that is prepared at the moment of the precheck is refused: then it is asked for
-/// again.
-async fn begun(job: &Job<'_>) {
-    loop {
-        let task = job.until("rows to be copied", |task| {
-            task.phase() >= Phase::Copy || task.status() == TaskStatus::Failed
-        });
-        let task = task.await;
-        if task.status() != TaskStatus::Failed {
-            return;
-        }
-        let cause = task.cause.unwrap_or_default();
-        assert!(cause.message.ends_with(": prepared_transaction"), "{cause:?}");
-        job.fleet.ok(&["task", "resume", &job.id, "--yes"]).await;
-    }
 }
 
 /// Faults, one after the other or two at once, until all minima are met.

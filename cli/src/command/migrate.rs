@@ -74,7 +74,7 @@ impl Migrate {
         let cutover = match self.until {
             Some(Until::Cutover) => Some(self.cutover.settings(acknowledge.ignore.clone())?),
             _ if self.cutover.is_given() => {
-                let message = "--fence, --writers-stopped, --timeout, --sequence-margin and --compare are about a cutover, and none is made";
+                let message = "--fence, --writers-stopped, --timeout, --sequence-margin, --compare and --check-budget are about a cutover, and none is made";
                 return Err(Problem::usage("bad_usage", message, "add --until cutover"));
             }
             _ => None,

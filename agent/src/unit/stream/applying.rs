@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_postgres::types::ToSql;
 
 use super::catalog::Course;
+use super::changes;
 use super::figures::{self, Figures};
 use super::folding::{Folded, Run};
 use super::parking::{Why, is_refusal, not_as_planned};
@@ -41,6 +42,9 @@ use super::{Applied, Position, count};
 use crate::laws::Law;
 use crate::pg::{About, Access, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd};
+
+/// What is refused is rolled back to here.
+pub(super) const SAVEPOINT: &str = "savepoint piece";
 
 /// Prepared statements that are kept: a few for each table, and for each set of columns that is updated.
 const STATEMENTS_MAX: usize = 1_000;
@@ -52,7 +56,7 @@ pub(super) struct Applier<'a> {
     pub(super) session: Session,
     pub(super) targets: Arc<[Target]>,
     tables: BTreeMap<TableNo, Known>,
-    statements: BTreeMap<String, tokio_postgres::Statement>,
+    pub(super) statements: BTreeMap<String, tokio_postgres::Statement>,
     pub(super) position: Position,
     consistent_at: Lsn,
     /// A transaction has begun that the next batch goes on with.
@@ -220,7 +224,7 @@ impl<'a> Applier<'a> {
         let folded = folded.filter(|_| batch.entries.len() == rows);
         let written = batch.entries.iter().map(|entry| entry.table);
         let kept = batch.parked.iter().map(|parked| parked.table);
-        self.begin_piece(written.chain(kept).collect()).await?;
+        self.begin_piece(written.chain(kept).collect(), &batch.entries).await?;
         let rows = batch.entries.len() as u64;
         figures::count(&batch.entries, &mut self.counts);
         let is_all =
@@ -242,9 +246,12 @@ impl<'a> Applier<'a> {
     /// Begins a transaction, or goes on with the one that is open. The plans of all tables that are written are current, and
     /// stay so (law O1); to those that are copied anew nothing is written, and what is kept of them is kept under whichever
     /// plan. What is refused later is rolled back to here.
+    ///
+    /// `entries`: what will be written.
     pub(super) async fn begin_piece(
         &mut self,
         mut tables: BTreeSet<TableNo>,
+        entries: &[Entry],
     ) -> Result<(), UnitEnd> {
         tables.retain(|table| !self.held.contains(table));
         let generations = array(tables.iter().map(|table| self.generation_of(*table).0));
@@ -253,11 +260,13 @@ impl<'a> Applier<'a> {
         let fenced = format!(
             "{begin}select pgconvoy.fence('{task}', t.no, t.generation) \
              from unnest('{tables}'::bigint[], '{generations}'::bigint[]) as t (no, generation); \
-             savepoint piece"
+             {}; {SAVEPOINT}",
+            changes::wanted(task)
         );
-        self.run_sql(&fenced).await?;
+        let rows = self.session.text_rows(&fenced).await.about(&self.access)?;
         self.open = true;
-        Ok(())
+        let wanted = rows.last().and_then(|row| row.first()).and_then(Option::as_deref);
+        if wanted == Some("t") { self.note_changes(entries).await } else { Ok(()) }
     }
 
     /// Writes a batch. A target that refuses what is folded gets its rows carried from then on; where it refuses that too,

@@ -86,6 +86,7 @@ pub(super) async fn take_over(
     let transaction = session.transaction().await.about(&access)?;
     let position = position(&transaction, ctx, order).await.about(&access)?;
     let task = ctx.task.as_str();
+    forget_changes(&transaction, task, order.cutovers_over).await.about(&access)?;
     let rows = transaction.query(TABLES, &[&task]).await.about(&access)?;
     let tables: Result<Vec<_>, PgError> = rows.iter().map(table).collect();
     let tables = tables.about(&access)?;
@@ -107,6 +108,22 @@ async fn position(
     );
     let row = transaction.query_one(&call, &[&ctx.task.as_str()]).await?;
     Ok(Position { lsn: lsn(row.get(0))?, seq: unsigned(row.get(1))? })
+}
+
+/// What was changed is kept in mind no longer, where the cutover that wanted to know is over.
+async fn forget_changes(
+    transaction: &Transaction<'_>,
+    task: &str,
+    cutovers_over: u32,
+) -> Result<(), PgError> {
+    let over = "update pgconvoy.apply_progress set changes_for = null where task = $1 and changes_for <= $2::bigint";
+    if transaction.execute(over, &[&task, &i64::from(cutovers_over)]).await? > 0 {
+        for table in ["changed_key", "changed_table"] {
+            let forget = format!("delete from pgconvoy.{table} where task = $1");
+            transaction.execute(&forget, &[&task]).await?;
+        }
+    }
+    Ok(())
 }
 
 fn table(row: &Row) -> Result<TakenTable, PgError> {

@@ -221,6 +221,7 @@ impl<'a> Applier<'a> {
             let one = batch.entries.iter().position(|entry| matches!(entry.act, Act::Add(_)));
             one.map(|one| batch.entries.remove(one));
         }
+        // It was folded with what goes out of the batch here.
         let folded = folded.filter(|_| batch.entries.len() == rows);
         let written = batch.entries.iter().map(|entry| entry.table);
         let kept = batch.parked.iter().map(|parked| parked.table);

@@ -23,6 +23,9 @@ pub const DEFAULT_TIMEOUT_MS: u64 = 60_000;
 /// Values that sequences are set further than at the source, where nothing else is said.
 pub const DEFAULT_SEQUENCE_MARGIN: u32 = 0;
 
+/// How long looking again at what was changed since the comparison may take behind the fence, where nothing else is said.
+pub const DEFAULT_CHECK_BUDGET_MS: u64 = 1_000;
+
 /// How writers are kept from the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,8 +51,32 @@ pub struct CutoverSettings {
     pub ignore: BTreeSet<String>,
     /// How both ends are compared before anything is stopped; none = they are not.
     pub compare: Option<VerifySettings>,
+    /// How long comparing again what was changed since may take behind the fence; 0 = nothing is compared again.
+    pub check_budget_ms: u64,
     /// Who asks, for the record.
     pub by: String,
+}
+
+impl CutoverSettings {
+    /// Whether what is changed while both ends are compared, and after that, is compared again. What was not compared at all
+    /// is not compared again either.
+    #[must_use]
+    pub fn compares_again(&self) -> bool {
+        self.compare.is_some() && self.check_budget_ms > 0 && !self.dry_run
+    }
+}
+
+/// What was compared again, because it was changed since both ends were compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComparedAgain {
+    /// Tables that were changed.
+    pub tables: u32,
+    /// Those of them whose changed rows no key tells, and that are too large to be compared whole.
+    pub tables_left_out: u32,
+    /// Keys that were changed; about so many, where not all were kept.
+    pub keys: u64,
+    /// Those that were looked up at both ends.
+    pub keys_compared: u64,
 }
 
 /// A step of a cutover.
@@ -121,6 +148,8 @@ pub enum CutoverDone {
     Ready {
         /// How much of the source's log was not applied yet.
         lag_bytes: u64,
+        /// What was compared again so far; none = nothing is.
+        again: Option<ComparedAgain>,
     },
     /// Nobody writes at the source any more.
     Fenced {
@@ -135,6 +164,8 @@ pub enum CutoverDone {
         marker: Lsn,
         /// Sequences that were set.
         sequences: u32,
+        /// What was changed after the last look before the fence, and is the same at both ends; none = nothing is compared again.
+        again: Option<ComparedAgain>,
     },
     /// Nobody writes for the task any more; the destination is free.
     Switched,

@@ -6,8 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use pgconvoy_proto::v1;
 use pgconvoy_proto::v1::cutover_settings::Compare as Wire;
-use pgconvoy_shared::cutover::{DEFAULT_SEQUENCE_MARGIN, DEFAULT_TIMEOUT_MS};
+use pgconvoy_shared::cutover::{
+    DEFAULT_CHECK_BUDGET_MS, DEFAULT_SEQUENCE_MARGIN, DEFAULT_TIMEOUT_MS,
+};
 use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::spec::measure;
 use pgconvoy_shared::verify::{Sample, VerifySettings};
 use tokio::time::{Instant, sleep};
 
@@ -32,6 +35,17 @@ pub(super) struct CutoverFlags {
     /// Rows to compare before anything is stopped: all, none, or so many percent of them [default: all]
     #[arg(long, value_name = "ROWS", value_parser = Compare::parse)]
     compare: Option<Compare>,
+    /// Behind the fence, compare again what was changed since, for at most so long; then it is undone. 0 = not at all [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = budget_ms)]
+    check_budget: Option<u64>,
+}
+
+/// `0`, `1s`, `500ms`.
+fn budget_ms(text: &str) -> Result<u64, String> {
+    if text == "0" {
+        return Ok(0);
+    }
+    measure::duration_ms(text).map_err(|bad| bad.to_string())
 }
 
 /// What is compared before anything is stopped.
@@ -68,8 +82,9 @@ struct WritersFlags {
 impl CutoverFlags {
     /// Anything is said.
     pub(super) fn is_given(&self) -> bool {
-        let Self { writers, timeout, sequence_margin, compare } = self;
-        let beside = timeout.is_some() || sequence_margin.is_some() || compare.is_some();
+        let Self { writers, timeout, sequence_margin, compare, check_budget } = self;
+        let numbers = timeout.is_some() || sequence_margin.is_some() || check_budget.is_some();
+        let beside = numbers || compare.is_some();
         writers.fence || writers.writers_stopped || beside
     }
 
@@ -96,14 +111,17 @@ impl CutoverFlags {
                 Compare::Rows(sample) => Wire::Rows(VerifySettings { sample }.into()),
                 Compare::Nothing => Wire::Nothing(v1::CompareNothing {}),
             }),
+            check_budget_ms: Some(self.check_budget.unwrap_or(DEFAULT_CHECK_BUDGET_MS)),
         })
     }
 }
 
 /// What its end means for the exit code.
 pub(super) fn exit_of(view: &CutoverView) -> Exit {
-    let differs =
-        |cause: &Failure| matches!(&*cause.code, "verification_differs" | "cutover_schema_differs");
+    let differs = |cause: &Failure| {
+        let codes = ["verification_differs", "cutover_schema_differs", "cutover_rows_differ"];
+        codes.contains(&&*cause.code)
+    };
     match &view.cause {
         _ if view.is_good() => Exit::Done,
         Some(cause) if differs(cause) => Exit::Differs,

@@ -22,6 +22,9 @@ pub(crate) struct CutoverView {
     steps: Vec<StepView>,
     lag_bytes: u64,
     compared: Option<CoverageView>,
+    /// Because it was changed since: while writers worked, and behind the fence.
+    again_before: Option<AgainView>,
+    again: Option<AgainView>,
     fence: Option<Lsn>,
     ended_sessions: u32,
     marker: Option<Lsn>,
@@ -108,12 +111,64 @@ impl CoverageView {
     }
 }
 
+/// What was compared again, because it was changed since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct AgainView {
+    tables: u32,
+    /// Too large to be compared whole, and no key tells which of their rows were changed.
+    tables_left_out: u32,
+    /// About so many, where not all were kept.
+    keys: u64,
+    keys_compared: u64,
+}
+
+impl From<v1::CutoverAgain> for AgainView {
+    fn from(found: v1::CutoverAgain) -> Self {
+        let v1::CutoverAgain { tables, tables_left_out, keys, keys_compared } = found;
+        Self { tables, tables_left_out, keys, keys_compared }
+    }
+}
+
+impl AgainView {
+    fn to_text(self) -> String {
+        let of = match self.keys_compared {
+            compared if compared < self.keys => {
+                format!(" of about {}", human::counted(self.keys, "row"))
+            }
+            _ => String::new(),
+        };
+        let left_out = match self.tables_left_out {
+            0 => String::new(),
+            tables => {
+                let tables = human::counted(tables.into(), "table");
+                format!(", and nothing of {tables} without a key, or emptied meanwhile")
+            }
+        };
+        let compared = human::counted(self.keys_compared, "row");
+        format!("{compared}{of} in {}{left_out}", human::counted(self.tables.into(), "table"))
+    }
+}
+
 impl CutoverView {
     /// What was compared, for people.
     fn compared_text(&self) -> String {
         self.compared
             .as_ref()
             .map_or_else(|| "nothing was compared before".to_owned(), CoverageView::to_text)
+    }
+
+    /// What was compared again, for people.
+    fn again_text(&self) -> String {
+        let Some(again) = self.again else {
+            return "what was changed since was not compared again".to_owned();
+        };
+        let before = self.again_before.filter(|before| before.keys > 0);
+        let before = before.map(|before| format!("{} before the fence; ", before.to_text()));
+        format!(
+            "changed since, and compared again: {}{} behind the fence",
+            before.unwrap_or_default(),
+            again.to_text()
+        )
     }
 
     pub(crate) fn of(task: &v1::Task) -> Option<Self> {
@@ -136,6 +191,8 @@ impl CutoverView {
             writers: word(settings.writers().as_str_name(), "WRITERS_"),
             dry_run: settings.dry_run,
             compared: found.compared.map(|found| CoverageView::of(found, &settings)),
+            again_before: found.again_before.map(Into::into),
+            again: found.again.map(Into::into),
             by: settings.by,
             steps: steps.collect(),
             lag_bytes: found.lag_bytes,
@@ -196,12 +253,13 @@ impl CutoverView {
                 });
                 format!(
                     "cutover: done at {}{by}; writes may start at {}\n  writers were stopped for {}; fence {fence}, marker {marker}, \
-                     no change behind it; {} set\n  {}{}",
+                     no change behind it; {} set\n  {}\n  {}{}",
                     self.ended_at.clone().unwrap_or_default(),
                     self.destination,
                     human::duration_ms(self.stopped_ms),
                     human::counted(self.sequences.into(), "sequence"),
                     self.compared_text(),
+                    self.again_text(),
                     lifts.unwrap_or_default(),
                 )
             }
@@ -261,6 +319,18 @@ mod tests {
                 schema_objects: 9,
                 ..Default::default()
             }),
+            again_before: Some(v1::CutoverAgain {
+                tables: 1,
+                keys: 7,
+                keys_compared: 7,
+                ..Default::default()
+            }),
+            again: Some(v1::CutoverAgain {
+                tables: 2,
+                tables_left_out: 1,
+                keys: 9,
+                keys_compared: 3,
+            }),
             marker: 32,
             sequences: 2,
             outcome: "done".into(),
@@ -285,6 +355,8 @@ mod tests {
         let compared =
             "1,000 rows in 3 tables and 9 objects compared before; not compared: 2 moving rows";
         assert!(text.contains(compared), "{text}");
+        let again = "7 rows in 1 table before the fence; 3 rows of about 9 rows in 2 tables, and nothing of 1 table without a key";
+        assert!(text.contains(again), "{text}");
         assert_eq!(view.steps_told().count(), 2);
     }
 }

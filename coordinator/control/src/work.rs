@@ -16,7 +16,7 @@ use pgconvoy_shared::verify::Purpose;
 
 use crate::state::clerk::Task;
 use crate::state::record::TaskRecord;
-use crate::state::{State, Subject, Table};
+use crate::state::{Cutover, State, Subject, Table};
 
 /// A lease as it is sent. Passwords are still sealed.
 #[derive(Debug, Clone)]
@@ -73,6 +73,7 @@ fn work(task: &Task, subject: &Subject, leased: Timestamp) -> Option<Work> {
             checkpoint: record.following.checkpoint,
             resume: tables(task, Table::is_to_resume),
             hold: tables(task, Table::is_to_hold),
+            cutovers_over: record.cutover.as_deref().map_or(0, Cutover::attempts_over),
         }),
         Subject::Cutover => Work::Cutover(Box::new(cutover(record, leased)?)),
         Subject::Survey { round } => Work::Survey(survey(record, *round)),

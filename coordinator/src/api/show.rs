@@ -84,6 +84,8 @@ fn cutover(cutover: &Cutover) -> v1::Cutover {
             rows_moving: coverage.rows_moving,
             schema_objects: coverage.schema_objects,
         }),
+        again_before: cutover.again_before.map(Into::into),
+        again: cutover.again.map(Into::into),
     }
 }
 

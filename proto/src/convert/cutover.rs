@@ -1,7 +1,8 @@
 //! Cutovers.
 
 use pgconvoy_shared::cutover::{
-    CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, DEFAULT_TIMEOUT_MS, Writers,
+    ComparedAgain, CutoverDone, CutoverOrder, CutoverSettings, CutoverStep,
+    DEFAULT_CHECK_BUDGET_MS, DEFAULT_TIMEOUT_MS, Writers,
 };
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::verify::VerifySettings;
@@ -23,6 +24,7 @@ impl From<CutoverSettings> for v1::CutoverSettings {
             sequence_margin: settings.sequence_margin,
             by: settings.by,
             ignore: settings.ignore.into_iter().collect(),
+            check_budget_ms: Some(settings.check_budget_ms),
             compare: Some(match settings.compare {
                 Some(settings) => Compare::Rows(settings.into()),
                 None => Compare::Nothing(v1::CompareNothing {}),
@@ -45,9 +47,24 @@ impl TryFrom<v1::CutoverSettings> for CutoverSettings {
             dry_run: wire.dry_run,
             timeout_ms: if wire.timeout_ms == 0 { DEFAULT_TIMEOUT_MS } else { wire.timeout_ms },
             sequence_margin: wire.sequence_margin,
+            check_budget_ms: wire.check_budget_ms.unwrap_or(DEFAULT_CHECK_BUDGET_MS),
             by: wire.by,
             ignore: wire.ignore.into_iter().collect(),
         })
+    }
+}
+
+impl From<ComparedAgain> for v1::CutoverAgain {
+    fn from(again: ComparedAgain) -> Self {
+        let ComparedAgain { tables, tables_left_out, keys, keys_compared } = again;
+        Self { tables, tables_left_out, keys, keys_compared }
+    }
+}
+
+impl From<v1::CutoverAgain> for ComparedAgain {
+    fn from(wire: v1::CutoverAgain) -> Self {
+        let v1::CutoverAgain { tables, tables_left_out, keys, keys_compared } = wire;
+        Self { tables, tables_left_out, keys, keys_compared }
     }
 }
 
@@ -86,12 +103,15 @@ impl From<CutoverDone> for v1::CutoverDone {
             CutoverDone::Checked { setting_before, lag_bytes } => {
                 Wire::Checked(v1::CutoverChecked { setting_before, lag_bytes })
             }
-            CutoverDone::Ready { lag_bytes } => Wire::Ready(v1::CutoverReady { lag_bytes }),
+            CutoverDone::Ready { lag_bytes, again } => {
+                Wire::Ready(v1::CutoverReady { lag_bytes, again: again.map(Into::into) })
+            }
             CutoverDone::Fenced { at, ended } => {
                 Wire::Fenced(v1::CutoverFenced { at: at.0, ended })
             }
-            CutoverDone::Proved { marker, sequences } => {
-                Wire::Proved(v1::CutoverProved { marker: marker.0, sequences })
+            CutoverDone::Proved { marker, sequences, again } => {
+                let again = again.map(Into::into);
+                Wire::Proved(v1::CutoverProved { marker: marker.0, sequences, again })
             }
             CutoverDone::Switched => Wire::Switched(v1::CutoverSwitched {}),
             CutoverDone::Lifted => Wire::Lifted(v1::CutoverLifted {}),
@@ -108,10 +128,12 @@ impl TryFrom<v1::CutoverDone> for CutoverDone {
             Wire::Checked(v1::CutoverChecked { setting_before, lag_bytes }) => {
                 Self::Checked { setting_before, lag_bytes }
             }
-            Wire::Ready(v1::CutoverReady { lag_bytes }) => Self::Ready { lag_bytes },
+            Wire::Ready(v1::CutoverReady { lag_bytes, again }) => {
+                Self::Ready { lag_bytes, again: again.map(Into::into) }
+            }
             Wire::Fenced(v1::CutoverFenced { at, ended }) => Self::Fenced { at: Lsn(at), ended },
-            Wire::Proved(v1::CutoverProved { marker, sequences }) => {
-                Self::Proved { marker: Lsn(marker), sequences }
+            Wire::Proved(v1::CutoverProved { marker, sequences, again }) => {
+                Self::Proved { marker: Lsn(marker), sequences, again: again.map(Into::into) }
             }
             Wire::Switched(v1::CutoverSwitched {}) => Self::Switched,
             Wire::Lifted(v1::CutoverLifted {}) => Self::Lifted,

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgconvoy_proto::convert::{Leased, ReportBody, RunningUnit};
-use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, Writers};
+use pgconvoy_shared::cutover::{
+    ComparedAgain, CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, Writers,
+};
 use pgconvoy_shared::endpoint::{Endpoint, Side, SslMode};
 use pgconvoy_shared::epoch::{Epoch, Generation};
 use pgconvoy_shared::failure::{Failure, FailureClass};
@@ -346,9 +348,9 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
             Work::Finish
         ]),
         survey,
-        (opened(), checkpoint(), table_nos(), table_nos()).prop_map(
-            |(opened, checkpoint, resume, hold)| {
-                Work::Stream(StreamOrder { opened, checkpoint, resume, hold })
+        (opened(), checkpoint(), table_nos(), table_nos(), any::<u32>()).prop_map(
+            |(opened, checkpoint, resume, hold, cutovers_over)| {
+                Work::Stream(StreamOrder { opened, checkpoint, resume, hold, cutovers_over })
             }
         ),
         cutover_order().prop_map(|order| Work::Cutover(Box::new(order))),
@@ -426,16 +428,28 @@ prop_compose! {
         sequence_margin in any::<u32>(),
         ignore in btree_set(text(), 0..3),
         sample in option::of(1u32..=10_000),
+        check_budget_ms in any::<u64>(),
         by in text(),
         setting_before in option::of(text()),
         [fence, marker, left_ms] in any::<[u64; 3]>(),
     ) -> CutoverOrder {
         let compare = sample.map(|sample| VerifySettings { sample: Sample::hundredths(sample).unwrap() });
         let settings =
-            CutoverSettings { writers, dry_run, timeout_ms, sequence_margin, ignore, compare, by };
+            CutoverSettings { writers, dry_run, timeout_ms, sequence_margin, ignore, compare, check_budget_ms, by };
         let (fence, marker) = (Lsn(fence), Lsn(marker));
         CutoverOrder { step, attempt, settings, setting_before, fence, marker, left_ms }
     }
+}
+
+fn again() -> impl Strategy<Value = ComparedAgain> {
+    (any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>()).prop_map(
+        |(tables, tables_left_out, keys, keys_compared)| ComparedAgain {
+            tables,
+            tables_left_out,
+            keys,
+            keys_compared,
+        },
+    )
 }
 
 fn cutover_done() -> impl Strategy<Value = CutoverDone> {
@@ -443,11 +457,13 @@ fn cutover_done() -> impl Strategy<Value = CutoverDone> {
         (option::of(text()), any::<u64>()).prop_map(|(setting_before, lag_bytes)| {
             CutoverDone::Checked { setting_before, lag_bytes }
         }),
-        any::<u64>().prop_map(|lag_bytes| CutoverDone::Ready { lag_bytes }),
+        (any::<u64>(), option::of(again()))
+            .prop_map(|(lag_bytes, again)| CutoverDone::Ready { lag_bytes, again }),
         (any::<u64>(), any::<u32>())
             .prop_map(|(at, ended)| CutoverDone::Fenced { at: Lsn(at), ended }),
-        (any::<u64>(), any::<u32>())
-            .prop_map(|(at, sequences)| CutoverDone::Proved { marker: Lsn(at), sequences }),
+        (any::<u64>(), any::<u32>(), option::of(again())).prop_map(|(at, sequences, again)| {
+            CutoverDone::Proved { marker: Lsn(at), sequences, again }
+        }),
         select(vec![CutoverDone::Switched, CutoverDone::Lifted]),
         failure().prop_map(CutoverDone::Refused),
     ]

@@ -28,7 +28,7 @@ pub use buckets::{
 };
 pub use difference::{Kept, classify};
 pub use question::{Answer, Asked, Distilled, Distiller, Found, OutOfPlace, Question, Wanted};
-pub use suspects::{LOOKS_MAX, Suspects};
+pub use suspects::{LOOKS_MAX, Suspects, key_values};
 
 use xxhash_rust::xxh3::{Xxh3Builder, xxh3_128_with_secret};
 

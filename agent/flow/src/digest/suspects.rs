@@ -101,9 +101,7 @@ impl Suspects {
     pub fn values(&self, columns: usize) -> Option<Vec<Vec<String>>> {
         let of = |suspect: &Suspect| {
             let whole = columns > 0 && suspect.shown.len() < LISTED_BYTES_MAX;
-            let text = std::str::from_utf8(&suspect.shown).ok().filter(|_| whole)?;
-            let values: Option<Vec<String>> = text.split('\t').map(unescaped).collect();
-            values.filter(|values| values.len() == columns)
+            key_values(std::str::from_utf8(&suspect.shown).ok().filter(|_| whole)?, columns)
         };
         self.rows.values().map(of).collect()
     }
@@ -111,6 +109,13 @@ impl Suspects {
 
 fn hashes(rows: &[Kept]) -> Vec<u128> {
     rows.iter().map(|row| row.hash).collect()
+}
+
+/// The values of a key's columns, out of COPY's text; none = it is no key of so many columns.
+#[must_use]
+pub fn key_values(text: &str, columns: usize) -> Option<Vec<String>> {
+    let values: Option<Vec<String>> = text.split('\t').map(unescaped).collect();
+    values.filter(|values| values.len() == columns)
 }
 
 /// A value out of COPY's text; none = a null, or no such text.

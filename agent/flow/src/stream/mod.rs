@@ -1,9 +1,10 @@
 //! The stream of changes as pure functions: from the bytes of `pgoutput` to statements for the destination.
 //!
 //! Reading order: [`message`], [`mod@tuple`], [`decode`], [`mod@encode`], [`assemble`], [`snapshot`], [`table`],
-//! [`window`], [`entry`], [`follow`], [`fold`], [`operation`], [`statements`].
+//! [`window`], [`entry`], [`follow`], [`fold`], [`operation`], [`statements`]; and [`mod@changed`].
 
 pub mod assemble;
+pub mod changed;
 pub mod decode;
 pub mod encode;
 pub mod entry;

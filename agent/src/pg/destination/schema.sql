@@ -1,4 +1,4 @@
--- Schema `pgconvoy` at the destination: what proves what is done. Version 6.
+-- Schema `pgconvoy` at the destination: what proves what is done. Version 7.
 
 create schema pgconvoy;
 
@@ -7,7 +7,7 @@ create table pgconvoy.meta (
     only_row boolean primary key default true check (only_row),
     version integer not null
 );
-insert into pgconvoy.meta (version) values (6);
+insert into pgconvoy.meta (version) values (7);
 
 -- The tasks that write here. A task whose row is gone has ended: nobody may write for it any more (law O9).
 create table pgconvoy.task (
@@ -52,7 +52,38 @@ create table pgconvoy.apply_progress (
     last_change pg_lsn,
     -- The last marker that was found in the source's log, and the end of its transaction.
     marker text,
-    marker_lsn pg_lsn
+    marker_lsn pg_lsn,
+    -- Which of the task's cutovers wants to know what is changed, counted from 1; null = none does. And its how manieth look at
+    -- that is the next. Whoever applies holds this row from before its first change on: so each look begins between two of its
+    -- transactions.
+    changes_for integer,
+    look integer not null default 0
+);
+
+-- What was changed since a cutover began to compare both ends: tables, by the look that was the next then.
+create table pgconvoy.changed_table (
+    task text not null,
+    table_no bigint not null,
+    look integer not null,
+    -- Of its keys one in 2 to the power of this is kept, by their hashes.
+    level integer not null default 0,
+    -- At most so many keys are kept.
+    kept bigint not null default 0,
+    -- Rows were changed that no key tells.
+    untold boolean not null default false,
+    primary key (task, table_no, look),
+    foreign key (task, table_no) references pgconvoy.table_state on delete cascade
+);
+
+-- And their keys, as COPY's text has them, columns in the order of their names.
+create table pgconvoy.changed_key (
+    task text not null,
+    table_no bigint not null,
+    key text collate pg_catalog."C" not null,
+    -- The last that it was changed before.
+    look integer not null,
+    primary key (task, table_no, key),
+    foreign key (task, table_no) references pgconvoy.table_state on delete cascade
 );
 
 -- Rows that were read again, by their keys as the stream has them: which snapshot shows them (law S8).
@@ -349,6 +380,43 @@ begin
             errcode = 'PC001',
             message = pg_catalog.format('the stream of task %s is not at %s, batch %s, of epoch %s', of_task, expected_lsn, expected_seq, mine);
     end if;
+end
+$function$;
+
+-- Keeps in mind what the caller's transaction changes: these keys of these tables, each once, and tables of which no key tells it.
+-- Of a table that changes a lot half of the keys are let go, by their hashes, as often as is needed.
+create function pgconvoy.note_changed(of_task text, tables bigint[], keys text[], untold_tables bigint[], at_most bigint) returns void
+language plpgsql as $function$
+declare
+    next_look integer := (select p.look from pgconvoy.apply_progress p where p.task = of_task);
+    full_table record;
+    gone bigint;
+begin
+    insert into pgconvoy.changed_table (task, table_no, look)
+        select distinct of_task, no, next_look from pg_catalog.unnest(tables || untold_tables) as t (no)
+        on conflict do nothing;
+    update pgconvoy.changed_table set untold = true
+        where task = of_task and look = next_look and table_no = any (untold_tables) and not untold;
+    with put as (
+        insert into pgconvoy.changed_key as known (task, table_no, key, look)
+        select of_task, told.no, told.key, next_look from unnest(tables, keys) as told (no, key)
+        join pgconvoy.changed_table t on (t.task, t.table_no, t.look) = (of_task, told.no, next_look)
+        where pg_catalog.hashtextextended(told.key collate pg_catalog."C", 0) & ((1::bigint << t.level) - 1) = 0
+        on conflict (task, table_no, key) do update set look = excluded.look where known.look < excluded.look
+        returning table_no
+    ), put_of as (select table_no, pg_catalog.count(*) as keys from put group by table_no)
+    update pgconvoy.changed_table t set kept = t.kept + put_of.keys from put_of
+        where (t.task, t.table_no, t.look) = (of_task, put_of.table_no, next_look);
+    loop
+        select t.table_no, t.level + 1 as level into full_table from pgconvoy.changed_table t
+            where t.task = of_task and t.look = next_look and t.kept > at_most limit 1;
+        exit when not found;
+        delete from pgconvoy.changed_key k where k.task = of_task and k.table_no = full_table.table_no and k.look = next_look
+            and pg_catalog.hashtextextended(k.key, 0) & ((1::bigint << full_table.level) - 1) <> 0;
+        get diagnostics gone = row_count;
+        update pgconvoy.changed_table t set level = full_table.level, kept = t.kept - gone
+            where (t.task, t.table_no, t.look) = (of_task, full_table.table_no, next_look);
+    end loop;
 end
 $function$;
 

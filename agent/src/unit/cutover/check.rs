@@ -1,4 +1,5 @@
-//! Whether anything stands in the way of a cutover. Nobody is stopped, and nothing is changed.
+//! Whether anything stands in the way of a cutover. Nobody is stopped. If nothing does, the destination keeps in mind from here on what
+//! is changed ([`again`]).
 //!
 //! What would fail under the fence is found here, and so is what the stream never brings: tables that nobody follows, large
 //! objects, unlogged tables. Those two last ones may be left behind by whoever says so, by their codes.
@@ -11,7 +12,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::GenericClient;
 
-use super::{held, lag, named, refused, source};
+use super::{again, held, lag, named, refused, source};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, open_stream, survey};
 
@@ -50,6 +51,9 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     let setting_before = setting(&session).await.about(&access)?;
     session.close().await;
     destination.close().await;
+    if order.settings.compares_again() {
+        again::begin(ctx, order).await?;
+    }
     Ok(CutoverDone::Checked { setting_before, lag_bytes })
 }
 

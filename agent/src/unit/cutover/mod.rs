@@ -2,10 +2,11 @@
 //!
 //! - [`check`]: whether anything stands in the way, constraints that nobody looked at included ([`held`]); nobody is stopped,
 //!   and nothing is changed. Then both ends are compared, by units of their own ([`verify`](super::verify)).
-//! - [`ready`]: what is made of rows is made anew ([`fresh`]), and the destination is close behind ([`lag`]).
+//! - [`ready`]: what is made of rows is made anew ([`fresh`]), what was changed since the comparison is compared again
+//!   ([`again`]), and the destination is close behind ([`lag`]).
 //! - [`source::fence`]: the source's database becomes read-only by default, and other sessions are ended.
 //! - [`proof`]: a marker, written into the source's log after the fence, is applied at the destination, and no transaction
-//!   with a change came after it; meanwhile sequences are set from the source.
+//!   with a change came after it; meanwhile sequences are set from the source. Then what was changed last is compared again.
 //! - [`switch`]: the task's rows at the destination end, in one transaction that sees once more that nothing came: the
 //!   decision. What is left at both ends is removed by the unit that ends every task.
 //! - [`source::lift`]: the source's database is as before.
@@ -14,6 +15,7 @@
 //! and finds its lease over before it opens another one. So nobody fences a source whose fence was lifted, and nobody decides
 //! what was taken back.
 
+mod again;
 mod check;
 mod fresh;
 mod held;
@@ -46,7 +48,7 @@ pub(super) async fn run(ctx: &UnitContext, order: CutoverOrder) -> Result<WorkRe
     let until = Until(Instant::now() + Duration::from_millis(order.left_ms));
     let done = match order.step {
         CutoverStep::Check => Box::pin(check::run(ctx, &order)).await?,
-        CutoverStep::Ready => Box::pin(ready::run(ctx)).await?,
+        CutoverStep::Ready => Box::pin(ready::run(ctx, &order)).await?,
         // Units of their own compare.
         CutoverStep::Compare => return Err(not_a_lease(order.step).into()),
         CutoverStep::Fence => {

@@ -12,7 +12,7 @@ use pgconvoy_shared::lsn::Lsn;
 use tokio_postgres::GenericClient;
 
 use super::source::{self, still_writing};
-use super::{Until, refused, timed_out};
+use super::{Until, again, refused, timed_out};
 use crate::laws::Law;
 use crate::pg::{About, PgError, Session};
 use crate::unit::stream::MARKER;
@@ -46,8 +46,34 @@ pub(super) async fn run(
     if seen.last_change > seen.marker && !Law::Proof.is_left_out() {
         return Ok(refused(who_writes(ctx, &session).await?));
     }
+    let mut again = None;
+    if order.settings.compares_again() {
+        match again::behind_fence(ctx, order, until).await? {
+            Ok(found) => again = Some(found),
+            Err(failure) => return differing(ctx, order, until, &session, seen, failure).await,
+        }
+    }
     session.close().await;
-    Ok(CutoverDone::Proved { marker: seen.marker, sequences })
+    Ok(CutoverDone::Proved { marker: seen.marker, sequences, again })
+}
+
+/// What differs may be what somebody writes in this moment: then that is what is wrong.
+async fn differing(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    until: Until,
+    session: &Session,
+    proved: Seen,
+    failure: Failure,
+) -> Result<CutoverDone, UnitEnd> {
+    let marker = name(ctx, order, 2);
+    write(session, &marker).await?;
+    match arrived(ctx, &marker, until).await? {
+        Some(seen) if seen.last_change > proved.marker => {
+            Ok(refused(who_writes(ctx, session).await?))
+        }
+        Some(_) | None => Ok(refused(failure)),
+    }
 }
 
 /// Markers of this lease: nobody else's are taken for them.

@@ -1,18 +1,25 @@
 //! The last before the fence, while the source is still in use: what is made of rows is made anew, which takes as long as it
-//! takes, and so did comparing; then what may have changed since the check is looked at again, for under the fence it would
+//! takes, and so did comparing; what was changed since that began is compared again ([`again`]); then what may have changed since the check is looked at again, for under the fence it would
 //! undo the cutover. Anyone may run it again.
 
-use pgconvoy_shared::cutover::CutoverDone;
+use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder};
 use pgconvoy_shared::endpoint::Side;
 
 use super::check::{not_followed, parked};
-use super::{fresh, lag, refused, source};
+use super::{again, fresh, lag, refused, source};
 use crate::pg::About;
 use crate::unit::{UnitContext, UnitEnd};
 
-pub(super) async fn run(ctx: &UnitContext) -> Result<CutoverDone, UnitEnd> {
+pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<CutoverDone, UnitEnd> {
     fresh::run(ctx).await?;
     let session = source::session(ctx).await?;
+    let mut again = None;
+    if order.settings.compares_again() {
+        match again::while_in_use(ctx, order, &session).await? {
+            Ok(found) => again = Some(found),
+            Err(failure) => return Ok(refused(failure)),
+        }
+    }
     let access = session.access().clone();
     let there = ctx.access(Side::Destination);
     let destination = there.session().await.about(&there)?;
@@ -29,7 +36,7 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<CutoverDone, UnitEnd> {
     }
     let flushed = source::flushed_position(&session).await.about(&access)?;
     let done = match lag::caught_up(ctx, &destination, flushed).await? {
-        Ok(lag_bytes) => CutoverDone::Ready { lag_bytes },
+        Ok(lag_bytes) => CutoverDone::Ready { lag_bytes, again },
         Err(failure) => refused(failure),
     };
     session.close().await;

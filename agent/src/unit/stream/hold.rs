@@ -55,7 +55,7 @@ impl Applier<'_> {
 
     async fn hold(&mut self, table: TableNo) -> Result<(), UnitEnd> {
         self.ctx.still_mine()?;
-        self.begin_piece(BTreeSet::new()).await?;
+        self.begin_piece(BTreeSet::new(), &[]).await?;
         // Not the table's own row: whoever still writes for its plan holds that until it is raised.
         let hold = "with held as (insert into pgconvoy.copied_anew (task, table_no, held_from)
                                   values ($1, $2, $3::text::pg_lsn))

@@ -273,9 +273,9 @@ impl Applier<'_> {
         until: Until<'_>,
     ) -> Result<Outcome, UnitEnd> {
         self.ctx.still_mine()?;
-        self.begin_piece([table].into()).await?;
+        self.begin_piece([table].into(), &batch.entries).await?;
         let (rows, bytes) = (batch.entries.len() as u64, batch.bytes as u64);
-        self.write(&mut batch, None).await?;
+        self.write(&mut batch, None, None).await?;
         // What is not applied is kept already.
         let stays = batch.parked.drain(..).map(|parked| parked.place).min();
         self.keep(&batch).await?;
@@ -351,7 +351,7 @@ impl Applier<'_> {
         cause.statement.clear();
         self.held.remove(&table);
         self.ctx.still_mine()?;
-        self.begin_piece([table].into()).await?;
+        self.begin_piece([table].into(), &[]).await?;
         self.note_cause(table, cause).await?;
         self.step_to(self.position.lsn, &Noted::default()).await
     }

@@ -65,6 +65,12 @@ const TABLES: &str = "
     where s.task = $1 and s.followed is not null
     group by s.task, s.table_no order by s.table_no";
 
+/// Triggers, rules and foreign keys did their work at the source. And a statement is run with the plan for few rows, each of
+/// which is found by its key, however many come with it: one made for just these rows is planned each time, and where they are
+/// many it reads the whole table. The server would come to the same after five runs.
+const SETTINGS: &str =
+    "set session_replication_role = replica; set plan_cache_mode = force_generic_plan";
+
 /// Ends what older owners left, and makes this epoch the one that applies.
 pub(super) async fn take_over(
     ctx: &UnitContext,
@@ -75,12 +81,12 @@ pub(super) async fn take_over(
     ctx.still_mine()?;
     end_old_sessions(&mut session).await?;
     ctx.still_mine()?;
-    // Triggers, rules and foreign keys did their work at the source.
-    session.batch_execute("set session_replication_role = replica").await.about(&access)?;
+    session.batch_execute(SETTINGS).await.about(&access)?;
 
     let transaction = session.transaction().await.about(&access)?;
     let position = position(&transaction, ctx, order).await.about(&access)?;
     let task = ctx.task.as_str();
+    forget_changes(&transaction, task, order.cutovers_over).await.about(&access)?;
     let rows = transaction.query(TABLES, &[&task]).await.about(&access)?;
     let tables: Result<Vec<_>, PgError> = rows.iter().map(table).collect();
     let tables = tables.about(&access)?;
@@ -102,6 +108,22 @@ async fn position(
     );
     let row = transaction.query_one(&call, &[&ctx.task.as_str()]).await?;
     Ok(Position { lsn: lsn(row.get(0))?, seq: unsigned(row.get(1))? })
+}
+
+/// What was changed is kept in mind no longer, where the cutover that wanted to know is over.
+async fn forget_changes(
+    transaction: &Transaction<'_>,
+    task: &str,
+    cutovers_over: u32,
+) -> Result<(), PgError> {
+    let over = "update pgconvoy.apply_progress set changes_for = null where task = $1 and changes_for <= $2::bigint";
+    if transaction.execute(over, &[&task, &i64::from(cutovers_over)]).await? > 0 {
+        for table in ["changed_key", "changed_table"] {
+            let forget = format!("delete from pgconvoy.{table} where task = $1");
+            transaction.execute(&forget, &[&task]).await?;
+        }
+    }
+    Ok(())
 }
 
 fn table(row: &Row) -> Result<TakenTable, PgError> {

@@ -19,6 +19,8 @@ use pgconvoy_shared::unit::WorkResult;
 
 use super::{UnitContext, UnitEnd};
 
+pub(super) use reading::{bad_data, see_bytes_as_they_are};
+
 /// Compares the schemas.
 pub(super) async fn schema(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     Ok(WorkResult::VerifySchema(super::schema::compare(ctx).await?))

@@ -234,7 +234,7 @@ impl End<'_> {
 }
 
 /// A database without an encoding holds whatever bytes were put into it; converting them would fail.
-pub(super) async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<(), PgError> {
+pub(in crate::unit) async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<(), PgError> {
     if wire.parameter("server_encoding") == Some("SQL_ASCII") {
         wire.query("set client_encoding = 'SQL_ASCII'").await?;
     }
@@ -245,6 +245,6 @@ fn another_answer() -> PgError {
     PgError::protocol("an answer to another question")
 }
 
-pub(super) fn bad_data(bad: &BadData) -> PgError {
+pub(in crate::unit) fn bad_data(bad: &BadData) -> PgError {
     PgError::protocol(bad.to_string())
 }

@@ -16,7 +16,7 @@ use pgconvoy_shared::ids::UnitNo;
 use super::{lease_end, settle, stages, verify};
 use crate::state::clerk::Clerk;
 use crate::state::unit::Subject;
-use crate::state::{Cutover, CutoverOutcome, EventKind, Stage, TaskStatus, UnitState};
+use crate::state::{Afterwards, Cutover, CutoverOutcome, EventKind, Stage, TaskStatus, UnitState};
 
 /// A cutover begins.
 pub(crate) fn begin(clerk: &mut Clerk<'_>, settings: &CutoverSettings) {
@@ -62,8 +62,9 @@ pub(super) fn stepped(
             }
             CutoverStep::Ready
         }
-        (CutoverStep::Ready, CutoverDone::Ready { lag_bytes }) => {
+        (CutoverStep::Ready, CutoverDone::Ready { lag_bytes, again }) => {
             cutover.lag_bytes = *lag_bytes;
+            cutover.again_before = *again;
             cutover.deadline = Some(at.plus_ms(cutover.settings.timeout_ms));
             CutoverStep::Fence
         }
@@ -72,9 +73,10 @@ pub(super) fn stepped(
             cutover.ended_sessions = *ended;
             CutoverStep::Prove
         }
-        (CutoverStep::Prove, CutoverDone::Proved { marker, sequences }) => {
+        (CutoverStep::Prove, CutoverDone::Proved { marker, sequences, again }) => {
             cutover.marker = *marker;
             cutover.sequences = *sequences;
+            cutover.again = *again;
             CutoverStep::Switch
         }
         (CutoverStep::Switch, CutoverDone::Switched) => {
@@ -227,10 +229,19 @@ fn end(clerk: &mut Clerk<'_>, outcome: CutoverOutcome) {
         CutoverOutcome::Rehearsed => ("nothing stands in the way of a cutover".to_owned(), None),
         CutoverOutcome::Done => ("the destination has taken over".to_owned(), None),
     };
+    let mut kept = false;
     if let Some(cutover) = clerk.record().cutover.as_deref_mut() {
+        kept = cutover.keeps_changes();
         cutover.end(outcome, at);
     }
     clerk.tell_of(EventKind::CutoverEnded, message, None, None, cause);
+    if kept {
+        // Nobody wants to know any more what is changed: whoever takes the stream over is told.
+        let streams: Vec<UnitNo> = clerk.record().streams().collect();
+        for stream in streams {
+            lease_end::revoke(clerk, stream, Afterwards::Ready);
+        }
+    }
 }
 
 /// It is over, and the task follows its source as before.
@@ -300,6 +311,7 @@ mod tests {
             sequence_margin: 0,
             ignore: Default::default(),
             compare: None,
+            check_budget_ms: 1_000,
             by: "ann".into(),
         }
     }
@@ -326,7 +338,7 @@ mod tests {
     fn up_to_the_fence(story: &mut Story) {
         cut_over(story, false).expect("it begins");
         step(story, CutoverStep::Check, checked());
-        step(story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3 });
+        step(story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3, again: None });
     }
 
     fn outcome(story: &Story) -> Option<CutoverOutcome> {
@@ -341,7 +353,7 @@ mod tests {
         assert!(matches!(cut_over(&mut story, false), Ok(Outcome::Task { changed: false, .. })));
         assert_eq!(story.view().phase, Phase::Cutover);
         step(&mut story, CutoverStep::Check, checked());
-        step(&mut story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3 });
+        step(&mut story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3, again: None });
         story.now = story.now.plus_ms(1_000);
         let order =
             step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 4 });
@@ -350,7 +362,7 @@ mod tests {
         step(
             &mut story,
             CutoverStep::Prove,
-            CutoverDone::Proved { marker: Lsn(3_600), sequences: 2 },
+            CutoverDone::Proved { marker: Lsn(3_600), sequences: 2, again: None },
         );
         let order = step(&mut story, CutoverStep::Switch, CutoverDone::Switched);
         assert_eq!((order.fence, order.marker), (Lsn(3_500), Lsn(3_600)));
@@ -398,7 +410,7 @@ mod tests {
         let (mut story, _stream) = in_sync();
         up_to_the_fence(&mut story);
         step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 0 });
-        let proved = CutoverDone::Proved { marker: Lsn(3_600), sequences: 0 };
+        let proved = CutoverDone::Proved { marker: Lsn(3_600), sequences: 0, again: None };
         step(&mut story, CutoverStep::Prove, proved);
         let held = story.lease("b", UnitKind::Cutover);
         story.fail(&held, Failure::transient("connection_lost", "connection reset"));
@@ -442,6 +454,28 @@ mod tests {
         (story, stream)
     }
 
+    /// Whoever follows the source keeps in mind what is changed, until it begins anew and is told that nobody wants to know.
+    #[test]
+    fn an_undone_cutover_lets_the_stream_begin_anew() {
+        let over = |story: &Story, held: &Held| match story.work(held) {
+            Work::Stream(order) => order.cutovers_over,
+            other => panic!("{other:?}"),
+        };
+        let (mut story, stream) = comparing(&[]);
+        assert_eq!(over(&story, &stream), 0);
+        let held = story.lease("a", UnitKind::VerifyRows);
+        story.fail(&held, Failure::definite("missing_privilege", "permission denied"));
+        story.release(&stream);
+        let stream = story.lease("a", UnitKind::Stream);
+        assert_eq!(over(&story, &stream), 1);
+
+        // One that compares nothing leaves it alone, and so does one that ends with its first step.
+        cut_over(&mut story, false).expect("it begins");
+        let refused = CutoverDone::Refused(Failure::definite("cutover_lag", "behind"));
+        step(&mut story, CutoverStep::Check, refused);
+        assert_eq!(over(&story, &stream), 2, "it is leased as it was");
+    }
+
     fn rows(different: u64, moving: u64) -> RowsCompared {
         RowsCompared { source_rows: 9, compared: 9, different, moving, ..RowsCompared::default() }
     }
@@ -459,9 +493,9 @@ mod tests {
         assert!(!story.view().verification.expect("it compares").complete);
         let held = story.lease("a", UnitKind::VerifySchema);
         story.done(&held, schema(1));
-        step(&mut story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3 });
+        step(&mut story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3, again: None });
         step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 0 });
-        let proved = CutoverDone::Proved { marker: Lsn(3_600), sequences: 0 };
+        let proved = CutoverDone::Proved { marker: Lsn(3_600), sequences: 0, again: None };
         step(&mut story, CutoverStep::Prove, proved);
         step(&mut story, CutoverStep::Switch, CutoverDone::Switched);
         let coverage = story.view().cutover.and_then(|cutover| cutover.compared).expect("it did");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use pgconvoy_shared::cutover::{CutoverSettings, CutoverStep};
+use pgconvoy_shared::cutover::{ComparedAgain, CutoverSettings, CutoverStep};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::time::Timestamp;
@@ -27,6 +27,10 @@ pub struct Cutover {
     pub lag_bytes: u64,
     /// What was compared before anything was stopped; none = nothing (yet).
     pub compared: Option<Coverage>,
+    /// What was compared again while the source was in use, because it was changed since; none = nothing was (yet).
+    pub again_before: Option<ComparedAgain>,
+    /// The rest of that, behind the fence.
+    pub again: Option<ComparedAgain>,
     /// Where the source's log was when nobody could write any more.
     pub fence: Lsn,
     /// Sessions that were ended for it.
@@ -101,6 +105,8 @@ impl Cutover {
             setting_before: None,
             lag_bytes: 0,
             compared: None,
+            again_before: None,
+            again: None,
             fence: Lsn(0),
             ended_sessions: 0,
             marker: Lsn(0),
@@ -117,6 +123,16 @@ impl Cutover {
 
     pub(crate) fn end(&mut self, outcome: CutoverOutcome, at: Timestamp) {
         self.ended = Some((outcome, at));
+    }
+
+    /// How many of the task's cutovers are over.
+    pub(crate) fn attempts_over(&self) -> u32 {
+        if self.ended.is_some() { self.attempt } else { self.attempt.saturating_sub(1) }
+    }
+
+    /// What is changed is kept in mind by whoever follows the source: from the first step's end on.
+    pub(crate) fn keeps_changes(&self) -> bool {
+        self.settings.compares_again() && self.steps.len() > 1
     }
 
     /// It is under way, and both ends are being compared.

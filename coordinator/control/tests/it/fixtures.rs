@@ -140,9 +140,9 @@ fn cutover_done(order: &CutoverOrder, chance: u32) -> CutoverDone {
         _ if chance.is_multiple_of(3) => refused,
         CutoverStep::Check => CutoverDone::Checked { setting_before: None, lag_bytes: 5 },
         CutoverStep::Compare => panic!("it has units of its own"),
-        CutoverStep::Ready => CutoverDone::Ready { lag_bytes: 5 },
+        CutoverStep::Ready => CutoverDone::Ready { lag_bytes: 5, again: None },
         CutoverStep::Fence => CutoverDone::Fenced { at: Lsn(90), ended: 2 },
-        CutoverStep::Prove => CutoverDone::Proved { marker: Lsn(99), sequences: 3 },
+        CutoverStep::Prove => CutoverDone::Proved { marker: Lsn(99), sequences: 3, again: None },
         CutoverStep::Switch => CutoverDone::Switched,
     }
 }

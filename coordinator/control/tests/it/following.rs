@@ -44,6 +44,7 @@ pub(crate) fn cutover_settings() -> CutoverSettings {
         sequence_margin: 32,
         ignore: ["cutover_large_objects".to_owned()].into(),
         compare: Some(VerifySettings::default()),
+        check_budget_ms: 1_000,
         by: "ann".into(),
     }
 }

@@ -18,6 +18,8 @@ const SCHEMA: &str = "
     create table balance (id int primary key, amount bigint not null);
     insert into balance select i, 0 from generate_series(1, 50) i;
     create sequence backwards increment -3;
+    -- Nobody writes it.
+    create table still (id int primary key);
     select nextval('backwards'), nextval('backwards');
     -- What it does at the source comes from there: it must not do it again for changes that are applied.
     create table noted (id bigint generated always as identity primary key, what text);
@@ -116,7 +118,7 @@ async fn cluster_a_cutover_under_load_loses_nothing_and_ends_the_task() {
     let cutover = task.cutover.unwrap();
     let compared = cutover.compared.unwrap();
     assert!(compared.rows_compared >= 200 && compared.schema_objects > 5, "{compared:?}");
-    assert_eq!((compared.tables, compared.tables_left_out), (3, 0), "{compared:?}");
+    assert_eq!((compared.tables, compared.tables_left_out), (4, 0), "{compared:?}");
     assert_eq!((cutover.outcome.as_str(), cutover.sequences), ("done", 3));
     assert!(cutover.fence > 0 && cutover.marker >= cutover.fence);
 }
@@ -158,7 +160,7 @@ async fn cluster_a_cutover_is_undone_where_numbers_are_drawn_behind_its_fence() 
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
     pair.source.sql(DATABASE, "select nextval('backwards')").await.unwrap();
-    let (lock, waiting) = held_at(&pair, "fence").await;
+    let (lock, waiting) = held_at(&pair, "", "fence").await;
     let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
     let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
     until_blocked(&pair.source, &waiting, &client).await;
@@ -194,12 +196,12 @@ async fn cluster_a_task_that_fails_behind_its_fence_lets_the_source_go() {
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
-    let (lock, waiting) = held_at(&pair, "prove").await;
+    let (lock, waiting) = held_at(&pair, "", "prove").await;
     let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
     let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
     until_blocked(&pair.destination, &waiting, &client).await;
     // Whoever lifts it has to wait here.
-    let (lift, _) = held_at(&pair, "fence").await;
+    let (lift, _) = held_at(&pair, "", "fence").await;
     wait::until(LIMIT, "the slot to be gone", async || {
         let gone = "begin read write; select pg_terminate_backend(active_pid) from pg_replication_slots where active;
             select pg_drop_replication_slot(slot_name) from pg_replication_slots where not active; commit";
@@ -259,6 +261,56 @@ async fn cluster_a_cutover_compares_first_and_stops_nobody_where_both_ends_diffe
     assert!(task.cause.is_none(), "{:?}", task.cause);
 }
 
+/// A row that somebody altered at the destination after it was compared, and that the source changes afterwards in a way that
+/// the stream brings nothing of: it only shows when it is looked at again.
+#[tokio::test]
+async fn cluster_what_was_changed_since_it_was_compared_is_compared_again() {
+    let noted = "create table letter (id int primary key, a text, b text);
+        alter table letter alter b set storage external;
+        insert into letter select i, 'a', repeat('b', 5000) from generate_series(1, 9) i;";
+    let pair = Pair::new(&format!("{SCHEMA}{noted}")).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    for step in ["ready", "fence"] {
+        let (lock, waiting) = held_at(&pair, "", step).await;
+        let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
+        let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+        until_blocked(server_of(&pair, step), &waiting, &client).await;
+        // Long values that do not change are not told; so the one that was meddled with stays.
+        let meddled = "update letter set b = repeat('c', 5000) where id = 7";
+        pair.destination.sql(DATABASE, meddled).await.unwrap();
+        pair.source
+            .sql(DATABASE, "begin read write; update letter set a = 'x' where id in (3, 7); commit")
+            .await
+            .unwrap();
+        lock.batch_execute("rollback").await.unwrap();
+        let exit = client.wait(LIMIT).await.unwrap().code();
+        assert_eq!(exit, Some(4), "{step}: {}", client.log());
+        assert!(client.log().contains("cutover_rows_differ"), "{step}: {}", client.log());
+        assert!(client.log().contains("letter (7) is different"), "{step}: {}", client.log());
+        let cutover = job.until("it to be undone", is_over).await.cutover.unwrap();
+        assert_eq!(cutover.stopped_ms == 0, step == "ready", "{cutover:?}");
+        assert!(!read_only_by_default(&pair.source).await);
+        let mended = "update letter set b = repeat('b', 5000) where id = 7";
+        pair.destination.sql(DATABASE, mended).await.unwrap();
+        job.until("it to follow", is_followed).await;
+    }
+    let none_kept = "select count(*) from pgconvoy.changed_key";
+    job.until("it to follow", is_followed).await;
+    wait::until(LIMIT, "nobody to keep in mind what changes", async || {
+        match pair.count(none_kept).await {
+            0 => Ok(()),
+            some => Err(some),
+        }
+    })
+    .await
+    .unwrap();
+    let told = fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
+    assert!(told.contains("changed since, and compared again"), "{told}");
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    pair.same().await;
+}
+
 /// Waits until the command's cutover stands still at a lock.
 async fn until_blocked(server: &Postgres, waiting: &str, command: &Process) {
     wait::until(LIMIT, "the cutover to be at its step", async || {
@@ -279,37 +331,69 @@ enum Victim {
 }
 
 /// Keeps a cutover at a step, which it has reached once the lock is waited for.
-async fn held_at(pair: &Pair, step: &str) -> (Client, String) {
+async fn held_at(pair: &Pair, task: &str, step: &str) -> (Client, String) {
     let (server, lock) = match step {
         "fence" => (&pair.source, "lock table pg_catalog.pg_db_role_setting in share mode"),
         "prove" => (&pair.destination, "lock table pgconvoy.sequence_set in share mode"),
+        "compare" => (&pair.source, "lock table still in access exclusive mode"),
+        "ready" => (&pair.destination, "lock table still in share update exclusive mode"),
+        // Rows that were changed are looked up at the source: before the fence, and behind it.
+        "look" | "again" => (&pair.source, "lock table ledger in access exclusive mode"),
         _ => (&pair.destination, "select from pgconvoy.task for key share"),
     };
     let client = server.client(DATABASE).await.unwrap();
-    client.batch_execute(&format!("begin; {lock}")).await.unwrap();
-    let waiting = "select min(a.application_name) from pg_stat_activity a \
-                   where a.application_name like 'pgconvoy/%/cutover/%' and cardinality(pg_blocking_pids(a.pid)) > 0";
-    (client, waiting.to_owned())
+    // A session of the task's is not ended by its fence.
+    client
+        .batch_execute(&format!("set application_name = 'pgconvoy/{task}/harness'; begin; {lock}"))
+        .await
+        .unwrap();
+    let kind = if step == "compare" { "verify_plan" } else { "cutover" };
+    let waiting = format!(
+        "select min(a.application_name) from pg_stat_activity a \
+         where a.application_name like 'pgconvoy/%/{kind}/%' and cardinality(pg_blocking_pids(a.pid)) > 0"
+    );
+    (client, waiting)
+}
+
+/// Where a step is held up.
+fn server_of<'p>(pair: &'p Pair, step: &str) -> &'p Postgres {
+    match step {
+        "fence" | "compare" | "look" | "again" => &pair.source,
+        _ => &pair.destination,
+    }
 }
 
 /// Whatever is killed, at whatever step, the cutover is done or undone.
 async fn killed_at_each_step(victim: Victim) {
     let fleet = Fleet::of_three(&["anna", "bert"]).await;
-    for step in ["fence", "prove", "switch"] {
+    for step in ["compare", "ready", "look", "fence", "prove", "again", "switch"] {
         let pair = Pair::new(SCHEMA).await;
         let name = format!("shop-{step}");
         let job = following(&fleet, &pair, &name).await;
         let writer = Writer::begin(&pair.source).await;
         job.until("somebody to have written", |_| writer.count() > 100).await;
-        let (lock, waiting) = held_at(&pair, step).await;
-        let cutover = fleet.convoy.cli(["task", "cutover", &name, "--fence"]).unwrap();
+        let id = job.task().await.id;
+        // Comparing reads what these hold, too.
+        let before = match step {
+            "look" => Some("ready"),
+            "again" => Some("fence"),
+            _ => None,
+        };
+        let (mut lock, waiting) = held_at(&pair, &id, before.unwrap_or(step)).await;
+        let command = ["task", "cutover", &name, "--fence", "--check-budget", "50s"];
+        let cutover = fleet.convoy.cli(command).unwrap();
         let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-        let server = if step == "fence" { &pair.source } else { &pair.destination };
-        until_blocked(server, &waiting, &client).await;
+        until_blocked(server_of(&pair, before.unwrap_or(step)), &waiting, &client).await;
+        if before.is_some() {
+            let (next, waiting) = held_at(&pair, &id, step).await;
+            std::mem::replace(&mut lock, next).batch_execute("rollback").await.unwrap();
+            until_blocked(server_of(&pair, step), &waiting, &client).await;
+        }
         match victim {
             Victim::Agent => {
                 let task = job.task().await;
-                let at_work = task.running.iter().find(|unit| unit.kind == "cutover").unwrap();
+                let kind = if step == "compare" { "verify_plan" } else { "cutover" };
+                let at_work = task.running.iter().find(|unit| unit.kind == kind).unwrap();
                 let agent = fleet.convoy.agent(&at_work.agent);
                 agent.kill().unwrap();
                 lock.batch_execute("rollback").await.unwrap();
@@ -447,7 +531,7 @@ async fn a_migration_that_is_interrupted_ends_its_cutover_first() {
     })
     .await
     .unwrap();
-    let (lock, waiting) = held_at(&pair, "switch").await;
+    let (lock, waiting) = held_at(&pair, "", "switch").await;
     until_blocked(&pair.destination, &waiting, &process).await;
     let (status, ()) = tokio::join!(process.terminate(Signal::SIGINT, LIMIT), async {
         process.wait_for_line("brought to its end first", LIMIT).await.unwrap();

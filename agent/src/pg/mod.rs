@@ -20,6 +20,7 @@ pub(crate) mod sqlstate;
 pub(crate) mod tests;
 mod tls;
 mod transport;
+mod values;
 pub(crate) mod wire;
 
 pub(crate) use access::{Access, connect_limit};
@@ -31,3 +32,4 @@ pub(crate) use pool::{IDLE_LIMIT, Pool};
 pub(crate) use session::Session;
 pub(crate) use sqlstate::About;
 pub(crate) use transport::{Attempt, Patience, Transport, Way};
+pub(crate) use values::Value;

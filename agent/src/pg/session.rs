@@ -11,19 +11,21 @@ use std::time::Duration;
 
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
-use tokio_postgres::{CancelToken, Client, Config, SimpleQueryMessage};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{CancelToken, Client, Config, Error, Row, SimpleQueryMessage};
 
 use pgconvoy_runtime::tasks::{self, Kind, Owned};
 
 use super::access::{Access, later_settings, major_of};
 use super::error::PgError;
 use super::transport::{Patience, Transport};
+use super::values::Value;
 use super::wire::TextRow;
 
 /// A goodbye takes a round trip; a server that stands still is left without one.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// A session; statements are those of [`tokio_postgres::Client`].
+/// A session; what it has not itself is of [`tokio_postgres::Client`].
 pub(crate) struct Session {
     /// None once it is closed.
     open: Option<Open>,
@@ -100,6 +102,30 @@ impl Session {
         &self.access
     }
 
+    /// Runs a statement, in one round trip; its rows.
+    pub(crate) async fn query(&self, sql: &str, values: &[&dyn Value]) -> Result<Vec<Row>, Error> {
+        self.query_typed(sql, &typed(values)).await
+    }
+
+    /// As [`query`](Self::query), of a statement that has one row.
+    pub(crate) async fn query_one(&self, sql: &str, values: &[&dyn Value]) -> Result<Row, Error> {
+        self.query_typed_one(sql, &typed(values)).await
+    }
+
+    /// As [`query`](Self::query), of a statement that has at most one row.
+    pub(crate) async fn query_opt(
+        &self,
+        sql: &str,
+        values: &[&dyn Value],
+    ) -> Result<Option<Row>, Error> {
+        self.query_typed_opt(sql, &typed(values)).await
+    }
+
+    /// As [`query`](Self::query); the number of rows that it was about.
+    pub(crate) async fn execute(&self, sql: &str, values: &[&dyn Value]) -> Result<u64, Error> {
+        self.execute_typed(sql, &typed(values)).await
+    }
+
     /// Runs statements; rows as text, as our own client gives them.
     pub(crate) async fn text_rows(&self, sql: &str) -> Result<Vec<TextRow>, PgError> {
         let messages = self.simple_query(sql).await?;
@@ -119,6 +145,10 @@ impl Session {
         // However it ends, it is over: dropping the driver closes the socket.
         let _late = tokio::time::timeout(CLOSE_LIMIT, driver).await;
     }
+}
+
+fn typed<'v>(values: &[&'v dyn Value]) -> Vec<(&'v (dyn ToSql + Sync), Type)> {
+    values.iter().map(|value| value.typed()).collect()
 }
 
 impl Deref for Session {

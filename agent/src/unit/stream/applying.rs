@@ -29,7 +29,6 @@ use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use pgconvoy_shared::stream::{ChangeCounts, StreamNote};
 use tokio::sync::{mpsc, watch};
-use tokio_postgres::types::ToSql;
 
 use super::catalog::Course;
 use super::changes;
@@ -40,7 +39,7 @@ use super::reading::{Cut, Noted};
 use super::sending::{TextArray, answers_in_order};
 use super::{Applied, Position, count};
 use crate::laws::Law;
-use crate::pg::{About, Access, PgError, Session};
+use crate::pg::{About, Access, PgError, Session, Value};
 use crate::unit::{UnitContext, UnitEnd};
 
 /// What is refused is rolled back to here.
@@ -445,7 +444,7 @@ impl<'a> Applier<'a> {
                 .collect();
             let remember = "insert into pgconvoy.reread (task, table_no, key, snapshot, noted_lsn) \
                             values ($1, $2, $3, $4, $5::text::pg_lsn)";
-            let values: [&(dyn ToSql + Sync); 5] = [&task, &table, &fields, &snapshot, &noted];
+            let values: [&dyn Value; 5] = [&task, &table, &fields, &snapshot, &noted];
             self.session.execute(remember, &values).await.about(&self.access)?;
         }
         let raise = "update pgconvoy.table_state set read_again_at = greatest(read_again_at, $3::text::pg_lsn) \

@@ -12,10 +12,9 @@ use pgconvoy_flow::stream::window::Window;
 use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::name::{QualifiedName, quote_identifier};
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 use super::takeover::TakenTable;
-use crate::pg::{About, PgError, Session};
+use crate::pg::{About, PgError, Session, Value};
 use crate::unit::apply_key::{Followed, FollowedColumn};
 
 /// Columns that can be written, with their types without length or precision. (A domain is cast as what it is made of.)
@@ -106,7 +105,7 @@ impl Course {
 async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure> {
     let name = &table.write_to;
     let quoted = name.quoted();
-    let values: [&(dyn ToSql + Sync); 1] = [&quoted];
+    let values: [&dyn Value; 1] = [&quoted];
     let looks = try_join(session.query(COLUMNS, &values), session.query(KEYS, &values));
     let (rows, indexes) = looks.await.about(name)?;
     let taking_part = |column: &str| table.followed.columns.iter().any(|of| of.name == column);

@@ -9,6 +9,7 @@ use futures::{FutureExt, TryFutureExt};
 use pgconvoy_flow::stream::changed::changed;
 use pgconvoy_flow::stream::entry::Entry;
 use pgconvoy_shared::ids::TaskId;
+use tokio_postgres::Client;
 
 use super::applying::{Applier, SAVEPOINT};
 use super::sending::answers_in_order;
@@ -46,7 +47,7 @@ impl Applier<'_> {
         let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
             [&task, &tables, &keys, &untold, &KEYS_MAX];
         let sent = vec![
-            self.session.query(note, &values).map_ok(drop).boxed(),
+            Client::query(&self.session, note, &values).map_ok(drop).boxed(),
             self.session.batch_execute(SAVEPOINT).boxed(),
         ];
         let mut answers = answers_in_order(sent).await.into_iter();
@@ -57,7 +58,6 @@ impl Applier<'_> {
 #[cfg(test)]
 mod tests {
     use pgconvoy_integration_tests::postgres::{Options, Postgres};
-    use tokio_postgres::Client;
 
     /// Notes so many keys of table 1, of which 100 are kept at most, and one of table 2; and that table 3 has none.
     async fn note(client: &Client, keys: i32) {

@@ -8,11 +8,10 @@ use pgconvoy_flow::stream::table::Mismatch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::parking::{Cause, Changes, Parking};
-use tokio_postgres::types::ToSql;
 use tracing::{info, warn};
 
 use super::applying::Applier;
-use crate::pg::{About, PgError};
+use crate::pg::{About, PgError, Value};
 use crate::unit::UnitEnd;
 
 /// What is told of a server's message, and of a statement: enough to see what they are about.
@@ -91,8 +90,7 @@ impl Applier<'_> {
                     from unnest($2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bytea[])
                         with ordinality as t (no, lsn, ordinal, xid, message, nth) order by t.nth";
         let task = self.ctx.task.as_str();
-        let values: [&(dyn ToSql + Sync); 6] =
-            [&task, &tables, &positions, &ordinals, &xids, &messages];
+        let values: [&dyn Value; 6] = [&task, &tables, &positions, &ordinals, &xids, &messages];
         self.session.execute(keep, &values).await.about(&self.access)?;
         Ok(())
     }

@@ -26,7 +26,6 @@ use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::parking::{Cause, Changes};
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 use super::applying::Applier;
 use super::catalog::Course;
@@ -35,7 +34,7 @@ use super::reading::{BATCH_BYTES, Noted, not_understood};
 use super::reread;
 use super::takeover::{lsn, unsigned};
 use crate::pg::wire::Wire;
-use crate::pg::{About, PgError};
+use crate::pg::{About, PgError, Value};
 use crate::unit::UnitEnd;
 use crate::unit::apply_key::Followed;
 
@@ -249,7 +248,7 @@ impl Applier<'_> {
                     where task = $1 and table_no = $2 and no > $3 order by no limit $4) as rest) as page
             where before < $5 order by no";
         let (task, no) = (self.ctx.task.as_str(), i64::from(table.0));
-        let values: [&(dyn ToSql + Sync); 5] = [&task, &no, &after, &PAGE_ROWS, &PAGE_BYTES];
+        let values: [&dyn Value; 5] = [&task, &no, &after, &PAGE_ROWS, &PAGE_BYTES];
         let rows = self.session.query(query, &values).await.about(&self.access)?;
         let kept: Result<_, PgError> = rows.iter().map(Kept::read).collect();
         Ok(kept.about(&self.access)?)

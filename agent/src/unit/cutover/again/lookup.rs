@@ -15,11 +15,10 @@ use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::{CopyFormat, KeyColumn, Part, TablePlan};
 use pgconvoy_shared::verify::Sample;
 use rand::Rng;
-use tokio_postgres::types::ToSql;
 
 use super::{Differing, not_understood};
 use crate::pg::wire::Wire;
-use crate::pg::{About, PgError, Session};
+use crate::pg::{About, PgError, Session, Value};
 use crate::unit::apply_key::Followed;
 use crate::unit::verify::{bad_data, see_bytes_as_they_are};
 use crate::unit::{UnitContext, UnitEnd};
@@ -126,7 +125,7 @@ impl Changes {
             left join pgconvoy.changed_table t using (task, table_no, look)
             where k.task = $1 and k.look < $2 and (k.table_no, k.key) > ($3, $4) order by k.table_no, k.key limit $5";
         let (table, key) = after.map_or((-1, ""), |(table, key)| (*table, key.as_str()));
-        let values: [&(dyn ToSql + Sync); 5] =
+        let values: [&dyn Value; 5] =
             [&ctx.task.as_str(), &self.before_look, &table, &key, &KEYS_OF_PAGE];
         let rows = session.query(next, &values).await?;
         let Some(last) = rows.last() else { return Ok(None) };

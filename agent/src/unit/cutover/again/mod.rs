@@ -232,9 +232,9 @@ async fn standing_still(
     let mut stands = Vec::new();
     for (no, (name, mut rows)) in of_table {
         let keys: Vec<&str> = rows.keys().map(String::as_str).collect();
-        // Of a table that is changed so much that only a part of its keys is kept, nobody knows.
+        // Of a table that is changed so much that only a part of its keys is kept, or in a way that no key tells, nobody knows.
         let stay = "select k.key from pgconvoy.changed_key k where k.task = $1 and k.table_no = $2 and k.key = any ($3) and k.look < $4
-            and not exists (select from pgconvoy.changed_table t where (t.task, t.table_no, t.look) = ($1, $2, $4) and t.level > 0)";
+            and not exists (select from pgconvoy.changed_table t where (t.task, t.table_no, t.look) = ($1, $2, $4) and (t.level > 0 or t.untold))";
         let stay = transaction.query(stay, &[&task, &no, &keys, &look]).await.about(&access)?;
         let carry = "update pgconvoy.changed_key set look = $4 where task = $1 and table_no = $2 and key = any ($3) and look < $4";
         let carried = transaction.execute(carry, &[&task, &no, &keys, &look]).await;

@@ -229,7 +229,9 @@ fn undone(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Probl
 fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Problem> {
     let (id, name) = (task.id.clone(), task.name.clone());
     let progress = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
-    let parked_tables = progress.map_or(0, |progress| progress.parked);
+    // The unit may just have changed hands: then nobody tells how far it is.
+    let known = task.tables.iter().filter(|table| table.parked.is_some()).count();
+    let parked_tables = progress.map_or(0, |progress| progress.parked as usize).max(known);
     let differs = task.verification.as_ref().is_some_and(|found| found.differences > 0);
     let parked = task.tables.iter().find(|table| table.parked.is_some()).cloned();
     let view = TaskView::from(task);

@@ -8,7 +8,7 @@ use pgconvoy_shared::lsn::Lsn;
 use tokio::sync::{mpsc, watch};
 
 use super::{access, endpoint};
-use crate::pg::wire::replication::{Event, Replication};
+use crate::pg::wire::replication::{Event, Large, Replication};
 use crate::pg::{Access, PgError};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ impl Stream {
     }
 
     async fn start_with(session: Replication, from: Lsn, safe: Lsn) -> Self {
-        let stream = session.start("s", "p", from).await.unwrap();
+        let stream = session.start("s", "p", from, Large::InBlocks).await.unwrap();
         let (taker, events) = mpsc::channel(1);
         let (safe, watched) = watch::channel(safe);
         #[expect(clippy::disallowed_methods, reason = "a test ends with its tasks")]
@@ -206,10 +206,10 @@ async fn login_is_that_of_every_session_and_a_slot_has_one_reader() {
     let session = source.access.replication().await.unwrap();
     let stream = Stream::start(session, source.begin).await;
     let session = source.access.replication().await.unwrap();
-    let refused = session.start("s", "p", source.begin).await.unwrap_err();
+    let refused = session.start("s", "p", source.begin, Large::InBlocks).await.unwrap_err();
     assert_eq!(refused.sqlstate(), Some("55006"), "{refused}");
     let session = source.access.replication().await.unwrap();
-    let refused = session.start("other", "p", source.begin).await.unwrap_err();
+    let refused = session.start("other", "p", source.begin, Large::InBlocks).await.unwrap_err();
     assert_eq!(refused.sqlstate(), Some("42704"), "{refused}");
     // A new owner ends what an old one left (law O5).
     let end =

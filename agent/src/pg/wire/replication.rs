@@ -20,6 +20,15 @@ pub(crate) struct Replication {
     wire: Wire,
 }
 
+/// How transactions come that are larger than what the server holds of one in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Large {
+    /// Like all others: from begin to commit, once they are committed. Until then the server keeps them in files.
+    Whole,
+    /// In blocks while they are in progress, between others. A server before 14 does not do that.
+    InBlocks,
+}
+
 /// Which server this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct System {
@@ -89,12 +98,14 @@ impl Replication {
         slot: &str,
         publication: &str,
         from: Lsn,
+        large: Large,
     ) -> Result<CopyBoth, PgError> {
         let mut wire = self.wire;
         // Messages tell a marker from silence; before 14 there are none, and keepalives have to do.
-        let options = match wire.major()? {
-            0..STREAMING => "proto_version '1'",
-            _ => "proto_version '2', streaming 'on', messages 'true'",
+        let options = match (wire.major()?, large) {
+            (0..STREAMING, _) => "proto_version '1'",
+            (_, Large::Whole) => "proto_version '2', streaming 'off', messages 'true'",
+            (_, Large::InBlocks) => "proto_version '2', streaming 'on', messages 'true'",
         };
         let timeout = wire
             .value("select setting from pg_catalog.pg_settings where name = 'wal_sender_timeout'");

@@ -18,10 +18,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use pgconvoy_flow::stream::entry::{Act, Batch, Entry, Notice, Place, Reread};
-use pgconvoy_flow::stream::fold::fold;
-use pgconvoy_flow::stream::operation::{Operation, carried};
 use pgconvoy_flow::stream::snapshot::FullXid;
-use pgconvoy_flow::stream::statements::{Statement, statement};
+use pgconvoy_flow::stream::statements::Statement;
 use pgconvoy_flow::stream::table::Target;
 use pgconvoy_flow::stream::tuple::Field;
 use pgconvoy_shared::epoch::Generation;
@@ -36,6 +34,7 @@ use tokio_postgres::types::ToSql;
 use super::catalog::Course;
 use super::changes;
 use super::figures::{self, Figures};
+use super::folding::{Folded, Run};
 use super::parking::{Why, is_refusal, not_as_planned};
 use super::reading::{Cut, Noted};
 use super::sending::{TextArray, answers_in_order};
@@ -211,7 +210,8 @@ impl<'a> Applier<'a> {
     }
 
     async fn apply(&mut self, cut: Cut) -> Result<(), UnitEnd> {
-        let Cut { mut batch, reached, noted } = cut;
+        let Cut { mut batch, folded, reached, noted } = cut;
+        let rows = batch.entries.len();
         // Cut before it was known that these are parked.
         let beginning = Place { commit_lsn: Lsn(0), ordinal: 0, xid: FullXid(0) };
         for table in &self.parked {
@@ -221,6 +221,8 @@ impl<'a> Applier<'a> {
             let one = batch.entries.iter().position(|entry| matches!(entry.act, Act::Add(_)));
             one.map(|one| batch.entries.remove(one));
         }
+        // It was folded with what goes out of the batch here.
+        let folded = folded.filter(|_| batch.entries.len() == rows);
         let written = batch.entries.iter().map(|entry| entry.table);
         let kept = batch.parked.iter().map(|parked| parked.table);
         self.begin_piece(written.chain(kept).collect(), &batch.entries).await?;
@@ -229,7 +231,7 @@ impl<'a> Applier<'a> {
         let is_all =
             batch.parked.is_empty() && batch.notices.is_empty() && batch.rereads.is_empty();
         let step = (batch.at_boundary && is_all).then(|| self.step(reached, &noted));
-        let written = self.write(&mut batch, step.as_ref()).await?;
+        let written = self.write(&mut batch, folded, step.as_ref()).await?;
         if written == Written::Changes {
             self.keep(&batch).await?;
         }
@@ -272,17 +274,19 @@ impl<'a> Applier<'a> {
     /// its changes are applied in smaller parts, each target by itself: within one transaction the order among tables shows
     /// nowhere.
     ///
-    /// `step`: what ends the transaction, if nothing else comes before that.
+    /// `ahead`: all of it, folded before. `step`: what ends the transaction, if nothing else comes before that.
     pub(super) async fn write(
         &mut self,
         batch: &mut Batch,
+        ahead: Option<Folded>,
         step: Option<&Step>,
     ) -> Result<Written, UnitEnd> {
         let mut apart = BTreeSet::new();
+        let mut ahead = ahead.filter(|ahead| !ahead.writes_any(&self.touchy));
         let mut parts = loop {
-            let (folded, parts) = divide(std::mem::take(&mut batch.entries), &apart);
+            let (together, parts) = divide(std::mem::take(&mut batch.entries), &apart);
             let step = step.filter(|_| parts.is_empty());
-            match self.fold_and_run(&folded, step).await {
+            match self.fold_and_run(&together, ahead.take(), step).await {
                 Ok(()) if step.is_some() => return Ok(Written::AndStepped),
                 Ok(()) => break parts,
                 Err(Stop::End(end)) => return Err(end),
@@ -291,9 +295,9 @@ impl<'a> Applier<'a> {
                     match target {
                         Some(target) if self.touchy.insert(target) => {}
                         Some(target) => drop(apart.insert(target)),
-                        None => apart.extend(folded.iter().map(|entry| entry.target)),
+                        None => apart.extend(together.iter().map(|entry| entry.target)),
                     }
-                    batch.entries = folded;
+                    batch.entries = together;
                     batch.entries.extend(parts.into_iter().flat_map(|part| part.entries));
                     batch.entries.sort_by_key(|entry| entry.place);
                     self.run_sql("rollback to savepoint piece").await?;
@@ -309,34 +313,34 @@ impl<'a> Applier<'a> {
     }
 
     /// Statement is sent behind statement, and the step behind them: where one fails, so do all that follow it.
-    async fn fold_and_run(&mut self, entries: &[Entry], step: Option<&Step>) -> Result<(), Stop> {
-        let problem = |problem: String| Stop::Refused {
+    async fn fold_and_run(
+        &mut self,
+        entries: &[Entry],
+        ahead: Option<Folded>,
+        step: Option<&Step>,
+    ) -> Result<(), Stop> {
+        let folded = ahead.map_or_else(|| Folded::of(entries, &self.targets, &self.touchy), Ok);
+        let Folded(runs) = folded.map_err(|bad| Stop::Refused {
             target: None,
             statement: String::new(),
-            error: PgError::protocol(problem),
-        };
-        let operations = fold(entries, &self.targets).map_err(|bad| problem(bad.to_string()))?;
-        let operations = carried(operations, &self.touchy);
-        let statements = operations.iter().map(|operation| statement(operation, &self.targets));
-        let statements: Vec<Statement> =
-            statements.collect::<Result<_, _>>().map_err(|bad| problem(bad.to_string()))?;
-        self.prepare(&operations, &statements).await?;
+            error: PgError::protocol(bad.to_string()),
+        })?;
+        self.prepare(&runs).await?;
         if step.is_some() {
             self.ctx.still_mine().map_err(Stop::End)?;
         }
         let session = &self.session;
         let mut sent: Vec<BoxFuture<'_, Result<(), tokio_postgres::Error>>> = Vec::new();
-        for Statement { sql, parameters } in &statements {
+        for Run { statement: Statement { sql, parameters }, .. } in &runs {
             let known = &self.statements[sql];
             let parameters = parameters.iter().map(|value| TextArray(value.clone()));
             sent.push(session.execute_raw(known, parameters).map_ok(drop).boxed());
         }
         sent.extend(step.map(|step| session.batch_execute(&step.sql).boxed()));
         let mut answers = answers_in_order(sent).await.into_iter();
-        for ((operation, Statement { sql, .. }), answer) in
-            operations.iter().zip(&statements).zip(&mut answers)
-        {
-            answer.map_err(|error| self.stop(operation.target(), sql, PgError::from(error)))?;
+        for (Run { target, statement }, answer) in runs.iter().zip(&mut answers) {
+            let refused = |error| self.stop(*target, &statement.sql, PgError::from(error));
+            answer.map_err(refused)?;
         }
         answers
             .collect::<Result<(), _>>()
@@ -344,27 +348,19 @@ impl<'a> Applier<'a> {
     }
 
     /// Makes the statements known to the server that it does not know yet.
-    async fn prepare(
-        &mut self,
-        operations: &[Operation],
-        statements: &[Statement],
-    ) -> Result<(), Stop> {
+    async fn prepare(&mut self, runs: &[Run]) -> Result<(), Stop> {
         if self.statements.len() >= STATEMENTS_MAX {
             self.statements.clear();
         }
-        let mut new = Vec::new();
-        let mut sent = Vec::new();
-        for (operation, Statement { sql, .. }) in operations.iter().zip(statements) {
-            if !self.statements.contains_key(sql) {
-                new.push((operation, sql));
-                sent.push(self.session.prepare(sql).boxed());
-            }
-        }
+        let is_new = |run: &&Run| !self.statements.contains_key(&run.statement.sql);
+        let new: Vec<&Run> = runs.iter().filter(is_new).collect();
+        let session = &self.session;
+        let sent = new.iter().map(|run| session.prepare(&run.statement.sql).boxed()).collect();
         let answers = answers_in_order(sent).await;
-        for ((operation, sql), answer) in new.into_iter().zip(answers) {
-            let known =
-                answer.map_err(|error| self.stop(operation.target(), sql, PgError::from(error)))?;
-            self.statements.insert(sql.clone(), known);
+        for (Run { target, statement }, answer) in new.into_iter().zip(answers) {
+            let refused = |error| self.stop(*target, &statement.sql, PgError::from(error));
+            let known = answer.map_err(refused)?;
+            self.statements.insert(statement.sql.clone(), known);
         }
         Ok(())
     }
@@ -386,7 +382,7 @@ impl<'a> Applier<'a> {
                 continue;
             }
             self.run_sql("savepoint part").await?;
-            match self.fold_and_run(&part.entries[range.clone()], None).await {
+            match self.fold_and_run(&part.entries[range.clone()], None, None).await {
                 Ok(()) => self.run_sql("release savepoint part").await?,
                 Err(Stop::End(end)) => return Err(end),
                 Err(Stop::Refused { error, statement, .. }) => {

@@ -15,7 +15,7 @@
 //!    lost is told, and never made again: that would be a gap.
 //! 3. Tables that were parked and are mended, or copied anew, go on: what was kept of them is applied ([`resume`]). Of those that
 //!    are to be copied anew changes are kept from here on ([`hold`]).
-//! 4. [`reading`]: transactions are put together, decided on change by change, and cut into batches.
+//! 4. [`reading`]: transactions are put together, decided on change by change, and cut into batches, which are [folded](folding).
 //! 5. [`applying`]: a batch is one transaction at the destination, which steps it from one state of the source to a later one,
 //!    and its position with it; while a cutover wants to know, what it changes is written down too ([`changes`]). A table whose changes cannot be applied is parked ([`parking`]), the others go on.
 //! 6. [`recording`]: what is applied is recorded in Raft, and only then confirmed at the source (law O7).
@@ -28,6 +28,7 @@ mod applying;
 mod catalog;
 mod changes;
 mod figures;
+mod folding;
 mod hold;
 mod looking;
 mod parking;

@@ -4,7 +4,7 @@
 //! and folds the better. It ends between two transactions, unless one is too large to be held: then it is applied in pieces,
 //! by one transaction at the destination.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use super::catalog::Course;
 use super::figures::Figures;
+use super::folding::Folded;
 use super::reread;
 use super::spool::Spool;
 use crate::pg::wire::Wire;
@@ -49,6 +50,8 @@ const SETTLED_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Cut {
     pub(super) batch: Batch,
+    /// Its changes, folded; none where they do not fold, and whoever applies them finds out why.
+    pub(super) folded: Option<Folded>,
     /// Every transaction that ends at or before it is in this batch or in an earlier one. Counts at a boundary.
     pub(super) reached: Lsn,
     /// What is noted with it. Counts at a boundary.
@@ -208,7 +211,9 @@ impl Reader {
             self.tell_at = Instant::now() + pause;
         }
         let noted = if self.open { Noted::default() } else { std::mem::take(&mut self.noted) };
-        Cut { batch: self.follower.cut(), reached: self.reached, noted }
+        let batch = self.follower.cut();
+        let folded = Folded::of(&batch.entries, &self.targets, &BTreeSet::new()).ok();
+        Cut { batch, folded, reached: self.reached, noted }
     }
 
     async fn take(&mut self, event: Event) -> Result<(), UnitEnd> {
@@ -377,7 +382,12 @@ mod tests {
         let (cuts, mut sent) = mpsc::channel(1);
         let (finished, finishes) = watch::channel(0);
         let mut outlet = Outlet::new(cuts, finishes);
-        let cut = || Cut { batch: Batch::default(), reached: Lsn(0), noted: Noted::default() };
+        let cut = || Cut {
+            batch: Batch::default(),
+            folded: None,
+            reached: Lsn(0),
+            noted: Noted::default(),
+        };
         assert!(outlet.is_idle());
         outlet.send(cut()).await;
         sent.recv().await.unwrap();

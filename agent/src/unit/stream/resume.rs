@@ -275,7 +275,7 @@ impl Applier<'_> {
         self.ctx.still_mine()?;
         self.begin_piece([table].into(), &batch.entries).await?;
         let (rows, bytes) = (batch.entries.len() as u64, batch.bytes as u64);
-        self.write(&mut batch, None).await?;
+        self.write(&mut batch, None, None).await?;
         // What is not applied is kept already.
         let stays = batch.parked.drain(..).map(|parked| parked.place).min();
         self.keep(&batch).await?;

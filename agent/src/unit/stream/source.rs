@@ -8,15 +8,21 @@ use pgconvoy_shared::unit::StreamOrder;
 
 use super::takeover::TakenOver;
 use crate::pg::destination::takeover::end_old_sessions;
-use crate::pg::wire::replication::{CopyBoth, Replication, Switch};
+use crate::pg::wire::replication::{CopyBoth, Large, Replication, Switch};
 use crate::pg::wire::{Wire, field};
 use crate::pg::{About, Access, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, open_stream};
+
+/// With more of the log than this behind, large transactions are taken whole. One that is so large that it would be sent in
+/// blocks (`logical_decoding_work_mem`, 64 MiB where it is not set) has left about as much in the log.
+const FAR_BEHIND: u64 = 64 << 20;
 
 /// The source, ready to be followed.
 pub(super) struct Source {
     pub(super) access: Access,
     replication: Replication,
+    /// Its log is on disk up to here.
+    flushed: Lsn,
     /// For looking how far its log is.
     pub(super) looker: Session,
     /// For rows that are read again.
@@ -36,7 +42,7 @@ pub(super) async fn reach(
     end_old_sessions(&mut looker).await?;
     ctx.still_mine()?;
     let mut replication = access.replication().await.about(&access)?;
-    check_history(&mut replication, order, taken).await?;
+    let flushed = check_history(&mut replication, order, taken).await?;
     check_slot(ctx, &looker, taken.position.lsn, order.checkpoint.applied).await?;
 
     let mut rereader = access.reader().await.about(&access)?;
@@ -45,7 +51,7 @@ pub(super) async fn reach(
     let rows = rereader.query(newest).await.about(&access)?;
     let row = rows.first().ok_or_else(|| PgError::protocol("no snapshot")).about(&access)?;
     let newest = FullXid(field(row, 0).about(&access)?);
-    Ok(Source { access, replication, looker, rereader, newest })
+    Ok(Source { access, replication, flushed, looker, rereader, newest })
 }
 
 /// A source that is followed.
@@ -63,21 +69,31 @@ pub(super) struct Streaming {
 impl Source {
     /// Begins to follow it.
     pub(super) async fn start(self, ctx: &UnitContext, from: Lsn) -> Result<Streaming, UnitEnd> {
-        let Self { access, replication, looker, rereader, newest } = self;
+        let Self { access, replication, flushed, looker, rereader, newest } = self;
         ctx.still_mine()?;
         let name = open_stream::name(&ctx.task);
-        let stream = replication.start(&name, &name, from).await.about(&access)?;
+        let large = large_transactions(from, flushed);
+        tracing::info!(
+            "follows the source from {from}, it is at {flushed}; large transactions come {large:?}"
+        );
+        let stream = replication.start(&name, &name, from, large).await.about(&access)?;
         Ok(Streaming { access, stream, looker, rereader, newest })
     }
 }
 
+/// A transaction that is behind has been committed already: taken whole, it is applied while it comes. While the source is
+/// followed closely, blocks bring a large one over while it is still being written, and nothing of it waits at the source.
+fn large_transactions(from: Lsn, flushed: Lsn) -> Large {
+    if flushed.0.saturating_sub(from.0) > FAR_BEHIND { Large::Whole } else { Large::InBlocks }
+}
+
 /// What was copied and applied must be part of what the source has become since: another cluster, one restored from a
-/// backup, or a standby that was promoted before it had all, has another history.
+/// backup, or a standby that was promoted before it had all, has another history. Says up to where its log is on disk.
 async fn check_history(
     replication: &mut Replication,
     order: &StreamOrder,
     taken: &TakenOver,
-) -> Result<(), UnitEnd> {
+) -> Result<Lsn, UnitEnd> {
     let access = replication.sql().access().clone();
     let system = replication.identify().await.about(&access)?;
     let opened = &order.opened;
@@ -105,7 +121,7 @@ async fn check_history(
             .remedy("cancel the task, empty the destination and create the task again")
             .into());
     }
-    Ok(())
+    Ok(system.flushed)
 }
 
 /// Up to where the timeline that a task began on is part of the history.
@@ -170,6 +186,16 @@ async fn check_slot(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_far_behind_takes_large_transactions_whole() {
+        let from = Lsn(1 << 40);
+        assert_eq!(large_transactions(from, from), Large::InBlocks);
+        assert_eq!(large_transactions(from, Lsn(from.0 + FAR_BEHIND)), Large::InBlocks);
+        assert_eq!(large_transactions(from, Lsn(from.0 + FAR_BEHIND + 1)), Large::Whole);
+        // The position is that of a commit which the source had told, and had not flushed then.
+        assert_eq!(large_transactions(from, Lsn(from.0 - 8)), Large::InBlocks);
+    }
 
     #[test]
     fn what_a_timeline_left_behind_is_no_history() {

@@ -65,6 +65,12 @@ const TABLES: &str = "
     where s.task = $1 and s.followed is not null
     group by s.task, s.table_no order by s.table_no";
 
+/// Triggers, rules and foreign keys did their work at the source. And a statement is run with the plan for few rows, each of
+/// which is found by its key, however many come with it: one made for just these rows is planned each time, and where they are
+/// many it reads the whole table. The server would come to the same after five runs.
+const SETTINGS: &str =
+    "set session_replication_role = replica; set plan_cache_mode = force_generic_plan";
+
 /// Ends what older owners left, and makes this epoch the one that applies.
 pub(super) async fn take_over(
     ctx: &UnitContext,
@@ -75,8 +81,7 @@ pub(super) async fn take_over(
     ctx.still_mine()?;
     end_old_sessions(&mut session).await?;
     ctx.still_mine()?;
-    // Triggers, rules and foreign keys did their work at the source.
-    session.batch_execute("set session_replication_role = replica").await.about(&access)?;
+    session.batch_execute(SETTINGS).await.about(&access)?;
 
     let transaction = session.transaction().await.about(&access)?;
     let position = position(&transaction, ctx, order).await.about(&access)?;

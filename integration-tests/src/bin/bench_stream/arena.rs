@@ -91,8 +91,9 @@ impl Follower {
 }
 
 impl Arena {
-    /// Everybody has copied the source, and rests.
-    pub(crate) async fn start(scale: u32, large: u32) -> anyhow::Result<Arena> {
+    /// Everybody has copied the source, and rests. `in_blocks`: the subscription takes large transactions while they are in
+    /// progress.
+    pub(crate) async fn start(scale: u32, large: u32, in_blocks: bool) -> anyhow::Result<Arena> {
         let ends = Ends::start(SOURCE).await?;
         ends.fill(SOURCE, scale, "dtgvp").await?;
         ends.source.sql(SOURCE, SCHEMA).await?;
@@ -110,11 +111,11 @@ impl Arena {
             }
             arena.ends.timed(arena.migrate(follower)?.args(["--until", "in-sync"])).await?;
         }
-        arena.subscribe().await?;
+        arena.subscribe(in_blocks).await?;
         Ok(arena)
     }
 
-    async fn subscribe(&self) -> anyhow::Result<()> {
+    async fn subscribe(&self, in_blocks: bool) -> anyhow::Result<()> {
         let database = Follower::Native.database();
         let Ends { source, destination, .. } = &self.ends;
         destination.create_database(database).await?;
@@ -128,8 +129,9 @@ impl Arena {
             "host=127.0.0.1 port={} dbname={SOURCE} user=postgres password={PASSWORD}",
             source.port()
         );
+        let streaming = if in_blocks { "on" } else { "off" };
         let subscribe = format!(
-            "create subscription native connection '{connection}' publication native with (streaming = on)"
+            "create subscription native connection '{connection}' publication native with (streaming = {streaming})"
         );
         destination.sql(database, &subscribe).await?;
         let copied = "select count(*) filter (where srsubstate <> 'r') from pg_subscription_rel";

@@ -34,6 +34,9 @@ struct Arguments {
     /// For how many seconds the steady load lasts.
     #[arg(long, default_value_t = 20)]
     seconds: u32,
+    /// The subscription takes large transactions whole, as it does where nothing is said, not while they are in progress.
+    #[arg(long)]
+    native_whole: bool,
     /// Only this part.
     #[arg(long)]
     only: Option<Part>,
@@ -55,11 +58,11 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { scale, rounds, transactions, changes, seconds, only } = arguments;
+    let Arguments { scale, rounds, transactions, changes, seconds, native_whole, only } = arguments;
     ensure!(rounds > 0, "no rounds, no figures");
     let wanted = |part| only.is_none_or(|only| only == part);
     let large = if wanted(Part::Large) { changes } else { 0 };
-    let mut arena = Arena::start(scale, large).await?;
+    let mut arena = Arena::start(scale, large, !native_whole).await?;
     if wanted(Part::CatchUp) {
         let title = format!("{transactions} transactions of pgbench, scale {scale}");
         let followers = [Follower::Native, Follower::Near, Follower::Far];

@@ -178,9 +178,16 @@ async fn columns_that_nobody_may_set_and_keys_that_are_equal_but_not_the_same() 
     ends(pair).await;
 }
 
-#[tokio::test]
-async fn what_was_rolled_back_is_nothing_and_what_was_prepared_comes_with_its_commit() {
-    // So little memory that whatever is of any size is sent in blocks, while it is in progress.
+/// More of the log than that of any transaction here, and nothing in it.
+const FAR_BEHIND: &str = "do $$ begin
+    for segment in 1..6 loop
+        perform pg_logical_emit_message(false, 'nothing', ''); perform pg_switch_wal();
+    end loop; end $$";
+
+/// Transactions, sub-transactions and prepared ones, some of them rolled back. Says how many of them were sent in blocks, and
+/// how many the source put by until their commit.
+async fn rolled_back_and_prepared(behind: &str) -> (Pair, i64, i64) {
+    // So little memory that whatever is of any size is too large for it.
     let options = Options::default().setting("logical_decoding_work_mem", "64kB");
     let pair = Pair::of(
         options,
@@ -191,6 +198,7 @@ async fn what_was_rolled_back_is_nothing_and_what_was_prepared_comes_with_its_co
     .await;
     synced(&pair).await;
     let changes = [
+        behind,
         "begin;
          insert into account select i, repeat('a', 100) from generate_series(1000, 3000) i;
          savepoint one; insert into account select i, repeat('b', 100) from generate_series(4000, 6000) i; rollback to one;
@@ -210,11 +218,31 @@ async fn what_was_rolled_back_is_nothing_and_what_was_prepared_comes_with_its_co
     synced(&pair).await;
     same_rows(&pair).await;
     assert_eq!(pair.count("select count(*) from account where words = 'prepared'").await, 0);
+    let [in_blocks, put_by] = ["stream_txns", "spill_txns"].map(async |kind| {
+        let count = format!("select sum({kind}) from pg_stat_replication_slots");
+        pair.source.value(DATABASE, &count).await.unwrap().unwrap().parse().unwrap()
+    });
+    let (in_blocks, put_by) = (in_blocks.await, put_by.await);
     pair.source.sql(DATABASE, "commit prepared 'one'").await.unwrap();
     pair.source.sql(DATABASE, "rollback prepared 'two'").await.unwrap();
     synced(&pair).await;
     same_rows(&pair).await;
     assert_eq!(pair.count("select count(*) from account where words = 'prepared'").await, 59);
+    (pair, in_blocks, put_by)
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_is_nothing_and_what_was_prepared_comes_with_its_commit() {
+    let (pair, in_blocks, _) = rolled_back_and_prepared("").await;
+    assert!(in_blocks > 0, "sent while they are in progress");
+    ends(pair).await;
+}
+
+#[tokio::test]
+async fn so_it_is_for_who_is_far_behind_and_takes_large_transactions_whole() {
+    let (pair, in_blocks, put_by) = rolled_back_and_prepared(FAR_BEHIND).await;
+    assert_eq!(in_blocks, 0);
+    assert!(put_by > 0, "they were large");
     ends(pair).await;
 }
 

@@ -1,9 +1,9 @@
 //! The framing of COPY data, without looking at the rows.
 //!
 //! Between the server and us, COPY data is a sequence of messages: `d`, a length, that many bytes; one message a row
-//! (and in the binary form one more at the end, the trailer). These messages have the same bytes in both directions. So
-//! rows need not be taken apart: [`Frames`] walks over the headers of what was read and says how much of it may be
-//! passed on as it is. A message may be far longer than a buffer; its bytes are passed on as they come.
+//! (and in the binary form one more at the end, the trailer). A server that takes rows looks at their bytes only: they may
+//! be cut into messages anywhere. So rows need not be taken apart: [`Frames`] walks over the headers of what was read, and
+//! gives what is between them. A message may be far longer than a buffer; its bytes are passed on as they come.
 
 use pgconvoy_shared::unit::CopyFormat;
 
@@ -49,10 +49,21 @@ pub struct BadFrame {
 impl Frames {
     /// Goes as far into `buffer` as COPY data reaches. The next call takes the buffer that follows those bytes.
     pub fn walk(&mut self, buffer: &[u8]) -> Result<Run, BadFrame> {
+        self.unframe(buffer, |_| {})
+    }
+
+    /// As [`walk`](Self::walk); gives away what is between the headers, of each message what is here.
+    #[inline]
+    pub fn unframe<'b>(
+        &mut self,
+        buffer: &'b [u8],
+        mut each: impl FnMut(&'b [u8]),
+    ) -> Result<Run, BadFrame> {
         let mut at = 0;
         loop {
             let rest = buffer.len() - at;
             let payload = (self.payload_left as usize).min(rest);
+            each(&buffer[at..at + payload]);
             at += payload;
             // No truncation: it is at most `payload_left`.
             self.payload_left -= payload as u32;
@@ -148,14 +159,18 @@ mod tests {
         ) {
             let data: Vec<u8> = rows.iter().flat_map(|row| message(b'd', row)).collect();
             let stream = [data.clone(), message(b'c', b"")].concat();
-            let mut frames = Frames::default();
-            let mut passed = Vec::new();
+            let (mut frames, mut behind) = (Frames::default(), Frames::default());
+            let (mut passed, mut payloads) = (Vec::new(), Vec::new());
             let mut inbox = Vec::new();
             let mut unread = &stream[..];
             let mut cuts = cuts.iter().cycle();
             loop {
                 let run = frames.walk(&inbox).unwrap();
-                passed.extend(inbox.drain(..run.bytes));
+                let piece: Vec<u8> = inbox.drain(..run.bytes).collect();
+                let taken = behind.unframe(&piece, |payload| payloads.extend_from_slice(payload));
+                prop_assert_eq!(taken, Ok(Run { bytes: piece.len(), then: Then::More }));
+                prop_assert_eq!(behind, frames);
+                passed.extend(piece);
                 if run.then == Then::Other {
                     break;
                 }
@@ -165,6 +180,7 @@ mod tests {
                 unread = &unread[take..];
             }
             prop_assert_eq!(passed, data);
+            prop_assert_eq!(payloads, rows.concat());
             prop_assert_eq!(frames.messages(), rows.len() as u64);
             prop_assert!(frames.at_boundary());
         }

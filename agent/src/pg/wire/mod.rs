@@ -1,9 +1,8 @@
 //! Our own client: login, simple queries, COPY in whole buffers, and the source's log as it is decoded.
 //!
 //! tokio-postgres hands out COPY data row by row and wants it back in pieces of its own; a row costs time then, and a row
-//! of 100 MB its memory. Here a read buffer full of CopyData messages goes on to the other server as it came, and comes back
-//! to be filled again ([`Piece`]): their bytes are the same in both directions ([`pgconvoy_flow::copy`]). No buffer holds more
-//! than [`READ_BYTES`] of rows.
+//! of 100 MB its memory. Here a read buffer full of CopyData messages goes to the session that writes, which makes larger
+//! messages of them, and comes back to be filled again ([`Piece`]). No buffer holds much more than [`READ_BYTES`] of rows.
 //!
 //! Only the simple query protocol is spoken. A [`Wire`] that is dropped while the server works for it asks the server to
 //! cancel, and closes the socket.

@@ -1,7 +1,7 @@
 //! Pieces of COPY data on their way from one session to another, and the buffers that they are in.
 //!
-//! What a read brought goes on as it is, in the buffer that it was read into. A piece that is let go of gives its buffer
-//! back to the session that read it, which fills it again: memory that is taken from the system anew for each piece
+//! What a read brought goes to who writes as it is, in the buffer that it was read into. A piece that is let go of gives its
+//! buffer back to the session that read it, which fills it again: memory that is taken from the system anew for each piece
 //! costs as much as copying the rows does. So there are as many buffers as pieces were ever under way at once.
 
 use std::mem;

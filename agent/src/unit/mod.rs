@@ -14,6 +14,7 @@ mod finish;
 mod index;
 mod large_objects;
 pub(crate) mod link;
+mod marker;
 mod open_stream;
 mod plan_tables;
 mod precheck;

@@ -19,7 +19,7 @@ use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::name::{QualifiedName, quote_identifier, quote_literal};
 use pgconvoy_shared::unit::{StreamOpened, WorkResult};
 
-use super::{UnitContext, UnitEnd, apply_key, replica_identity, survey};
+use super::{UnitContext, UnitEnd, apply_key, marker, replica_identity, survey};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::Wire;
 use crate::pg::{About, Access, PgError, Session};
@@ -68,7 +68,7 @@ pub(super) async fn newest_transaction(session: &Session) -> Result<u64, PgError
     text.parse().map_err(|_| PgError::protocol(format!("transaction id {text}")))
 }
 
-/// Removes slot and publication, as far as they are there.
+/// Removes slot, publication and markers, as far as they are there.
 pub(super) async fn remove(session: &Session, task: &TaskId) -> Result<(), PgError> {
     let name = name(task);
     let slot = "select pg_catalog.pg_drop_replication_slot(slot_name) \
@@ -78,7 +78,8 @@ pub(super) async fn remove(session: &Session, task: &TaskId) -> Result<(), PgErr
         "set client_min_messages = warning; drop publication if exists {}; reset client_min_messages",
         quote_identifier(&name)
     );
-    Ok(session.batch_execute(&publication).await?)
+    session.batch_execute(&publication).await?;
+    marker::remove(session, task).await
 }
 
 /// Tables that the task would follow if they had been there when the publication was made.

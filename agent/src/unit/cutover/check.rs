@@ -16,9 +16,6 @@ use super::{again, held, lag, named, refused, source};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, open_stream, survey};
 
-/// Markers come out of the stream from this major on.
-const MESSAGES: u32 = 14;
-
 pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<CutoverDone, UnitEnd> {
     let session = source::session(ctx).await?;
     let access = session.access().clone();
@@ -27,7 +24,6 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     let destination = there.session().await.about(&there)?;
 
     let mut refusals = Vec::new();
-    refusals.extend(version(&session));
     refusals.extend(source::prepared_for_long(&session).await.about(&access)?);
     if order.settings.writers == Writers::Fenced {
         refusals.extend(may_fence(&session).await.about(&access)?);
@@ -70,15 +66,6 @@ fn first_of(mut refusals: Vec<Failure>) -> Option<Failure> {
         first.message = format!("{}; also: {} ({})", first.message, more.message, more.code);
     }
     Some(first)
-}
-
-fn version(session: &Session) -> Option<Failure> {
-    (session.major() < MESSAGES).then(|| {
-        let message = format!("a source of PostgreSQL {} cannot be cut over yet", session.major());
-        Failure::definite("not_supported_yet", message).remedy(
-            "stop the writers, wait until lag is 0, set the sequences by hand, and cancel the task",
-        )
-    })
 }
 
 /// The database's own default, whatever roles have.

@@ -11,12 +11,12 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 use tokio_postgres::GenericClient;
 
+use super::check::parked;
 use super::source::{self, still_writing};
 use super::{Until, again, refused, timed_out};
 use crate::laws::Law;
 use crate::pg::{About, PgError, Session};
-use crate::unit::stream::MARKER;
-use crate::unit::{UnitContext, UnitEnd, sequences};
+use crate::unit::{UnitContext, UnitEnd, marker, sequences};
 
 /// How often it is looked whether the marker is there.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -37,7 +37,7 @@ pub(super) async fn run(
 ) -> Result<CutoverDone, UnitEnd> {
     let session = source::session(ctx).await?;
     let marker = name(ctx, order, 1);
-    write(&session, &marker).await?;
+    write(ctx, &session, &marker).await?;
     let set = sequences::set_further(ctx, order.settings.sequence_margin);
     let (seen, sequences) = tokio::try_join!(arrived(ctx, &marker, until), set)?;
     let Some(seen) = seen else {
@@ -47,7 +47,7 @@ pub(super) async fn run(
         return Ok(refused(who_writes(ctx, &session).await?));
     }
     let mut again = None;
-    if order.settings.compares_again() {
+    if order.settings.compares_again() && !Law::Proof.is_left_out() {
         match again::behind_fence(ctx, order, until).await? {
             Ok(found) => again = Some(found),
             Err(failure) => return differing(ctx, order, until, &session, seen, failure).await,
@@ -57,7 +57,7 @@ pub(super) async fn run(
     Ok(CutoverDone::Proved { marker: seen.marker, sequences, again })
 }
 
-/// What differs may be what somebody writes in this moment: then that is what is wrong.
+/// What differs may be what somebody writes in this moment, or what is kept and not applied: then that is what is wrong.
 async fn differing(
     ctx: &UnitContext,
     order: &CutoverOrder,
@@ -67,12 +67,18 @@ async fn differing(
     failure: Failure,
 ) -> Result<CutoverDone, UnitEnd> {
     let marker = name(ctx, order, 2);
-    write(session, &marker).await?;
+    write(ctx, session, &marker).await?;
     match arrived(ctx, &marker, until).await? {
         Some(seen) if seen.last_change > proved.marker => {
             Ok(refused(who_writes(ctx, session).await?))
         }
-        Some(_) | None => Ok(refused(failure)),
+        Some(_) | None => {
+            let access = ctx.access(Side::Destination);
+            let destination = access.session().await.about(&access)?;
+            let parked = parked(ctx, &*destination).await.about(&access)?;
+            destination.close().await;
+            Ok(refused(parked.unwrap_or(failure)))
+        }
     }
 }
 
@@ -82,11 +88,8 @@ pub(super) fn name(ctx: &UnitContext, order: &CutoverOrder, nth: u32) -> String 
 }
 
 /// Writes a marker: a transaction without a change, on disk when this returns.
-pub(super) async fn write(session: &Session, marker: &str) -> Result<(), UnitEnd> {
-    let emit = "select pg_catalog.pg_logical_emit_message(true, $1, $2::text)";
-    let prefix = MARKER;
-    session.query(emit, &[&prefix, &marker]).await.about(session.access())?;
-    Ok(())
+pub(super) async fn write(ctx: &UnitContext, session: &Session, name: &str) -> Result<(), UnitEnd> {
+    Ok(marker::write(session, &ctx.task, name).await.about(session.access())?)
 }
 
 /// Waits until the marker is applied; none = the time is over.

@@ -1,6 +1,6 @@
 //! The last before the fence, while the source is still in use: what is made of rows is made anew, which takes as long as it
-//! takes, and so did comparing; what was changed since that began is compared again ([`again`]); then what may have changed since the check is looked at again, for under the fence it would
-//! undo the cutover. Anyone may run it again.
+//! takes, and so did comparing; then what may have changed since the check is looked at again, for under the fence it would
+//! undo the cutover, and what was changed since that began is compared again ([`again`]). Anyone may run it again.
 
 use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder};
 use pgconvoy_shared::endpoint::Side;
@@ -13,13 +13,6 @@ use crate::unit::{UnitContext, UnitEnd};
 pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<CutoverDone, UnitEnd> {
     fresh::run(ctx).await?;
     let session = source::session(ctx).await?;
-    let mut again = None;
-    if order.settings.compares_again() {
-        match again::while_in_use(ctx, order, &session).await? {
-            Ok(found) => again = Some(found),
-            Err(failure) => return Ok(refused(failure)),
-        }
-    }
     let access = session.access().clone();
     let there = ctx.access(Side::Destination);
     let destination = there.session().await.about(&there)?;
@@ -33,6 +26,13 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     };
     if let Some(failure) = in_the_way {
         return Ok(refused(failure));
+    }
+    let mut again = None;
+    if order.settings.compares_again() {
+        match again::while_in_use(ctx, order, &session).await? {
+            Ok(found) => again = Some(found),
+            Err(failure) => return Ok(refused(failure)),
+        }
     }
     let flushed = source::flushed_position(&session).await.about(&access)?;
     let done = match lag::caught_up(ctx, &destination, flushed).await? {

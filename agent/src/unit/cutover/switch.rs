@@ -40,7 +40,7 @@ pub(super) async fn run(
     }
     let source = source::session(ctx).await?;
     let marker = proof::name(ctx, order, 2);
-    proof::write(&source, &marker).await?;
+    proof::write(ctx, &source, &marker).await?;
     let Some(seen) = arrived(ctx, &marker, until).await? else {
         return Ok(timed_out("the destination took over"));
     };

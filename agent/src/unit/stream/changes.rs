@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 
 use super::applying::{Applier, SAVEPOINT};
 use super::sending::answers_in_order;
+use crate::laws::Law;
 use crate::pg::About;
 use crate::unit::UnitEnd;
 
@@ -23,8 +24,10 @@ const NOTE: &str = "select pgconvoy.note_changed($1, $2, $3, $4, $5)";
 
 /// Holds the row of the stream, and tells whether anybody wants to know what is changed.
 pub(super) fn wanted(task: &TaskId) -> String {
+    // Whoever steps it on without proof does not hold it either.
+    let hold = if Law::Step.is_left_out() { "" } else { "for no key update" };
     format!(
-        "select changes_for is not null from pgconvoy.apply_progress where task = '{task}' for no key update"
+        "select changes_for is not null from pgconvoy.apply_progress where task = '{task}' {hold}"
     )
 }
 

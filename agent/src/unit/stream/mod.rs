@@ -48,7 +48,7 @@ use tokio::sync::{mpsc, watch};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::unit::{StreamOrder, WorkResult};
 
-use super::{UnitContext, UnitEnd};
+use super::{UnitContext, UnitEnd, marker};
 use crate::pg::About;
 use applying::{Applier, Reports};
 use catalog::Course;
@@ -57,9 +57,6 @@ use looking::Looker;
 use reading::{Outlet, Reader};
 use source::Streaming;
 use takeover::TakenOver;
-
-/// The prefix of messages in the source's log that mark a place; the destination notes which one it has passed.
-pub(super) const MARKER: &str = "pgconvoy.marker";
 
 /// Buffers of the stream that wait to be read: each of some 256 KiB.
 const BUFFERS: usize = 4;
@@ -125,7 +122,8 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let looker = Looker::new(ctx, looker, names, Arc::clone(&figures), notes);
     let source = (rereader, newest);
     let to_applier = Outlet::new(to_applier, finishes);
-    let reader = Reader::new(position.lsn, course, rereads, source, to_applier, figures);
+    let markers = marker::table(&ctx.task);
+    let reader = Reader::new(position.lsn, course, rereads, source, to_applier, figures, markers);
     let passing_on = async {
         let passed_on = stream.pass_on(to_reader, confirmed).await;
         Ok(passed_on.about(&access)?)

@@ -13,9 +13,10 @@ use pgconvoy_flow::stream::assemble::{Assembler, Item, Spooled, Step};
 use pgconvoy_flow::stream::decode::Decoder;
 use pgconvoy_flow::stream::entry::{Batch, Reread};
 use pgconvoy_flow::stream::follow::{Follower, RereadWanted};
-use pgconvoy_flow::stream::message::{Begin, Commit, Xid};
+use pgconvoy_flow::stream::message::{Begin, Change, Commit, RelationId, Xid};
 use pgconvoy_flow::stream::snapshot::FullXid;
 use pgconvoy_flow::stream::table::Target;
+use pgconvoy_flow::stream::tuple::Field;
 use pgconvoy_runtime::telemetry::chain;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TableNo;
@@ -24,7 +25,6 @@ use pgconvoy_shared::name::QualifiedName;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::MARKER;
 use super::catalog::Course;
 use super::figures::Figures;
 use super::folding::Folded;
@@ -32,7 +32,7 @@ use super::reread;
 use super::spool::Spool;
 use crate::pg::wire::Wire;
 use crate::pg::wire::replication::Event;
-use crate::unit::UnitEnd;
+use crate::unit::{UnitEnd, marker};
 
 /// What a batch may hold: enough to fold well, and a few of them beside each other cost an agent little.
 pub(super) const BATCH_BYTES: usize = 16 << 20;
@@ -120,7 +120,10 @@ pub(super) struct Reader {
     noted: Noted,
     /// The transaction that is being followed carries a change.
     changes: bool,
-    /// And this marker.
+    /// The table whose rows are markers, and the stream's name for it once it was told.
+    markers: QualifiedName,
+    relation_of_markers: Option<RelationId>,
+    /// The transaction carries this marker.
     marker: Option<String>,
 }
 
@@ -132,6 +135,7 @@ impl Reader {
         (rereader, newest): (Wire, FullXid),
         to_applier: Outlet,
         figures: Arc<Figures>,
+        markers: QualifiedName,
     ) -> Self {
         let tables = course.tables.iter();
         let tables = tables.map(|table| (table.no, (table.name.clone(), table.target))).collect();
@@ -152,6 +156,8 @@ impl Reader {
             tell_at: Instant::now(),
             noted: Noted::default(),
             changes: false,
+            markers,
+            relation_of_markers: None,
             marker: None,
         }
     }
@@ -258,8 +264,16 @@ impl Reader {
 
     async fn item(&mut self, item: Item) -> Result<(), UnitEnd> {
         match &item {
+            Item::Relation(relation) if relation.name == self.markers => {
+                self.relation_of_markers = Some(relation.id);
+                return Ok(());
+            }
+            Item::Change(change) if self.is_of_markers(change) => {
+                self.marker = marker_of(change).or(self.marker.take());
+                return Ok(());
+            }
             Item::Change(_) => self.changes = true,
-            Item::Logical(message) if &*message.prefix == MARKER => {
+            Item::Logical(message) if &*message.prefix == marker::PREFIX => {
                 self.marker = Some(String::from_utf8_lossy(&message.content).into_owned());
             }
             Item::Logical(_) | Item::Relation(_) => {}
@@ -271,6 +285,16 @@ impl Reader {
             self.send().await;
         }
         Ok(())
+    }
+
+    fn is_of_markers(&self, change: &Change) -> bool {
+        let of = match change {
+            Change::Insert { relation, .. }
+            | Change::Update { relation, .. }
+            | Change::Delete { relation, .. } => relation,
+            Change::Truncate { .. } => return false,
+        };
+        self.relation_of_markers.as_ref() == Some(of)
     }
 
     async fn send(&mut self) {
@@ -338,6 +362,15 @@ impl Reader {
 pub(super) fn not_understood(error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::other("stream_not_understood", chain(error))
         .remedy("please report it, with the agent's log and the versions of both servers")
+}
+
+/// The marker that a row of theirs has.
+fn marker_of(change: &Change) -> Option<String> {
+    let (Change::Insert { new, .. } | Change::Update { new, .. }) = change else { return None };
+    match new.fields().nth(marker::COLUMN)? {
+        Field::Text(value) => Some(String::from_utf8_lossy(value).into_owned()),
+        Field::Null | Field::Unchanged | Field::Binary(_) => None,
+    }
 }
 
 #[cfg(test)]

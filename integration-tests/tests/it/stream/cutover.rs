@@ -1,5 +1,8 @@
 //! Cutovers: what was acknowledged is at the destination and nothing else, or all is as before.
 
+mod killed;
+mod oldest;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -320,16 +323,6 @@ async fn until_blocked(server: &Postgres, waiting: &str, command: &Process) {
     .unwrap();
 }
 
-/// Who is killed while a cutover is at a step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Victim {
-    /// Which does the step.
-    Agent,
-    Leader,
-    /// The command that asked for it.
-    Client,
-}
-
 /// Keeps a cutover at a step, which it has reached once the lock is waited for.
 async fn held_at(pair: &Pair, task: &str, step: &str) -> (Client, String) {
     let (server, lock) = match step {
@@ -363,95 +356,8 @@ fn server_of<'p>(pair: &'p Pair, step: &str) -> &'p Postgres {
     }
 }
 
-/// Whatever is killed, at whatever step, the cutover is done or undone.
-async fn killed_at_each_step(victim: Victim) {
-    let fleet = Fleet::of_three(&["anna", "bert"]).await;
-    for step in ["compare", "ready", "look", "fence", "prove", "again", "switch"] {
-        let pair = Pair::new(SCHEMA).await;
-        let name = format!("shop-{step}");
-        let job = following(&fleet, &pair, &name).await;
-        let writer = Writer::begin(&pair.source).await;
-        job.until("somebody to have written", |_| writer.count() > 100).await;
-        let id = job.task().await.id;
-        // Comparing reads what these hold, too.
-        let before = match step {
-            "look" => Some("ready"),
-            "again" => Some("fence"),
-            _ => None,
-        };
-        let (mut lock, waiting) = held_at(&pair, &id, before.unwrap_or(step)).await;
-        let command = ["task", "cutover", &name, "--fence", "--check-budget", "50s"];
-        let cutover = fleet.convoy.cli(command).unwrap();
-        let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-        until_blocked(server_of(&pair, before.unwrap_or(step)), &waiting, &client).await;
-        if before.is_some() {
-            let (next, waiting) = held_at(&pair, &id, step).await;
-            std::mem::replace(&mut lock, next).batch_execute("rollback").await.unwrap();
-            until_blocked(server_of(&pair, step), &waiting, &client).await;
-        }
-        match victim {
-            Victim::Agent => {
-                let task = job.task().await;
-                let kind = if step == "compare" { "verify_plan" } else { "cutover" };
-                let at_work = task.running.iter().find(|unit| unit.kind == kind).unwrap();
-                let agent = fleet.convoy.agent(&at_work.agent);
-                agent.kill().unwrap();
-                lock.batch_execute("rollback").await.unwrap();
-                job.until("another one to do it", is_over).await;
-                agent.start_again().unwrap();
-            }
-            Victim::Leader => {
-                let leader = fleet.convoy.leader().await.unwrap();
-                let leader = fleet.convoy.coordinator(leader).process();
-                leader.kill().unwrap();
-                lock.batch_execute("rollback").await.unwrap();
-                job.until("the next leader to bring it to its end", is_over).await;
-                leader.start_again().unwrap();
-            }
-            Victim::Client => {
-                client.kill().unwrap();
-                lock.batch_execute("rollback").await.unwrap();
-            }
-        }
-        let outcome = job.until("the cutover to be over", is_over).await.cutover.unwrap().outcome;
-        if victim != Victim::Client {
-            let exit = client.wait(LIMIT).await.unwrap().code();
-            assert_eq!(exit, Some(i32::from(outcome != "done")), "{step}: {}", client.log());
-        }
-        if outcome == "done" {
-            job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
-            assert!(read_only_by_default(&pair.source).await);
-            writer.work.await.unwrap();
-            let arrived = pair.count("select count(*) from ledger").await;
-            let acknowledged = writer.acknowledged.load(Ordering::SeqCst);
-            assert!((acknowledged..=acknowledged + 1).contains(&arrived), "{arrived}");
-            pair.same().await;
-        } else {
-            assert_eq!((victim == Victim::Client, outcome.as_str()), (false, "undone"), "{step}");
-            assert!(!read_only_by_default(&pair.source).await);
-            job.until("it to follow", is_followed).await;
-            fleet.ok(&["task", "cancel", &name]).await;
-        }
-    }
-}
-
 fn is_over(task: &Task) -> bool {
     task.cutover.as_ref().is_some_and(|cutover| !cutover.outcome.is_empty())
-}
-
-#[tokio::test]
-async fn cluster_an_agent_dies_and_its_cutover_is_done_or_undone() {
-    killed_at_each_step(Victim::Agent).await;
-}
-
-#[tokio::test]
-async fn cluster_a_leader_dies_and_the_cutover_is_done_or_undone() {
-    killed_at_each_step(Victim::Leader).await;
-}
-
-#[tokio::test]
-async fn cluster_the_command_dies_and_its_cutover_is_done() {
-    killed_at_each_step(Victim::Client).await;
 }
 
 #[tokio::test]

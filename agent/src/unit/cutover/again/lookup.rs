@@ -35,7 +35,7 @@ const SESSIONS_MAX: u32 = 4;
 /// Statements that are worth a session of their own.
 const STATEMENTS_A_SESSION: usize = 8;
 
-/// A table of no more is compared whole where it has to be.
+/// Tables of no more, all together, are compared whole where they have to be.
 const SMALL_BYTES: i64 = 8 << 20;
 
 /// A table as it is read at both ends.
@@ -147,15 +147,19 @@ impl Changes {
         Ok(Some(page))
     }
 
-    /// Tables with changed rows that no key tells: those that are small enough to be read whole, and how many are not.
+    /// Tables with changed rows that no key tells: the smallest of them, which are read whole, and how many are left.
     pub(super) fn untold(&self) -> (impl Iterator<Item = Page<'_>>, u32) {
-        let is_small = |table: &&Table| table.bytes <= SMALL_BYTES;
-        let untold = || self.tables.values().filter(|table| table.untold);
-        let large = untold().filter(|table| !is_small(table)).count();
-        let small = untold()
-            .filter(is_small)
-            .map(|table| Page { lookups: vec![Lookup { table, keys: None }], ..Page::default() });
-        (small, u32::try_from(large).unwrap_or(u32::MAX))
+        let mut untold: Vec<&Table> = self.tables.values().filter(|table| table.untold).collect();
+        untold.sort_unstable_by_key(|table| table.bytes);
+        let mut left = SMALL_BYTES;
+        let fits = |table: &&Table| {
+            left = left.saturating_sub(table.bytes);
+            left >= 0
+        };
+        let small: Vec<&Table> = untold.iter().copied().take_while(fits).collect();
+        let large = u32::try_from(untold.len() - small.len()).unwrap_or(u32::MAX);
+        let page = |table| Page { lookups: vec![Lookup { table, keys: None }], ..Page::default() };
+        (small.into_iter().map(page), large)
     }
 }
 

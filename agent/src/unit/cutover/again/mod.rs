@@ -12,8 +12,8 @@
 //! So behind the fence there is only what was changed since the last look, however long comparing took. A look begins between
 //! two transactions of the applier, which holds `apply_progress`' row throughout each of its own.
 //!
-//! Of a table whose changed rows no key tells (it has none, or was emptied) all rows are compared behind the fence where it is small; else
-//! the record says that nothing of it was. Whoever does a step anew finds at the destination what is left of it.
+//! Of tables whose changed rows no key tells (they have none, or were emptied) all rows are compared behind the fence, as far as they are small;
+//! of the rest the record says that nothing was. Whoever does a step anew finds at the destination what is left of it.
 
 mod lookup;
 
@@ -81,7 +81,7 @@ pub(super) async fn while_in_use(
             took += began.elapsed();
             pages_read += 1;
             let marker = proof::name(ctx, order, MARKERS_FROM + pages_read);
-            proof::write(source, &marker).await?;
+            proof::write(ctx, source, &marker).await?;
             let until = Until(Instant::now() + LAG_MAX);
             if proof::arrived(ctx, &marker, until).await?.is_none() {
                 return Ok(Err(too_far_behind()));
@@ -232,9 +232,9 @@ async fn standing_still(
     let mut stands = Vec::new();
     for (no, (name, mut rows)) in of_table {
         let keys: Vec<&str> = rows.keys().map(String::as_str).collect();
-        // Of a table that is changed so much that only a part of its keys is kept, nobody knows.
+        // Of a table that is changed so much that only a part of its keys is kept, or in a way that no key tells, nobody knows.
         let stay = "select k.key from pgconvoy.changed_key k where k.task = $1 and k.table_no = $2 and k.key = any ($3) and k.look < $4
-            and not exists (select from pgconvoy.changed_table t where (t.task, t.table_no, t.look) = ($1, $2, $4) and t.level > 0)";
+            and not exists (select from pgconvoy.changed_table t where (t.task, t.table_no, t.look) = ($1, $2, $4) and (t.level > 0 or t.untold))";
         let stay = transaction.query(stay, &[&task, &no, &keys, &look]).await.about(&access)?;
         let carry = "update pgconvoy.changed_key set look = $4 where task = $1 and table_no = $2 and key = any ($3) and look < $4";
         let carried = transaction.execute(carry, &[&task, &no, &keys, &look]).await;

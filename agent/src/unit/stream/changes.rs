@@ -58,6 +58,7 @@ impl Applier<'_> {
     }
 }
 
+use tokio_postgres::Client;
 #[cfg(test)]
 mod tests {
     use pgconvoy_integration_tests::postgres::{Options, Postgres};

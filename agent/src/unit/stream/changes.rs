@@ -58,10 +58,10 @@ impl Applier<'_> {
     }
 }
 
-use tokio_postgres::Client;
 #[cfg(test)]
 mod tests {
     use pgconvoy_integration_tests::postgres::{Options, Postgres};
+    use tokio_postgres::Client;
 
     /// Notes so many keys of table 1, of which 100 are kept at most, and one of table 2; and that table 3 has none.
     async fn note(client: &Client, keys: i32) {

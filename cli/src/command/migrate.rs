@@ -174,10 +174,16 @@ async fn drive(
         }
     };
     if ended.status() == v1::TaskStatus::Running {
-        let ended = cluster.task(&task, 0).await?;
+        let mut now = cluster.task(&task, 0).await?;
+        // Whoever followed the source then may not be heard any more.
+        if let (Some(now), Some(then)) = (&mut now.stream, ended.stream)
+            && now.progress.is_none()
+        {
+            now.progress = then.progress;
+        }
         let request = || v1::PauseTaskRequest { task: task.clone() };
         cluster.tasks(async |mut client| client.pause_task(request()).await).await?;
-        let ended = Box::new(ended);
+        let ended = Box::new(now);
         return Ok(if cutover.is_some() { Driven::Undone(ended) } else { Driven::Reached(ended) });
     }
     if format == Format::Table {
@@ -229,7 +235,7 @@ fn undone(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Probl
 fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Problem> {
     let (id, name) = (task.id.clone(), task.name.clone());
     let progress = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
-    // The unit may just have changed hands: then nobody tells how far it is.
+    // What is recorded of tables, and what is told of them: either may be ahead.
     let known = task.tables.iter().filter(|table| table.parked.is_some()).count();
     let parked_tables = progress.map_or(0, |progress| progress.parked as usize).max(known);
     let differs = task.verification.as_ref().is_some_and(|found| found.differences > 0);

@@ -4,10 +4,12 @@
 //! a row of a table of ours at the source, published with the task's tables from its first use on, which no destination gets. The
 //! table goes with the publication ([`remove`]).
 
+use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::name::{QualifiedName, quote_identifier};
 
 use super::open_stream;
+use crate::pg::sqlstate::INSUFFICIENT_PRIVILEGE;
 use crate::pg::{PgError, Session};
 
 /// The prefix of messages that are markers.
@@ -45,6 +47,41 @@ pub(super) async fn write(session: &Session, task: &TaskId, marker: &str) -> Res
     Ok(session.batch_execute("commit").await?)
 }
 
+/// Makes everything ready for markers. What stands in their way.
+pub(super) async fn prepare(session: &Session, task: &TaskId) -> Result<Option<Failure>, PgError> {
+    if session.major() >= MESSAGES {
+        return Ok(None);
+    }
+    let ask = "select pubname::text from pg_catalog.pg_publication where puballtables order by 1";
+    let rows = session.query(ask, &[]).await?;
+    if !rows.is_empty() {
+        let names: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+        let message = format!(
+            "a source of PostgreSQL 13 is given a table of ours, {}, which publications for all tables publish, too: {}",
+            table(task),
+            names.join(", ")
+        );
+        return Ok(Some(Failure::definite("cutover_marker_published", message).remedy(
+            "a subscriber without that table would stop: if nobody subscribes, or it is made there, say --ignore cutover_marker_published",
+        )));
+    }
+    match publish(session, task).await {
+        Err(error) if error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
+            // What was begun is open still.
+            session.batch_execute("rollback").await?;
+            let message = format!(
+                "the source's role may not make and publish table {}: {error}",
+                table(task)
+            );
+            Ok(Some(Failure::definite("cutover_privilege", message).remedy(format!(
+                "grant it `create` on the database, and let it own schema {SCHEMA} and the publication"
+            ))))
+        }
+        Err(error) => Err(error),
+        Ok(()) => Ok(None),
+    }
+}
+
 /// Makes the table, and publishes it, where that is not done: in a transaction before that of the first marker.
 async fn publish(session: &Session, task: &TaskId) -> Result<(), PgError> {
     let name = open_stream::name(task);
@@ -71,7 +108,7 @@ pub(super) async fn remove(session: &Session, task: &TaskId) -> Result<(), PgErr
     }
     let remove = format!(
         "begin read write; drop table {table}; do $$ begin drop schema {SCHEMA};
-         exception when dependent_objects_still_exist then null; end $$; commit"
+         exception when dependent_objects_still_exist or insufficient_privilege then null; end $$; commit"
     );
     Ok(session.batch_execute(&remove).await?)
 }

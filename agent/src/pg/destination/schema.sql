@@ -82,6 +82,8 @@ create table pgconvoy.changed_key (
     key text collate pg_catalog."C" not null,
     -- The last that it was changed before.
     look integer not null,
+    -- It differed at a look, and was not seen to change since: that is not forgotten.
+    differed boolean not null default false,
     primary key (task, table_no, key),
     foreign key (task, table_no) references pgconvoy.table_state on delete cascade
 );
@@ -402,7 +404,8 @@ begin
         select of_task, told.no, told.key, next_look from unnest(tables, keys) as told (no, key)
         join pgconvoy.changed_table t on (t.task, t.table_no, t.look) = (of_task, told.no, next_look)
         where pg_catalog.hashtextextended(told.key collate pg_catalog."C", 0) & ((1::bigint << t.level) - 1) = 0
-        on conflict (task, table_no, key) do update set look = excluded.look where known.look < excluded.look
+        on conflict (task, table_no, key) do update set look = excluded.look, differed = false
+            where known.look < excluded.look or known.differed
         returning table_no
     ), put_of as (select table_no, pg_catalog.count(*) as keys from put group by table_no)
     update pgconvoy.changed_table t set kept = t.kept + put_of.keys from put_of
@@ -412,7 +415,7 @@ begin
             where t.task = of_task and t.look = next_look and t.kept > at_most limit 1;
         exit when not found;
         delete from pgconvoy.changed_key k where k.task = of_task and k.table_no = full_table.table_no and k.look = next_look
-            and pg_catalog.hashtextextended(k.key, 0) & ((1::bigint << full_table.level) - 1) <> 0;
+            and not k.differed and pg_catalog.hashtextextended(k.key, 0) & ((1::bigint << full_table.level) - 1) <> 0;
         get diagnostics gone = row_count;
         update pgconvoy.changed_table t set level = full_table.level, kept = t.kept - gone
             where (t.task, t.table_no, t.look) = (of_task, full_table.table_no, next_look);

@@ -53,6 +53,9 @@ impl CopyIn<'_> {
     /// Passes on the next piece of a [`CopyOut`](super::copy_out::CopyOut). Waits while the server is behind, and notices at
     /// once when it refuses, or when this is not the piece that follows.
     pub(crate) async fn send(&mut self, piece: Piece) -> Result<(), PgError> {
+        if !self.whole {
+            return Err(self.wire.out_of_step("a COPY after a message that is cut"));
+        }
         let begins = self.frames;
         let taken = self.frames.unframe(&piece, |payload| self.message.extend_from_slice(payload));
         let all = taken.is_ok_and(|run| run.bytes == piece.len());

@@ -14,7 +14,7 @@ use tokio_postgres::GenericClient;
 
 use super::{again, held, lag, named, refused, source};
 use crate::pg::{About, PgError, Session};
-use crate::unit::{UnitContext, UnitEnd, open_stream, survey};
+use crate::unit::{UnitContext, UnitEnd, marker, open_stream, survey};
 
 pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<CutoverDone, UnitEnd> {
     let session = source::session(ctx).await?;
@@ -30,6 +30,7 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     }
     refusals.extend(not_followed(ctx, &session).await.about(&access)?);
     refusals.extend(left_behind(ctx, &session).await.about(&access)?);
+    refusals.extend(marker::prepare(&session, &ctx.task).await.about(&access)?);
     refusals.extend(parked(ctx, &*destination).await.about(&there)?);
     refusals.extend(held::broken(&destination).await.about(&there)?);
     refusals.extend(not_valid(&session, &destination).await.about(&there)?);
@@ -55,7 +56,10 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
 
 /// The user may leave behind what he knows of.
 fn may_be_ignored(refusal: &Failure) -> bool {
-    matches!(&*refusal.code, "cutover_large_objects" | "cutover_unlogged_tables")
+    matches!(
+        &*refusal.code,
+        "cutover_large_objects" | "cutover_unlogged_tables" | "cutover_marker_published"
+    )
 }
 
 /// One failure that tells all.

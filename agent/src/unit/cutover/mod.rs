@@ -1,7 +1,7 @@
 //! The cutover, step by step: each is an order of its own, under an epoch of its own, and may be run again by anyone.
 //!
-//! - [`check`]: whether anything stands in the way, constraints that nobody looked at included ([`held`]); nobody is stopped,
-//!   and nothing is changed. Then both ends are compared, by units of their own ([`verify`](super::verify)).
+//! - [`check`]: whether anything stands in the way, constraints that nobody looked at included ([`held`]); nobody is stopped.
+//!   From its end on the destination keeps in mind what is changed. Then both ends are compared, by units of their own ([`verify`](super::verify)).
 //! - [`ready`]: what is made of rows is made anew ([`fresh`]), what was changed since the comparison is compared again
 //!   ([`again`]), and the destination is close behind ([`lag`]).
 //! - [`source::fence`]: the source's database becomes read-only by default, and other sessions are ended.

@@ -87,7 +87,7 @@ pub(super) fn name(ctx: &UnitContext, order: &CutoverOrder, nth: u32) -> String 
     format!("cutover/{}/{}/{nth}", order.attempt, ctx.epoch)
 }
 
-/// Writes a marker: a transaction without a change, on disk when this returns.
+/// Writes a marker, on disk when this returns: a transaction that changes nothing of the user's.
 pub(super) async fn write(ctx: &UnitContext, session: &Session, name: &str) -> Result<(), UnitEnd> {
     Ok(marker::write(session, &ctx.task, name).await.about(session.access())?)
 }

@@ -31,7 +31,11 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     if order.settings.compares_again() {
         match again::while_in_use(ctx, order, &session).await? {
             Ok(found) => again = Some(found),
-            Err(failure) => return Ok(refused(failure)),
+            // What is kept of a table, and not applied, differs.
+            Err(failure) => {
+                let parked = parked(ctx, &*destination).await.about(&there)?;
+                return Ok(refused(parked.unwrap_or(failure)));
+            }
         }
     }
     let flushed = source::flushed_position(&session).await.about(&access)?;

@@ -43,7 +43,7 @@ use crate::pg::{About, Access, PgError, Session, Value};
 use crate::unit::{UnitContext, UnitEnd};
 
 /// What is refused is rolled back to here.
-pub(super) const SAVEPOINT: &str = "savepoint piece";
+const SAVEPOINT: &str = "savepoint piece";
 
 /// Prepared statements that are kept: a few for each table, and for each set of columns that is updated.
 const STATEMENTS_MAX: usize = 1_000;
@@ -256,7 +256,8 @@ impl<'a> Applier<'a> {
         tables.retain(|table| !self.held.contains(table));
         let generations = array(tables.iter().map(|table| self.generation_of(*table).0));
         let (task, tables) = (&self.ctx.task, array(&tables));
-        let begin = if self.open { "" } else { "begin; " };
+        // One within the other they would be thousands in a large transaction.
+        let begin = if self.open { "release savepoint piece; " } else { "begin; " };
         let fenced = format!(
             "{begin}select pgconvoy.fence('{task}', t.no, t.generation) \
              from unnest('{tables}'::bigint[], '{generations}'::bigint[]) as t (no, generation); \

@@ -11,7 +11,7 @@ use pgconvoy_flow::stream::entry::Entry;
 use pgconvoy_shared::ids::TaskId;
 use tokio_postgres::Client;
 
-use super::applying::{Applier, SAVEPOINT};
+use super::applying::Applier;
 use super::sending::answers_in_order;
 use crate::laws::Law;
 use crate::pg::About;
@@ -51,7 +51,7 @@ impl Applier<'_> {
             [&task, &tables, &keys, &untold, &KEYS_MAX];
         let sent = vec![
             Client::query(&self.session, note, &values).map_ok(drop).boxed(),
-            self.session.batch_execute(SAVEPOINT).boxed(),
+            self.session.batch_execute("release savepoint piece; savepoint piece").boxed(),
         ];
         let mut answers = answers_in_order(sent).await.into_iter();
         Ok(answers.try_for_each(|answer| answer).about(&self.access)?)

@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::try_join_all;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
@@ -161,7 +162,7 @@ impl Reading {
         // It is cancelled with us only: what else ends it early is a panic, which is ours then.
         let ended = started
             .into_iter()
-            .map(async |task| task.await.unwrap_or_else(|died| panic!("{died}")));
+            .map(|task| task.map(|ended| ended.unwrap_or_else(|died| panic!("{died}"))));
         let (readers, answers) = try_join_all(ended).await?.into_iter().unzip();
         self.readers = readers;
         Ok(answers)

@@ -30,7 +30,7 @@ pub(super) struct Cutover {
     /// Only look whether anything stands in the way; nothing is stopped
     #[arg(long)]
     dry_run: bool,
-    /// What may be: cutover_large_objects, cutover_unlogged_tables, cutover_schema_differs
+    /// What may be: cutover_large_objects, cutover_unlogged_tables, cutover_schema_differs, cutover_marker_published
     #[arg(long, value_name = "CODE", value_delimiter = ',')]
     ignore: Vec<String>,
 }

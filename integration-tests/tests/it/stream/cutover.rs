@@ -270,7 +270,11 @@ async fn cluster_a_cutover_compares_first_and_stops_nobody_where_both_ends_diffe
 async fn cluster_what_was_changed_since_it_was_compared_is_compared_again() {
     let noted = "create table letter (id int primary key, a text, b text);
         alter table letter alter b set storage external;
-        insert into letter select i, 'a', repeat('b', 5000) from generate_series(1, 9) i;";
+        insert into letter select i, 'a', repeat('b', 5000) from generate_series(1, 9) i;
+        -- Its keys are the same by an operator that is not PostgreSQL's own.
+        create extension citext;
+        create table tag (name citext primary key, times int);
+        insert into tag values ('Alpha', 0), ('Beta', 0);";
     let pair = Pair::new(&format!("{SCHEMA}{noted}")).await;
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
@@ -283,7 +287,11 @@ async fn cluster_what_was_changed_since_it_was_compared_is_compared_again() {
         let meddled = "update letter set b = repeat('c', 5000) where id = 7";
         pair.destination.sql(DATABASE, meddled).await.unwrap();
         pair.source
-            .sql(DATABASE, "begin read write; update letter set a = 'x' where id in (3, 7); commit")
+            .sql(
+                DATABASE,
+                "begin read write; update letter set a = 'x' where id in (3, 7);
+                 update tag set times = times + 1 where name = 'alpha'; commit",
+            )
             .await
             .unwrap();
         lock.batch_execute("rollback").await.unwrap();

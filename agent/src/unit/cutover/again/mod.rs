@@ -4,7 +4,7 @@
 //!  check: begin ─▶ the applier writes down, with each change, which rows it changes, for look 1
 //!  ready: look 1 begins: what is changed from here on is for look 2
 //!           the rows of look 1: at the source, and, once all of that is applied, at the destination
-//!           what differs and is not noted for look 2 stands still and differs; what is, belongs to look 2
+//!           what differs belongs to look 2, too; what did so before, and was not changed since, stands still and differs
 //!         … until a look is as quick as the budget wants it to be
 //!  prove: the rows that are left, at both ends at once: nobody writes any more
 //! ```
@@ -67,10 +67,11 @@ pub(super) async fn while_in_use(
     let budget = Duration::from_millis(order.settings.check_budget_ms);
     let mut found = ComparedAgain::default();
     let (mut took, mut pages_read) = (Duration::ZERO, 0);
-    for _ in 0..LOOKS_MAX {
+    for nth in 1..=LOOKS_MAX {
+        let mut waiting = false;
         let look = next_look(ctx, order, &mut session).await?;
         let changes = Changes::before(ctx, &session, look).await.about(&access)?;
-        let [mut here, mut there] = Reader::both(ctx);
+        let [mut here, mut there] = Reader::both(ctx, &changes);
         took = Duration::ZERO;
         found.tables = found.tables.max(changes.tables());
         let mut after = None;
@@ -92,6 +93,7 @@ pub(super) async fn while_in_use(
             found.keys += page.keys;
             found.keys_compared += page.keys_compared;
             let differs = page.differing(ours, theirs);
+            waiting |= !differs.is_empty();
             let stands = standing_still(ctx, &mut session, look, differs).await?;
             if let Some(failure) = differ(&stands) {
                 return Ok(Err(failure));
@@ -101,7 +103,7 @@ pub(super) async fn while_in_use(
         forget(ctx, &mut session, look).await?;
         here.end();
         there.end();
-        if took <= budget / 2 {
+        if took <= budget / 2 && (!waiting || nth == LOOKS_MAX) {
             session.close().await;
             return Ok(Ok(found));
         }
@@ -138,7 +140,7 @@ async fn all_that_is_left(ctx: &UnitContext) -> Result<Result<ComparedAgain, Fai
     let session = access.session().await.about(&access)?;
     let changes = Changes::all(ctx, &session).await.about(&access)?;
     let mut found = ComparedAgain { tables: changes.tables(), ..ComparedAgain::default() };
-    let [mut here, mut there] = Reader::both(ctx);
+    let [mut here, mut there] = Reader::both(ctx, &changes);
     let mut differs = Vec::new();
     let mut after = None;
     while let Some(page) = changes.page(ctx, &session, after.as_ref()).await.about(&access)? {
@@ -209,7 +211,8 @@ fn with_applier_away(ctx: &UnitContext) -> String {
 /// A row that differs, of the table of this number and name.
 type Differing = (i64, QualifiedName, RowDifference);
 
-/// Those that were not changed since the look began. All others are left to the next one.
+/// Those that differed at an earlier look too, and were not changed since. All others are left to the next one: at a source that waits
+/// for a standby a change is told of, and applied, a moment before it is seen.
 async fn standing_still(
     ctx: &UnitContext,
     session: &mut Session,
@@ -234,9 +237,9 @@ async fn standing_still(
         let keys: Vec<&str> = rows.keys().map(String::as_str).collect();
         // Of a table that is changed so much that only a part of its keys is kept, or in a way that no key tells, nobody knows.
         let stay = "select k.key from pgconvoy.changed_key k where k.task = $1 and k.table_no = $2 and k.key = any ($3) and k.look < $4
-            and not exists (select from pgconvoy.changed_table t where (t.task, t.table_no, t.look) = ($1, $2, $4) and (t.level > 0 or t.untold))";
+            and k.differed and not exists (select from pgconvoy.changed_table t where (t.task, t.table_no, t.look) = ($1, $2, $4) and (t.level > 0 or t.untold))";
         let stay = transaction.query(stay, &[&task, &no, &keys, &look]).await.about(&access)?;
-        let carry = "update pgconvoy.changed_key set look = $4 where task = $1 and table_no = $2 and key = any ($3) and look < $4";
+        let carry = "update pgconvoy.changed_key set look = $4, differed = true where task = $1 and table_no = $2 and key = any ($3) and look < $4";
         let carried = transaction.execute(carry, &[&task, &no, &keys, &look]).await;
         carried.about(&access)?;
         for row in &stay {

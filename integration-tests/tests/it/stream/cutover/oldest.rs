@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use pgconvoy_integration_tests::postgres::Options;
+use pgconvoy_integration_tests::postgres::{Major, Options};
 use pgconvoy_proto::v1::TaskStatus;
 
 use super::{SCHEMA, Writer, following, is_followed, read_only_by_default};
@@ -11,12 +11,30 @@ use crate::world::{DATABASE, Fleet, Pair, major, told};
 #[tokio::test]
 async fn cluster_a_source_of_13_is_cut_over_once_nobody_writes() {
     let (Some(oldest), Some(usual)) = (major(13), major(15)) else { return };
-    let (source, destination) = (Options::default().major(oldest), Options::default().major(usual));
+    cut_over(oldest, usual).await;
+}
+
+#[tokio::test]
+async fn cluster_from_13_to_13() {
+    let Some(oldest) = major(13) else { return };
+    cut_over(oldest.clone(), oldest).await;
+}
+
+async fn cut_over(oldest: Major, destination: Major) {
+    let source = Options::default().major(oldest);
+    let destination = Options::default().major(destination);
     let pair = Pair::of(source, destination, SCHEMA).await;
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
     let writer = Writer::begin(&pair.source).await;
     job.until("somebody to have written", |_| writer.count() > 100).await;
+    // Its subscribers would be told of our table.
+    pair.source.sql(DATABASE, "create publication everything for all tables").await.unwrap();
+    let refused = fleet.run(&["task", "cutover", "shop", "--fence"]).await;
+    assert_eq!(refused.code(), Some(1), "{}", told(&refused));
+    assert!(refused.log.contains("cutover_marker_published"), "{}", told(&refused));
+    pair.source.sql(DATABASE, "drop publication everything").await.unwrap();
+    job.until("it to follow", |task| is_followed(task)).await;
     let finished = fleet.run(&["task", "cutover", "shop", "--writers-stopped"]).await;
     assert_eq!(finished.code(), Some(1), "{}", told(&finished));
     assert!(finished.log.contains("cutover_writers"), "{}", told(&finished));

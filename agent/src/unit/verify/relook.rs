@@ -5,8 +5,13 @@
 //!  1. the rows of the suspects' keys, then the log's position
 //!  2. these keys, up to there      ────────────────▶  a. wait until the stream is there
 //!                                                     b. the rows of these keys
-//!  3. judge; what is left: again   ◀────────────────  c. those rows, or: the stream stands still
+//!  3. judge                        ◀────────────────  c. those rows, or: the stream stands still
+//!  4. what is left: again, once all that runs has ended
 //! ```
+//!
+//! A commit that is in the log, and so may be applied, is seen at the source only a moment later: its server process waits for a
+//! processor, or for a standby. Meanwhile a row stands still at both ends and differs. That is why 4. waits; but not for what runs
+//! for long, which is no such commit.
 //!
 //! Whether a table is followed is told by the destination: by the stream that writes it, whichever task that is of. So a
 //! comparison that is a task of its own, or is made from elsewhere, looks again too. Each read is a transaction of its own:
@@ -33,8 +38,14 @@ const KEYS_AT_ONCE: usize = 1_000;
 /// How often it is looked how far the stream is.
 const POSITION_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether transactions have ended.
+const SETTLING_PAUSE: Duration = Duration::from_millis(10);
+
 /// A stream that does not get on for so long stands still: longer than another agent needs to take it over.
 const STILL_LIMIT: Duration = Duration::from_secs(30);
+
+/// What runs for longer than this is no commit that waits to be seen.
+const RUNNING_LIMIT: Duration = Duration::from_secs(10);
 
 /// SQLSTATE: who may not look into schema `pgconvoy` compares as if nothing were followed.
 const NOT_ALLOWED: &str = "42501";
@@ -83,6 +94,24 @@ impl<'a> Relook<'a> {
         let rows = self.read(keys).await?;
         self.wire.query("commit").await?;
         Ok((rows, noted))
+    }
+
+    /// Waits until all transactions have ended, and are seen, that write in this moment; false = some run for long.
+    pub(super) async fn settled(&mut self) -> Result<bool, PgError> {
+        // A transaction gives its own lock up after it is seen.
+        const RUNNING: &str = "select transactionid::text from pg_catalog.pg_locks
+            where locktype = 'transactionid' and mode = 'ExclusiveLock' and granted";
+        let mut running = self.wire.query(RUNNING).await?;
+        let since = Instant::now();
+        while !running.is_empty() {
+            if since.elapsed() >= RUNNING_LIMIT {
+                return Ok(false);
+            }
+            tokio::time::sleep(SETTLING_PAUSE).await;
+            let now = self.wire.query(RUNNING).await?;
+            running.retain(|transaction| now.contains(transaction));
+        }
+        Ok(true)
     }
 
     async fn read(&mut self, keys: &Keys) -> Result<Vec<Kept>, PgError> {

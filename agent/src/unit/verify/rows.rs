@@ -209,11 +209,15 @@ async fn look_again(
     list: &mut List,
 ) -> Result<(), UnitEnd> {
     let mut relook = Relook::of(here, order, secret).await.about(here.table)?;
-    for _ in 0..LOOKS_MAX {
+    let mut is_settled = true;
+    for nth in 0..LOOKS_MAX {
         if suspects.is_empty() {
             break;
         }
         here.ctx.still_mine()?;
+        if nth > 0 && is_settled {
+            is_settled = relook.settled().await.about(here.table)?;
+        }
         let keys = Keys::of(&suspects, &order.shard.table);
         let (ours, noted) = relook.look(&keys).await.about(here.table)?;
         link.send(FromSource::Again { keys, noted }).await?;

@@ -325,7 +325,10 @@ async fn cluster_what_was_changed_since_it_was_compared_is_compared_again() {
 /// Waits until the command's cutover stands still at a lock.
 async fn until_blocked(server: &Postgres, waiting: &str, command: &Process) {
     wait::until(LIMIT, "the cutover to be at its step", async || {
-        server.value(DATABASE, waiting).await.unwrap().ok_or(command.log())
+        // A fence that is set in this moment ends this session, too.
+        let blocked =
+            server.value(DATABASE, waiting).await.map_err(|error| format!("{error:?}"))?;
+        blocked.ok_or(command.log())
     })
     .await
     .unwrap();
@@ -348,10 +351,12 @@ async fn held_at(pair: &Pair, task: &str, step: &str) -> (Client, String) {
         .batch_execute(&format!("set application_name = 'pgconvoy/{task}/harness'; begin; {lock}"))
         .await
         .unwrap();
+    // The applier holds a cutover up, too, for a moment.
+    let pid: i32 = client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
     let kind = if step == "compare" { "verify_plan" } else { "cutover" };
     let waiting = format!(
         "select min(a.application_name) from pg_stat_activity a \
-         where a.application_name like 'pgconvoy/%/{kind}/%' and cardinality(pg_blocking_pids(a.pid)) > 0"
+         where a.application_name like 'pgconvoy/%/{kind}/%' and {pid} = any (pg_blocking_pids(a.pid))"
     );
     (client, waiting)
 }

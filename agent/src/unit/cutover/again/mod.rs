@@ -239,6 +239,8 @@ async fn standing_still(
         let stay = "select k.key from pgconvoy.changed_key k where k.task = $1 and k.table_no = $2 and k.key = any ($3) and k.look < $4
             and k.differed and not exists (select from pgconvoy.changed_table t where (t.task, t.table_no, t.look) = ($1, $2, $4) and (t.level > 0 or t.untold))";
         let stay = transaction.query(stay, &[&task, &no, &keys, &look]).await.about(&access)?;
+        let table = "insert into pgconvoy.changed_table (task, table_no, look) values ($1, $2, $3) on conflict do nothing";
+        transaction.execute(table, &[&task, &no, &look]).await.about(&access)?;
         let carry = "update pgconvoy.changed_key set look = $4, differed = true where task = $1 and table_no = $2 and key = any ($3) and look < $4";
         let carried = transaction.execute(carry, &[&task, &no, &keys, &look]).await;
         carried.about(&access)?;

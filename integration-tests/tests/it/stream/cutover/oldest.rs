@@ -34,7 +34,7 @@ async fn cut_over(oldest: Major, destination: Major) {
     assert_eq!(refused.code(), Some(1), "{}", told(&refused));
     assert!(refused.log.contains("cutover_marker_published"), "{}", told(&refused));
     pair.source.sql(DATABASE, "drop publication everything").await.unwrap();
-    job.until("it to follow", |task| is_followed(task)).await;
+    job.until("it to follow", is_followed).await;
     let finished = fleet.run(&["task", "cutover", "shop", "--writers-stopped"]).await;
     assert_eq!(finished.code(), Some(1), "{}", told(&finished));
     assert!(finished.log.contains("cutover_writers"), "{}", told(&finished));

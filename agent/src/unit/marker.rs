@@ -1,7 +1,7 @@
 //! Markers: places in the source's log that the stream tells of, and the destination notes.
 //!
 //! From 14 on a marker is a transaction with a logical message and no change. Before, a stream tells of changes alone; so there it is
-//! a row of a table of ours at the source, published with the task's tables from its first use on, which no destination gets. The
+//! a row of a table of ours at the source, published with the task's tables from a cutover's check on, which no destination gets. The
 //! table goes with the publication ([`remove`]).
 
 use pgconvoy_shared::failure::Failure;

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A commit that is in the log, and so may be applied, is seen at the source only a moment later: its server process waits for a
-//! processor, or for a standby. Meanwhile a row stands still at both ends and differs. That is why 4. waits; but not for what runs
-//! for long, which is no such commit.
+//! processor, or for a standby. Meanwhile a row stands still at both ends and differs. That is why 4. waits; not for ever, since
+//! what runs for long is hardly such a commit.
 //!
 //! Whether a table is followed is told by the destination: by the stream that writes it, whichever task that is of. So a
 //! comparison that is a task of its own, or is made from elsewhere, looks again too. Each read is a transaction of its own:
@@ -44,7 +44,7 @@ const SETTLING_PAUSE: Duration = Duration::from_millis(10);
 /// A stream that does not get on for so long stands still: longer than another agent needs to take it over.
 const STILL_LIMIT: Duration = Duration::from_secs(30);
 
-/// What runs for longer than this is no commit that waits to be seen.
+/// What runs for longer than this is taken for something else than a commit that waits to be seen.
 const RUNNING_LIMIT: Duration = Duration::from_secs(10);
 
 /// SQLSTATE: who may not look into schema `pgconvoy` compares as if nothing were followed.

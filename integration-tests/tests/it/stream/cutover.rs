@@ -325,7 +325,7 @@ async fn cluster_what_was_changed_since_it_was_compared_is_compared_again() {
 /// Waits until the command's cutover stands still at a lock.
 async fn until_blocked(server: &Postgres, waiting: &str, command: &Process) {
     wait::until(LIMIT, "the cutover to be at its step", async || {
-        // A fence that is set in this moment ends this session, too.
+        // A fence that is set in this moment ends the connection that asks, too.
         let blocked =
             server.value(DATABASE, waiting).await.map_err(|error| format!("{error:?}"))?;
         blocked.ok_or(command.log())

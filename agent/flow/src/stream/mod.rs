@@ -1,7 +1,7 @@
 //! The stream of changes as pure functions: from the bytes of `pgoutput` to statements for the destination.
 //!
 //! Reading order: [`message`], [`mod@tuple`], [`decode`], [`mod@encode`], [`assemble`], [`snapshot`], [`table`],
-//! [`window`], [`entry`], [`follow`], [`fold`], [`operation`], [`statements`]; and [`mod@changed`].
+//! [`window`], [`entry`], [`follow`], [`fold`], [`operation`], [`text_array`], [`statements`]; and [`mod@changed`].
 
 pub mod assemble;
 pub mod changed;
@@ -16,6 +16,6 @@ pub mod operation;
 pub mod snapshot;
 pub mod statements;
 pub mod table;
-mod text_array;
+pub mod text_array;
 pub mod tuple;
 pub mod window;

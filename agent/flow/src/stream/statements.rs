@@ -11,12 +11,11 @@
 //! Sessions have an empty `search_path`. Operators of keys are named by their schema, for a key may be of a type that an
 //! extension brought.
 
-use bytes::Bytes;
 use pgconvoy_shared::name::quote_identifier;
 
 use super::operation::{Expect, InTheWay, Moved, Operation};
 use super::table::{Target, TargetColumn};
-use super::text_array::TextArray;
+use super::text_array::{Parameter, TextArray};
 use super::tuple::{Field, Tuple};
 
 /// A statement, and its parameters.
@@ -24,8 +23,8 @@ use super::tuple::{Field, Tuple};
 pub struct Statement {
     /// Its text.
     pub sql: String,
-    /// All of type `text[]`, in the binary form.
-    pub parameters: Vec<Bytes>,
+    /// All of type `text[]`.
+    pub parameters: Vec<Parameter>,
 }
 
 /// A value that has to be written, but was not told, or not as text.
@@ -108,7 +107,7 @@ fn move_rows(
     let mut values = Values::default();
     values.key(target, rows.iter().map(|moved| &moved.from))?;
     let all: Vec<usize> = (0..target.columns.len()).collect();
-    let told = |field: Field<'_>| !field.is_unchanged();
+    let told = |(_, field): Value<'_>| !field.is_unchanged();
     let mut returned = vec!["v.place".to_owned()];
     for column in &all {
         let fields = || rows.iter().map(|moved| field(&moved.row, *column));
@@ -117,8 +116,9 @@ fn move_rows(
             returned.push(format!("v.c{column} as c{column}"));
             continue;
         }
-        let nothing = |field| if told(field) { field } else { Field::Null };
-        values.column(target, *column, fields().map(nothing))?;
+        let or_null = fields()
+            .map(|(row, field)| (row, if told((row, field)) { field } else { Field::Null }));
+        values.column(target, *column, or_null)?;
         values.flags(*column, fields().map(told));
         returned.push(format!(
             "case when v.told{column} is null then t.{} else v.c{column} end as c{column}",
@@ -227,7 +227,7 @@ fn replacing(target: &Target) -> String {
 /// Columns of values, as parameters.
 #[derive(Default)]
 struct Values {
-    parameters: Vec<Bytes>,
+    parameters: Vec<Parameter>,
     /// Their names within `v`.
     names: Vec<String>,
     /// The same with their casts.
@@ -273,14 +273,14 @@ impl Values {
         columns: &[usize],
         rows: impl Iterator<Item = &'a Tuple>,
     ) -> Result<(), NotTold> {
-        let mut arrays: Vec<TextArray> = columns.iter().map(|_| TextArray::new()).collect();
+        let mut arrays: Vec<TextArray> = columns.iter().map(|_| TextArray::default()).collect();
         for row in rows {
             // Each row is walked over once, however wide it is: the columns ascend.
             let (mut fields, mut passed) = (row.fields(), 0);
             for (column, array) in columns.iter().zip(&mut arrays) {
                 let field = fields.nth(column - passed).unwrap_or(Field::Unchanged);
                 passed = column + 1;
-                push(array, *column, field)?;
+                push(array, *column, (row, field))?;
             }
         }
         for (column, array) in columns.iter().zip(arrays) {
@@ -293,7 +293,7 @@ impl Values {
         &mut self,
         target: &Target,
         column: usize,
-        fields: impl Iterator<Item = Field<'a>>,
+        fields: impl Iterator<Item = Value<'a>>,
     ) -> Result<(), NotTold> {
         self.add_of(format!("c{column}"), &target.columns[column], texts(column, fields)?);
         Ok(())
@@ -302,7 +302,7 @@ impl Values {
     fn texts<'a>(
         &mut self,
         column: usize,
-        fields: impl Iterator<Item = Field<'a>>,
+        fields: impl Iterator<Item = Value<'a>>,
     ) -> Result<(), NotTold> {
         self.add(format!("c{column}"), texts(column, fields)?);
         Ok(())
@@ -310,20 +310,20 @@ impl Values {
 
     /// Not null where it is true.
     fn flags(&mut self, column: usize, flags: impl Iterator<Item = bool>) {
-        let mut array = TextArray::new();
+        let mut array = TextArray::default();
         flags.for_each(|flag| array.push(flag.then_some(b"")));
         self.add(format!("told{column}"), array);
     }
 
     fn numbers(&mut self, name: &str, numbers: impl Iterator<Item = u64>) {
-        let mut array = TextArray::new();
+        let mut array = TextArray::default();
         numbers.for_each(|number| array.push(Some(number.to_string().as_bytes())));
         self.add_as(name.to_owned(), &format!("u.{name}::bigint"), array);
     }
 
     /// So many rows of no column.
     fn count(&mut self, rows: usize) {
-        let mut array = TextArray::new();
+        let mut array = TextArray::default();
         (0..rows).for_each(|_| array.push(None));
         self.add("nothing".to_owned(), array);
     }
@@ -375,26 +375,29 @@ fn require(done: &str, rows: &str) -> String {
     format!("select pgconvoy.require_rows((select pg_catalog.count(*) from {done}), {rows})")
 }
 
-fn texts<'a>(column: usize, fields: impl Iterator<Item = Field<'a>>) -> Result<TextArray, NotTold> {
-    let mut array = TextArray::new();
+fn texts<'a>(column: usize, fields: impl Iterator<Item = Value<'a>>) -> Result<TextArray, NotTold> {
+    let mut array = TextArray::default();
     for field in fields {
         push(&mut array, column, field)?;
     }
     Ok(array)
 }
 
-fn push(array: &mut TextArray, column: usize, field: Field<'_>) -> Result<(), NotTold> {
+fn push(array: &mut TextArray, column: usize, (row, field): Value<'_>) -> Result<(), NotTold> {
     match field {
         Field::Null => array.push(None),
-        Field::Text(value) => array.push(Some(value)),
+        Field::Text(value) => array.push_of(row, value),
         Field::Unchanged | Field::Binary(_) => return Err(NotTold { column }),
     }
     Ok(())
 }
 
+/// A field, and the row that it is of.
+type Value<'a> = (&'a Tuple, Field<'a>);
+
 /// A row that lacks a column has not told it.
-fn field(row: &Tuple, column: usize) -> Field<'_> {
-    row.fields().nth(column).unwrap_or(Field::Unchanged)
+fn field(row: &Tuple, column: usize) -> Value<'_> {
+    (row, row.fields().nth(column).unwrap_or(Field::Unchanged))
 }
 
 fn named(target: &Target) -> String {

@@ -333,7 +333,7 @@ impl<'a> Applier<'a> {
         let mut sent: Vec<BoxFuture<'_, Result<(), tokio_postgres::Error>>> = Vec::new();
         for Run { statement: Statement { sql, parameters }, .. } in &runs {
             let known = &self.statements[sql];
-            let parameters = parameters.iter().map(|value| TextArray(value.clone()));
+            let parameters = parameters.iter().map(TextArray);
             sent.push(session.execute_raw(known, parameters).map_ok(drop).boxed());
         }
         sent.extend(step.map(|step| session.batch_execute(&step.sql).boxed()));

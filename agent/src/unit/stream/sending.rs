@@ -4,9 +4,10 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use futures::FutureExt;
 use futures::future::{BoxFuture, maybe_done};
+use pgconvoy_flow::stream::text_array::Parameter;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
 /// Polls each once, in order, which sends it; then waits for all answers, which come in that order.
@@ -30,15 +31,17 @@ pub(super) async fn answers_in_order<T>(sent: Vec<BoxFuture<'_, T>>) -> Vec<T> {
 
 /// A parameter of type `text[]`, in the form in which it is sent.
 #[derive(Debug)]
-pub(super) struct TextArray(pub(super) Bytes);
+pub(super) struct TextArray<'p>(pub(super) &'p Parameter);
 
-impl ToSql for TextArray {
+impl ToSql for TextArray<'_> {
     fn to_sql(
         &self,
         _type: &Type,
         out: &mut BytesMut,
     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.put_slice(&self.0);
+        // At once, not by doubling it again and again.
+        out.reserve(self.0.bytes());
+        self.0.pieces().for_each(|piece| out.put_slice(piece));
         Ok(IsNull::No)
     }
 

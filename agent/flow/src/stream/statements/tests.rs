@@ -38,8 +38,7 @@ fn row(values: &[&str]) -> Tuple {
 /// The statement, and how many elements each parameter has.
 fn written(operation: &Operation, target: Target) -> (String, Vec<i32>) {
     let statement = statement(operation, &[target]).unwrap();
-    let count = |bytes: &Bytes| i32::from_be_bytes(bytes[12..16].try_into().unwrap());
-    (statement.sql, statement.parameters.iter().map(count).collect())
+    (statement.sql, statement.parameters.iter().map(|parameter| parameter.count).collect())
 }
 
 #[test]

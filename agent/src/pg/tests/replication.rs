@@ -8,7 +8,7 @@ use pgconvoy_shared::lsn::Lsn;
 use tokio::sync::{mpsc, watch};
 
 use super::{access, endpoint};
-use crate::pg::wire::replication::{Event, Large, Replication};
+use crate::pg::wire::replication::{CopyBoth, Event, Large, Replication};
 use crate::pg::{Access, PgError};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -56,7 +56,7 @@ async fn a_slot_is_kept_for_standbys_where_the_server_can_do_that() {
 struct Stream {
     events: mpsc::Receiver<Vec<Event>>,
     safe: watch::Sender<Lsn>,
-    end: tokio::task::JoinHandle<Result<(), PgError>>,
+    end: tokio::task::JoinHandle<Result<CopyBoth, PgError>>,
     pending: std::collections::VecDeque<Event>,
 }
 
@@ -186,6 +186,25 @@ async fn a_slow_taker_does_not_cost_the_connection_its_life() {
             changes += usize::from(message[0] == b'I');
         }
     }
+}
+
+/// In the middle of a transaction though it be.
+#[tokio::test]
+async fn a_stream_that_is_ended_leaves_its_slot_to_the_next() {
+    let source = Source::start(Options::default()).await;
+    let fill = "insert into t select i, repeat('x', 1000) from generate_series(1, 20000) i";
+    source.server.sql("postgres", fill).await.unwrap();
+    let session = source.access.replication().await.unwrap();
+    let mut stream = Stream::start(session, source.begin).await;
+    stream.next().await;
+    drop(stream.events);
+    stream.end.await.unwrap().unwrap().end().await.unwrap();
+    assert_eq!(source.value("select active::text from pg_replication_slots").await, "false");
+
+    let session = source.access.replication().await.unwrap();
+    let mut stream = Stream::start(session, source.begin).await;
+    let (tags, _) = stream.transaction().await;
+    assert_eq!(tags.matches('I').count(), 20_000);
 }
 
 #[tokio::test]

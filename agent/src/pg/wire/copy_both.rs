@@ -24,6 +24,9 @@ use crate::laws::Law;
 /// Tag and length word.
 const HEADER_BYTES: usize = 5;
 
+/// The message that we end the COPY by: it has no more than its header.
+const COPY_DONE: &[u8] = b"c\0\0\0\x04";
+
 /// PostgreSQL makes no message that is larger than what it can hold in one piece of memory: 1 GiB, and its header.
 const MESSAGE_BYTES_MAX: usize = (1 << 30) + 1024;
 
@@ -104,12 +107,13 @@ impl CopyBoth {
         Ok(Self { wire, silence, safe: Lsn(0), told: now, read_at: now })
     }
 
-    /// Passes on what comes, and tells the server what is safe, until nobody takes it any more.
+    /// Passes on what comes, and tells the server what is safe, until nobody takes it any more. What was read by then and not
+    /// taken is gone: who goes on reading begins where it has taken all.
     pub(crate) async fn pass_on(
         mut self,
         taker: mpsc::Sender<Vec<Event>>,
         mut safe: watch::Receiver<Lsn>,
-    ) -> Result<(), PgError> {
+    ) -> Result<Self, PgError> {
         self.safe = *safe.borrow_and_update();
         let mut events = Vec::new();
         // What came together with the server's consent.
@@ -123,20 +127,45 @@ impl CopyBoth {
                 // 2. What is safe lets it drop its log.
                 changed = safe.changed() => {
                     if changed.is_err() {
-                        return Ok(());
+                        return Ok(self);
                     }
                     self.safe = self.safe.max(*safe.borrow_and_update());
                     self.tell().await?;
                 }
-                () = taker.closed() => return Ok(()),
+                () = taker.closed() => return Ok(self),
                 // 3. One buffer at a time: what is read is passed on before more is read.
                 room = taker.reserve(), if !events.is_empty() => {
-                    let Ok(room) = room else { return Ok(()) };
+                    let Ok(room) = room else { return Ok(self) };
                     room.send(std::mem::take(&mut events));
                 }
                 read = self.read(), if events.is_empty() => {
                     read?;
                     self.take(&mut events).await?;
+                }
+            }
+        }
+    }
+
+    /// Ends it in good order: then the slot is free. What still comes is let go of; a transaction that is being sent comes to its
+    /// end before. (The session could begin no other stream: a server remembers that it was told to end one.)
+    pub(crate) async fn end(mut self) -> Result<(), PgError> {
+        self.wire.send(COPY_DONE).await?;
+        loop {
+            match self.wire.frame()? {
+                Frame::Cut => self.wire.read().await?,
+                // Changes, the server's own end of the COPY, and its word that the command is complete.
+                Frame::Whole { tag: b'd' | b'c' | b'C', bytes } => {
+                    drop(self.wire.split_frame(bytes));
+                }
+                Frame::Whole { tag: b'Z', .. } => {
+                    self.wire.state = State::Idle;
+                    self.wire.close().await;
+                    return Ok(());
+                }
+                Frame::Whole { tag, bytes } => {
+                    if let Some(error) = self.wire.aside(tag, bytes).await {
+                        return Err(error);
+                    }
                 }
             }
         }

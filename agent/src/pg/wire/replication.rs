@@ -91,6 +91,11 @@ impl Replication {
         field(row, 1)
     }
 
+    /// Whether the server can send large transactions in blocks.
+    pub(crate) fn can_send_blocks(&self) -> Result<bool, PgError> {
+        Ok(self.wire.major()? >= STREAMING)
+    }
+
     /// Begins to read what the slot still holds: every transaction whose end lies beyond `from`, or beyond what was confirmed,
     /// if that is more.
     pub(crate) async fn start(

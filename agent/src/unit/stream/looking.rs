@@ -26,6 +26,9 @@ const TABLES_PAUSE: Duration = Duration::from_secs(10);
 /// So many looks are remembered, the latest ones: lag beyond them is told as that of the oldest.
 const LOOKS_MAX: usize = 8192;
 
+/// A stream that has caught up begins anew if the source reads no more of its log again for that: some seconds at most.
+const READ_AGAIN_MAX: u64 = 1 << 30;
+
 /// Whoever looks at the source.
 pub(super) struct Looker<'a> {
     ctx: &'a UnitContext,
@@ -39,6 +42,10 @@ pub(super) struct Looker<'a> {
     notes: mpsc::UnboundedSender<StreamNote>,
     /// All that was seen of the source is applied.
     caught_up: bool,
+    /// What the source keeps for the slot, in bytes of its log: so much is read again by a stream that begins.
+    kept: Option<u64>,
+    /// Takes whether a stream that began far behind may begin anew.
+    may_begin_anew: watch::Sender<bool>,
     /// Where applying stood at the last look, and the source.
     still_at: Option<(Lsn, Lsn)>,
     tables_at: Instant,
@@ -53,6 +60,7 @@ impl<'a> Looker<'a> {
         names: BTreeMap<TableNo, QualifiedName>,
         figures: Arc<Figures>,
         notes: mpsc::UnboundedSender<StreamNote>,
+        may_begin_anew: watch::Sender<bool>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -65,6 +73,8 @@ impl<'a> Looker<'a> {
             figures,
             notes,
             caught_up: false,
+            kept: None,
+            may_begin_anew,
             still_at: None,
             tables_at: now,
             not_followed: BTreeSet::new(),
@@ -114,6 +124,8 @@ impl<'a> Looker<'a> {
         if behind && self.caught_up {
             self.ctx.progress.tell_now();
         }
+        let may = self.caught_up && self.kept.is_some_and(|kept| kept <= READ_AGAIN_MAX);
+        self.may_begin_anew.send_if_modified(|might| std::mem::replace(might, may) != may);
     }
 
     async fn look(&mut self, behind: Lsn) -> Result<(), PgError> {
@@ -128,6 +140,7 @@ impl<'a> Looker<'a> {
         self.still_at = Some((behind, source));
         let (slot, note) = self.watch.see(&look, now);
         self.note(note);
+        self.kept = slot.map(|slot| slot.kept);
         self.ctx.progress.slot(slot);
         let (watcher, figures) = (&mut self.watcher, &self.figures);
         self.ctx.progress.follow(|progress| {

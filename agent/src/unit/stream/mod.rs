@@ -49,12 +49,11 @@ use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::unit::{StreamOrder, WorkResult};
 
 use super::{UnitContext, UnitEnd, marker};
-use crate::pg::About;
 use applying::{Applier, Reports};
 use catalog::Course;
 use figures::Figures;
 use looking::Looker;
-use reading::{Outlet, Reader};
+use reading::{Behind, Outlet, Reader};
 use source::Streaming;
 use takeover::TakenOver;
 
@@ -110,8 +109,10 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     hold::hold(&mut applier, &mut course, &source.looker, &order.hold).await?;
     applier.begin();
 
-    let Streaming { access, stream, looker, rereader, newest } =
+    let Streaming { feed, behind, looker, rereader, newest } =
         source.start(ctx, position.lsn).await?;
+    let (may_begin_anew, is_over) = watch::channel(false);
+    let behind = behind.map(|anew| Behind { is_over, anew });
     let (to_reader, events) = mpsc::channel(BUFFERS);
     let (to_applier, cuts) = mpsc::channel(1);
     let (finished, finishes) = watch::channel(0);
@@ -119,19 +120,15 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let (safe, confirmed) = watch::channel(order.checkpoint.applied.min(position.lsn));
 
     let names = course.tables.iter().map(|table| (table.no, table.name.clone())).collect();
-    let looker = Looker::new(ctx, looker, names, Arc::clone(&figures), notes);
+    let looker = Looker::new(ctx, looker, names, Arc::clone(&figures), notes, may_begin_anew);
     let source = (rereader, newest);
     let to_applier = Outlet::new(to_applier, finishes);
     let markers = marker::table(&ctx.task);
     let reader = Reader::new(position.lsn, course, rereads, source, to_applier, figures, markers);
-    let passing_on = async {
-        let passed_on = stream.pass_on(to_reader, confirmed).await;
-        Ok(passed_on.about(&access)?)
-    };
     // None of them ends by itself but with a failure, and the first one ends all.
     tokio::try_join!(
-        Box::pin(passing_on),
-        Box::pin(reader.run(events, to_park)),
+        Box::pin(feed.pass_on(to_reader, confirmed)),
+        Box::pin(reader.run(events, behind, to_park)),
         Box::pin(applier.run(cuts, finished)),
         Box::pin(looker.run(watched.clone(), safe.subscribe())),
         Box::pin(recording::run(ctx, order.checkpoint, watched, safe)),

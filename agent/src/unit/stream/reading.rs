@@ -22,13 +22,15 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::QualifiedName;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::BUFFERS;
 use super::catalog::Course;
 use super::figures::Figures;
 use super::folding::Folded;
 use super::reread;
+use super::source::Anew;
 use super::spool::Spool;
 use crate::pg::wire::Wire;
 use crate::pg::wire::replication::Event;
@@ -95,6 +97,35 @@ impl Outlet {
         self.sent += 1;
         // Nobody takes it: the unit is about to end.
         let _gone = self.cuts.send(cut).await;
+    }
+}
+
+/// A stream that began far behind.
+pub(super) struct Behind {
+    /// Whether it has caught up, and little would be read again if it began anew.
+    pub(super) is_over: watch::Receiver<bool>,
+    /// Lets it begin anew.
+    pub(super) anew: oneshot::Sender<Anew>,
+}
+
+impl Behind {
+    /// Until one that is behind is so no more. Loses nothing when it is dropped.
+    async fn ends(behind: &mut Option<Self>) {
+        let is_over = match behind {
+            Some(behind) => behind.is_over.wait_for(|is_over| *is_over).await.is_ok(),
+            None => false,
+        };
+        if !is_over {
+            std::future::pending().await
+        }
+    }
+
+    /// Asks for what comes from this position on.
+    fn begin_anew(self, from: Lsn) -> mpsc::Receiver<Vec<Event>> {
+        let (taker, events) = mpsc::channel(BUFFERS);
+        // It is gone only when the unit ends.
+        let _gone = self.anew.send(Anew { from, taker });
+        events
     }
 }
 
@@ -166,6 +197,7 @@ impl Reader {
     pub(super) async fn run(
         mut self,
         mut events: mpsc::Receiver<Vec<Event>>,
+        mut behind: Option<Behind>,
         mut to_park: mpsc::UnboundedReceiver<TableNo>,
     ) -> Result<(), UnitEnd> {
         loop {
@@ -186,7 +218,13 @@ impl Reader {
                     }
                 }
                 Some(table) = to_park.recv() => self.follower.park(table),
-                // 2. More of the stream; the rest of a transaction above all.
+                // 2. Between two transactions whatever is not taken can be read again.
+                () = Behind::ends(&mut behind), if !self.open => {
+                    if let Some(behind) = behind.take() {
+                        events = behind.begin_anew(self.reached);
+                    }
+                }
+                // 3. More of the stream; the rest of a transaction above all.
                 buffer = events.recv() => {
                     let Some(buffer) = buffer else { return Ok(()) };
                     for event in buffer {

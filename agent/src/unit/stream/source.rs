@@ -4,11 +4,13 @@ use pgconvoy_flow::stream::snapshot::FullXid;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::name::quote_literal;
 use pgconvoy_shared::unit::StreamOrder;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::takeover::TakenOver;
 use crate::pg::destination::takeover::end_old_sessions;
-use crate::pg::wire::replication::{CopyBoth, Large, Replication, Switch};
+use crate::pg::wire::replication::{CopyBoth, Event, Large, Replication, Switch, System};
 use crate::pg::wire::{Wire, field};
 use crate::pg::{About, Access, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, open_stream};
@@ -19,10 +21,9 @@ const FAR_BEHIND: u64 = 64 << 20;
 
 /// The source, ready to be followed.
 pub(super) struct Source {
-    pub(super) access: Access,
+    access: Access,
     replication: Replication,
-    /// Its log is on disk up to here.
-    flushed: Lsn,
+    system: System,
     /// For looking how far its log is.
     pub(super) looker: Session,
     /// For rows that are read again.
@@ -42,8 +43,8 @@ pub(super) async fn reach(
     end_old_sessions(&mut looker).await?;
     ctx.still_mine()?;
     let mut replication = access.replication().await.about(&access)?;
-    let flushed = check_history(&mut replication, order, taken).await?;
-    check_slot(ctx, &looker, taken.position.lsn, order.checkpoint.applied).await?;
+    let system = check_history(&mut replication, order, taken).await?;
+    check_slot(ctx, replication.sql(), taken.position.lsn, order.checkpoint.applied).await?;
 
     let mut rereader = access.reader().await.about(&access)?;
     let newest =
@@ -51,13 +52,14 @@ pub(super) async fn reach(
     let rows = rereader.query(newest).await.about(&access)?;
     let row = rows.first().ok_or_else(|| PgError::protocol("no snapshot")).about(&access)?;
     let newest = FullXid(field(row, 0).about(&access)?);
-    Ok(Source { access, replication, flushed, looker, rereader, newest })
+    Ok(Source { access, replication, system, looker, rereader, newest })
 }
 
 /// A source that is followed.
-pub(super) struct Streaming {
-    pub(super) access: Access,
-    pub(super) stream: CopyBoth,
+pub(super) struct Streaming<'a> {
+    pub(super) feed: Feed<'a>,
+    /// There where large transactions come whole and could come in blocks: takes the wish for that.
+    pub(super) behind: Option<oneshot::Sender<Anew>>,
     /// See [`Source::looker`].
     pub(super) looker: Session,
     /// See [`Source::rereader`].
@@ -68,16 +70,70 @@ pub(super) struct Streaming {
 
 impl Source {
     /// Begins to follow it.
-    pub(super) async fn start(self, ctx: &UnitContext, from: Lsn) -> Result<Streaming, UnitEnd> {
-        let Self { access, replication, flushed, looker, rereader, newest } = self;
+    pub(super) async fn start(
+        self,
+        ctx: &UnitContext,
+        from: Lsn,
+    ) -> Result<Streaming<'_>, UnitEnd> {
+        let Self { access, replication, system, looker, rereader, newest } = self;
         ctx.still_mine()?;
-        let name = open_stream::name(&ctx.task);
+        let slot = open_stream::name(&ctx.task);
+        let flushed = system.flushed;
         let large = large_transactions(from, flushed);
+        let may_change = large == Large::Whole && replication.can_send_blocks().about(&access)?;
         tracing::info!(
             "follows the source from {from}, it is at {flushed}; large transactions come {large:?}"
         );
-        let stream = replication.start(&name, &name, from, large).await.about(&access)?;
-        Ok(Streaming { access, stream, looker, rereader, newest })
+        let (behind, anew) = oneshot::channel();
+        let stream = replication.start(&slot, &slot, from, large).await.about(&access)?;
+        let feed = Feed { ctx, access, system, stream, anew };
+        Ok(Streaming { feed, behind: may_change.then_some(behind), looker, rereader, newest })
+    }
+}
+
+/// What comes from the source.
+pub(super) struct Feed<'a> {
+    ctx: &'a UnitContext,
+    access: Access,
+    system: System,
+    stream: CopyBoth,
+    anew: oneshot::Receiver<Anew>,
+}
+
+/// Asks a [`Feed`] to begin anew, large transactions in blocks from now on.
+#[derive(Debug)]
+pub(super) struct Anew {
+    /// All that ends at or before it was taken, and nothing of what comes behind it.
+    pub(super) from: Lsn,
+    /// Takes what comes from there on, in place of who took it before.
+    pub(super) taker: mpsc::Sender<Vec<Event>>,
+}
+
+impl Feed<'_> {
+    /// Passes on what comes, and tells the source what is safe, until nobody takes it any more and nobody asks for it anew.
+    pub(super) async fn pass_on(
+        self,
+        taker: mpsc::Sender<Vec<Event>>,
+        safe: watch::Receiver<Lsn>,
+    ) -> Result<(), UnitEnd> {
+        let Self { ctx, access, system, stream, anew } = self;
+        let stream = stream.pass_on(taker, safe.clone()).await.about(&access)?;
+        let Ok(Anew { from, taker }) = anew.await else { return Ok(()) };
+        stream.end().await.about(&access)?;
+        let mut replication = access.replication().await.about(&access)?;
+        let now = replication.identify().await.about(&access)?;
+        let is_same = (now.identifier, now.timeline) == (system.identifier, system.timeline);
+        if !is_same || now.flushed < from {
+            // Something happened to it: whoever begins after a lost connection finds out what.
+            return Err(PgError::Closed).about(&access)?;
+        }
+        check_slot(ctx, replication.sql(), from, from).await?;
+        tracing::info!("has caught up at {from}; large transactions come in blocks from there on");
+        let slot = open_stream::name(&ctx.task);
+        let large = Large::InBlocks;
+        let stream = replication.start(&slot, &slot, from, large).await.about(&access)?;
+        stream.pass_on(taker, safe).await.about(&access)?;
+        Ok(())
     }
 }
 
@@ -88,12 +144,12 @@ fn large_transactions(from: Lsn, flushed: Lsn) -> Large {
 }
 
 /// What was copied and applied must be part of what the source has become since: another cluster, one restored from a
-/// backup, or a standby that was promoted before it had all, has another history. Says up to where its log is on disk.
+/// backup, or a standby that was promoted before it had all, has another history.
 async fn check_history(
     replication: &mut Replication,
     order: &StreamOrder,
     taken: &TakenOver,
-) -> Result<Lsn, UnitEnd> {
+) -> Result<System, UnitEnd> {
     let access = replication.sql().access().clone();
     let system = replication.identify().await.about(&access)?;
     let opened = &order.opened;
@@ -121,7 +177,7 @@ async fn check_history(
             .remedy("cancel the task, empty the destination and create the task again")
             .into());
     }
-    Ok(system.flushed)
+    Ok(system)
 }
 
 /// Up to where the timeline that a task began on is part of the history.
@@ -130,34 +186,32 @@ fn left_at(history: &[Switch], began_on: u32, flushed: Lsn) -> Lsn {
     ends.min().unwrap_or(flushed)
 }
 
-const SLOT: &str = "
-    select plugin::text, confirmed_flush_lsn::text, coalesce(wal_status, '') from pg_catalog.pg_replication_slots
-    where slot_name = $1 and database = pg_catalog.current_database()";
-
 /// The slot still holds what comes after `applied`. If it does not, and the destination had more before, as Raft has recorded
 /// it, then the destination is what went back.
 async fn check_slot(
     ctx: &UnitContext,
-    session: &Session,
+    wire: &mut Wire,
     applied: Lsn,
     recorded: Lsn,
 ) -> Result<(), UnitEnd> {
-    let access = session.access();
-    let name = open_stream::name(&ctx.task);
-    let Some(row) = session.query_opt(SLOT, &[&name]).await.about(access)? else {
-        return Err(open_stream::gone(access, &name).into());
+    let (access, name) = (wire.access().clone(), open_stream::name(&ctx.task));
+    let slot = format!(
+        "select plugin, confirmed_flush_lsn, coalesce(wal_status, '') from pg_catalog.pg_replication_slots
+         where slot_name = {} and database = pg_catalog.current_database()",
+        quote_literal(&name)
+    );
+    let rows = wire.query(&slot).await.about(&access)?;
+    let Some(row) = rows.first() else {
+        return Err(open_stream::gone(&access, &name).into());
     };
-    let (plugin, confirmed, status): (Option<&str>, Option<&str>, &str) =
-        (row.get(0), row.get(1), row.get(2));
-    if status == "lost" {
-        return Err(open_stream::given_up(access, &name).into());
+    if field::<String>(row, 2).about(&access)? == "lost" {
+        return Err(open_stream::given_up(&access, &name).into());
     }
-    if plugin != Some("pgoutput") {
+    if row.first().and_then(Option::as_deref) != Some("pgoutput") {
         let what = format!("slot {name} is another one than the task made");
-        return Err(open_stream::lost(access, what).into());
+        return Err(open_stream::lost(&access, what).into());
     }
-    let confirmed = confirmed.map(str::parse::<Lsn>).transpose();
-    let confirmed = confirmed.map_err(|bad| PgError::protocol(bad.to_string())).about(access)?;
+    let confirmed: Option<Lsn> = field(row, 1).ok();
     match confirmed {
         Some(confirmed) if confirmed <= applied => Ok(()),
         Some(_) if recorded > applied => {
@@ -178,7 +232,7 @@ async fn check_slot(
             let what = format!(
                 "slot {name} was confirmed up to {confirmed}, and the destination has changes up to {applied} only"
             );
-            Err(open_stream::lost(access, what).into())
+            Err(open_stream::lost(&access, what).into())
         }
     }
 }

@@ -5,7 +5,8 @@ use pgconvoy_integration_tests::process::Process;
 use pgconvoy_integration_tests::wait;
 
 use super::faults::says_yes;
-use super::live::{cancel, in_sync};
+use super::live::{self, Load, cancel, in_sync};
+use super::meaning::FAR_BEHIND;
 use crate::world::{DATABASE, LIMIT, Pair, told};
 
 const SCHEMA: &str = "create table account (id int primary key, words text);
@@ -19,6 +20,11 @@ const WALSENDER: &str =
 async fn followed(pair: &Pair) -> Process {
     let finished = in_sync(pair).run(LIMIT).await.unwrap();
     assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    followed_by(pair).await
+}
+
+/// The process that follows a source which was moved.
+async fn followed_by(pair: &Pair) -> Process {
     let follow = pair.migrate().args(["--types", "schema,full,incremental"]);
     let process = Process::start("follow", follow, &pair.path("")).unwrap();
     says_yes(pair, "the stream to run", &format!("select exists ({WALSENDER})")).await;
@@ -87,4 +93,49 @@ async fn a_source_hears_of_a_follower_whose_destination_stands_still() {
     let now = pair.source.value(DATABASE, WALSENDER).await.unwrap();
     assert_eq!(now, Some(sender), "the stream broke");
     ends(&pair, process).await;
+}
+
+/// As long as it is behind it takes a large transaction whole, for which the source puts it by; once it has caught up, while it
+/// is open.
+#[tokio::test]
+async fn who_was_far_behind_and_has_caught_up_is_sent_what_is_in_progress() {
+    // So little memory that whatever is of any size is too large for it.
+    let options = Options::default().setting("logical_decoding_work_mem", "64kB");
+    let pair = Pair::of(options, Options::default(), live::SCHEMA).await;
+    let finished = in_sync(&pair).run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    pair.source.sql(DATABASE, FAR_BEHIND).await.unwrap();
+    let load = Load::begin(&pair.source).await;
+    let writer = pair.source.client(DATABASE).await.unwrap();
+    let large = "insert into account select i, 0, repeat('x', 100) from generate_series($1::int, $1 + 2000) i";
+    writer.batch_execute("begin").await.unwrap();
+    writer.execute(large, &[&100_000]).await.unwrap();
+
+    let process = followed_by(&pair).await;
+    let owner =
+        "select application_name from pg_stat_replication where application_name like 'pgconvoy/%'";
+    let first = pair.source.value(DATABASE, owner).await.unwrap();
+    let count =
+        |kind| format!("select coalesce(sum({kind}), 0) > 0 from pg_stat_replication_slots");
+    says_yes(&pair, "the source to put it by", &count("spill_txns")).await;
+    let (sent, mut next) = (count("stream_txns"), 100_000);
+    wait::until(LIMIT, "what comes of it then to be sent", async || {
+        next += 10_000;
+        writer.execute(large, &[&next]).await.map_err(|error| error.to_string())?;
+        match pair.source.value(DATABASE, &sent).await {
+            Ok(Some(yes)) if yes == "t" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(pair.source.value(DATABASE, owner).await.unwrap(), first, "under the same lease");
+    writer.batch_execute("commit").await.unwrap();
+    let turns = load.end().await;
+    assert!(turns > 10, "{turns}");
+    process.kill().unwrap();
+    let finished = in_sync(&pair).run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    cancel(&pair).await;
+    pair.same().await;
 }

@@ -40,6 +40,8 @@ pub struct SourceColumn {
     pub type_oid: u32,
     /// Length, precision and the like of its type.
     pub type_modifier: i32,
+    /// Which of the table's columns it was when that was planned, counted from 0: they keep their order as long as they live.
+    pub place: usize,
 }
 
 /// A table of the destination.
@@ -110,7 +112,8 @@ pub enum Mismatch {
     ColumnGone(Box<str>),
     /// A column's type is another one.
     ColumnType(Box<str>),
-    /// A column is gone, and another one of this name came: what is told of the two cannot be told apart.
+    /// A column is gone, and another one of this name came, or others were given each other's names: what is told of the two
+    /// cannot be told apart.
     ColumnMadeAnew(Box<str>),
     /// Its replica identity does not tell the columns by which changes find their rows.
     KeyNotTold(ReplicaIdentity),
@@ -126,7 +129,7 @@ impl fmt::Display for Mismatch {
             Self::ColumnGone(column) => write!(f, "column {column} is gone"),
             Self::ColumnType(column) => write!(f, "the type of column {column} was changed"),
             Self::ColumnMadeAnew(column) => {
-                write!(f, "column {column} was dropped, and another one of this name was made")
+                write!(f, "column {column} is another one now: it was dropped and made again, or others were renamed")
             }
             Self::KeyNotTold(identity) => {
                 write!(f, "replica identity {identity} does not tell which rows are changed")
@@ -161,6 +164,12 @@ impl Table {
             }
             order.push(place);
         }
+        let mut places: Vec<_> =
+            self.columns.iter().zip(&order).map(|(c, now)| (c.place, now)).collect();
+        places.sort_unstable();
+        if let Some(out) = places.windows(2).find(|pair| pair[0].1 > pair[1].1) {
+            return Err(Mismatch::ColumnMadeAnew(is.columns[*out[0].1].name.clone()));
+        }
         let told = match is.replica_identity {
             // Under `nothing` there are no updates and deletes.
             ReplicaIdentity::Full | ReplicaIdentity::Nothing => true,
@@ -192,10 +201,11 @@ impl Table {
         let told = kept.iter().flat_map(|relation| &relation.columns);
         let gone = told.filter(|column| !has(last, &column.name)).map(|column| column.name.clone());
         self.dropped = gone.collect::<BTreeSet<_>>().into_iter().collect();
-        let now = last.columns.iter().map(|column| SourceColumn {
+        let now = last.columns.iter().enumerate().map(|(place, column)| SourceColumn {
             name: column.name.clone(),
             type_oid: column.type_oid,
             type_modifier: column.type_modifier,
+            place,
         });
         self.columns = now.collect();
         Ok(())

@@ -170,11 +170,13 @@ fn key(
 /// A table of the source, its columns in the order of its target's.
 fn source_table(table: &TakenTable, place: usize, target: &Target) -> Result<Table, Failure> {
     let column = |of: &TargetColumn| {
-        let found = table.followed.columns.iter().find(|column| *column.name == *of.name);
-        found.map(|column| SourceColumn {
+        let mut columns = table.followed.columns.iter().enumerate();
+        let found = columns.find(|(_, column)| *column.name == *of.name);
+        found.map(|(place, column)| SourceColumn {
             name: column.name.as_str().into(),
             type_oid: column.type_oid,
             type_modifier: column.type_modifier,
+            place,
         })
     };
     let columns: Vec<_> = target.columns.iter().filter_map(column).collect();

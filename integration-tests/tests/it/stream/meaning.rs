@@ -179,7 +179,7 @@ async fn columns_that_nobody_may_set_and_keys_that_are_equal_but_not_the_same() 
 }
 
 /// More of the log than that of any transaction here, and nothing in it.
-const FAR_BEHIND: &str = "do $$ begin
+pub(super) const FAR_BEHIND: &str = "do $$ begin
     for segment in 1..6 loop
         perform pg_logical_emit_message(false, 'nothing', ''); perform pg_switch_wal();
     end loop; end $$";
@@ -193,6 +193,7 @@ async fn rolled_back_and_prepared(behind: &str) -> (Pair, i64, i64) {
         options,
         Options::default(),
         "create table account (id int primary key, words text);
+         create table late (id int primary key, words text);
          insert into account select i, 'words' from generate_series(1, 100) i",
     )
     .await;
@@ -201,7 +202,10 @@ async fn rolled_back_and_prepared(behind: &str) -> (Pair, i64, i64) {
         behind,
         "begin;
          insert into account select i, repeat('a', 100) from generate_series(1000, 3000) i;
-         savepoint one; insert into account select i, repeat('b', 100) from generate_series(4000, 6000) i; rollback to one;
+         savepoint one; insert into account select i, repeat('b', 100) from generate_series(4000, 6000) i;
+         -- Told of for the first time, by what is rolled back.
+         insert into late select i, repeat('b', 100) from generate_series(1, 3000) i; rollback to one;
+         insert into late select i, repeat('c', 100) from generate_series(1, 2000) i;
          savepoint two; update account set words = 'two' where id < 50;
          savepoint three; delete from account where id < 20; rollback to three; release two;
          insert into account select i, repeat('c', 100) from generate_series(5000, 7000) i;
@@ -240,9 +244,42 @@ async fn what_was_rolled_back_is_nothing_and_what_was_prepared_comes_with_its_co
 
 #[tokio::test]
 async fn so_it_is_for_who_is_far_behind_and_takes_large_transactions_whole() {
-    let (pair, in_blocks, put_by) = rolled_back_and_prepared(FAR_BEHIND).await;
-    assert_eq!(in_blocks, 0);
-    assert!(put_by > 0, "they were large");
+    let (pair, _, put_by) = rolled_back_and_prepared(FAR_BEHIND).await;
+    assert!(put_by > 0, "put by at the source");
+    ends(pair).await;
+}
+
+#[tokio::test]
+async fn rows_of_many_columns_and_keys_that_are_stored_apart_are_followed() {
+    let list = |of: &str| {
+        (1..=1_000).map(|n| of.replace('$', &n.to_string())).collect::<Vec<_>>().join(", ")
+    };
+    let schema = format!(
+        "create table wide (id int primary key, {});
+         create table apart (id text primary key, n int, long text);
+         alter table apart alter id set storage external, alter long set storage external;
+         create view md as select i, (select string_agg(md5(i || '.' || j), '') from generate_series(1, 80) j) as words
+             from generate_series(1, 40) i;
+         insert into wide (id, c1) values (1, 1), (2, 2), (3, 3);
+         insert into apart select words, i, repeat(words, 3) from md where i <= 20",
+        list("c$ int")
+    );
+    let all = format!("update wide set {} where id = 1", list("c$ = $"));
+    let pair = follows(
+        Options::default(),
+        &schema,
+        &[
+            &all,
+            "update wide set id = 10 where id = 1; delete from wide where id = 2; insert into wide (id) values (4)",
+            // Neither the key is told in the row after, nor the long value.
+            "update apart set n = -n where n <= 5",
+            "update apart set n = 100 where n = -1; update apart set n = 101 where n = 100; delete from apart where n = 6",
+            "update apart set id = 'short ' || n where n between 7 and 9",
+            "update apart set id = (select words from md where i = 30), n = 30 where n = 10;
+             update apart set long = 'short' where n = 11",
+        ],
+    )
+    .await;
     ends(pair).await;
 }
 

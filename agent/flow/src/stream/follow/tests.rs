@@ -31,7 +31,13 @@ fn follower() -> Follower {
         name: name(no),
         columns: COLUMNS
             .iter()
-            .map(|column| SourceColumn { name: (*column).into(), type_oid: 25, type_modifier: -1 })
+            .enumerate()
+            .map(|(place, column)| SourceColumn {
+                name: (*column).into(),
+                type_oid: 25,
+                type_modifier: -1,
+                place,
+            })
             .collect(),
         target: no.min(2) as usize,
         window: Window::Keyed {

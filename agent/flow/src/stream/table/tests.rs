@@ -2,12 +2,17 @@ use super::super::message::RelationColumn;
 use super::*;
 
 fn table() -> Table {
-    let column = |name: &str| SourceColumn { name: name.into(), type_oid: 23, type_modifier: -1 };
+    let column = |(place, name): (usize, &str)| SourceColumn {
+        name: name.into(),
+        type_oid: 23,
+        type_modifier: -1,
+        place,
+    };
     Table {
         no: TableNo(0),
         relation: RelationId(1),
         name: QualifiedName::new("s", "t"),
-        columns: ["id", "a", "b"].map(column).into(),
+        columns: [(0, "id"), (1, "a"), (2, "b")].map(column).into(),
         target: 0,
         window: Window::OneSnapshot { copied: "1:1:".parse().unwrap() },
         dropped: [].into(),
@@ -46,11 +51,24 @@ fn relation(columns: &[&str]) -> Relation {
     }
 }
 
+/// The target's order is its own.
 #[test]
-fn columns_are_known_by_name_in_whatever_order_they_come() {
+fn columns_are_known_by_name_in_the_order_of_the_source() {
+    let mut table = table();
+    let order = |table: &Table, columns: &[&str]| table.order_in(&target(&[0]), &relation(columns));
+    assert_eq!(order(&table, &["id", "a", "b"]), Ok(None));
+    for (column, place) in table.columns.iter_mut().zip([1, 2, 0]) {
+        column.place = place;
+    }
+    assert_eq!(order(&table, &["b", "id", "a"]), Ok(Some([1, 2, 0].into())));
+}
+
+/// A column that is dropped and made again is the last one; columns that change names change places.
+#[test]
+fn a_column_in_another_place_is_another_column() {
     let order = |columns: &[&str]| table().order_in(&target(&[0]), &relation(columns));
-    assert_eq!(order(&["id", "a", "b"]), Ok(None));
-    assert_eq!(order(&["b", "id", "a"]), Ok(Some([1, 2, 0].into())));
+    assert_eq!(order(&["id", "b", "a"]), Err(Mismatch::ColumnMadeAnew("a".into())));
+    assert_eq!(order(&["a", "b", "id"]), Err(Mismatch::ColumnMadeAnew("id".into())));
 }
 
 #[test]

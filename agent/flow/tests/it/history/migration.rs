@@ -235,16 +235,17 @@ impl Migration {
             if let Window::Keyed { until: at, .. } = &mut window {
                 *at = until[no];
             }
-            let text = |name: &str| SourceColumn {
-                name: name.into(),
+            let text = |(place, name): (usize, &&str)| SourceColumn {
+                name: (*name).into(),
                 type_oid: TEXT_OID,
                 type_modifier: -1,
+                place,
             };
             Table {
                 no: TableNo(no as u32),
                 relation: relation_id(no),
                 name: name(no),
-                columns: COLUMNS.iter().copied().map(text).collect(),
+                columns: COLUMNS.iter().enumerate().map(text).collect(),
                 target: self.source.shapes[no].target,
                 window,
                 dropped: [].into(),

@@ -81,7 +81,9 @@ impl Course {
         shape: &Table,
     ) -> Result<(Table, Target, Followed), Failure> {
         let known = &self.taken[at];
-        let columns = shape.columns.iter().map(|column| FollowedColumn {
+        let mut in_order: Vec<&SourceColumn> = shape.columns.iter().collect();
+        in_order.sort_unstable_by_key(|column| column.place);
+        let columns = in_order.into_iter().map(|column| FollowedColumn {
             name: column.name.to_string(),
             type_oid: column.type_oid,
             type_modifier: column.type_modifier,

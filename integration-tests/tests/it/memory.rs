@@ -108,8 +108,8 @@ async fn soak_a_transaction_of_two_million_changes_is_followed() {
     assert!(peak < MEMORY_MAX, "{peak} bytes");
 }
 
-/// A value that comes in the stream is held whole, as it came and as it is sent: a few times, and not more often for the
-/// rows beside it.
+/// A value that comes in the stream is held whole three times: as it came, as it is sent, and in the driver's buffer; and not
+/// more often for the rows beside it.
 #[tokio::test]
 async fn soak_an_update_to_a_value_of_300_mb_is_followed() {
     let value = 300_000_000;
@@ -121,5 +121,5 @@ async fn soak_an_update_to_a_value_of_300_mb_is_followed() {
         "select string_agg(no || ' ' || md5(words), '; ' order by no) from public.long",
     )
     .await;
-    assert!(peak < 5 * value, "{peak} bytes");
+    assert!(peak < 7 * value / 2, "{peak} bytes");
 }

@@ -1,6 +1,7 @@
 //! Cutovers: what was acknowledged is at the destination and nothing else, or all is as before.
 
 mod killed;
+mod left;
 mod oldest;
 
 use std::sync::Arc;

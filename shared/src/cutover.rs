@@ -53,6 +53,8 @@ pub struct CutoverSettings {
     pub compare: Option<VerifySettings>,
     /// How long comparing again what was changed since may take behind the fence; 0 = nothing is compared again.
     pub check_budget_ms: u64,
+    /// Whether what no stream brings, unlogged tables and large objects, is copied again behind the fence.
+    pub copy_again: bool,
     /// Who asks, for the record.
     pub by: String,
 }
@@ -77,6 +79,17 @@ pub struct ComparedAgain {
     pub keys: u64,
     /// Those that were looked up at both ends.
     pub keys_compared: u64,
+}
+
+/// What was copied again behind the fence, because no stream brings it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiedAgain {
+    /// Unlogged tables.
+    pub tables: u32,
+    /// Rows of them.
+    pub rows: u64,
+    /// Large objects.
+    pub large_objects: u64,
 }
 
 /// A step of a cutover.
@@ -166,6 +179,8 @@ pub enum CutoverDone {
         sequences: u32,
         /// What was changed after the last look before the fence, and is the same at both ends; none = nothing is compared again.
         again: Option<ComparedAgain>,
+        /// What was copied again; none = nothing was to be.
+        copied: Option<CopiedAgain>,
     },
     /// Nobody writes for the task any more; the destination is free.
     Switched,

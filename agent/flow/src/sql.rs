@@ -63,6 +63,26 @@ pub fn copy_in(plan: &TablePlan, freeze: bool) -> String {
     format!("copy {}{} from stdin{options}", plan.write_to.quoted(), column_list(plan))
 }
 
+/// What is read of rows that are compared, besides their columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// Nothing.
+    Nothing,
+    /// First of all the transaction that wrote them: another one wrote another version, also of the same values.
+    Version,
+}
+
+impl Beside {
+    fn columns(self, plan: &TablePlan) -> String {
+        let columns = names(&plan.columns);
+        match self {
+            Self::Nothing => columns,
+            Self::Version if columns.is_empty() => "xmin".to_owned(),
+            Self::Version => format!("xmin, {columns}"),
+        }
+    }
+}
+
 /// Reads the rows of a part for comparing them: `table` is the plan's at one of the two ends. All columns as the plan lists
 /// them, generated ones too; `only` leaves out what inherits from the table.
 #[must_use]
@@ -71,11 +91,17 @@ pub fn copy_out_compared(
     part: &Part,
     table: &QualifiedName,
     only: bool,
+    beside: Beside,
 ) -> String {
     if plan.name == large_objects::table() {
+        debug_assert_eq!(
+            beside,
+            Beside::Nothing,
+            "no stream brings them: nobody looks at them again"
+        );
         return large_objects::copy_out_compared(plan, part);
     }
-    let columns = names(&plan.columns);
+    let columns = beside.columns(plan);
     let only = if only { "only " } else { "" };
     let predicate = predicate(&plan.key, part).map(|p| format!(" where {p}")).unwrap_or_default();
     format!("copy (select {columns} from {only}{}{predicate}) to stdout", table.quoted())
@@ -88,8 +114,9 @@ pub fn copy_out_keys(
     keys: &[Vec<String>],
     table: &QualifiedName,
     only: bool,
+    beside: Beside,
 ) -> String {
-    let columns = names(&plan.columns);
+    let columns = beside.columns(plan);
     let only = if only { "only " } else { "" };
     let value = |(column, value): (&KeyColumn, &String)| {
         format!("{}::{}", quote_literal(value), column.type_name)
@@ -271,10 +298,10 @@ mod tests {
     #[test]
     fn rows_to_compare_are_read_by_a_query_for_generated_columns_are_no_part_of_a_table() {
         let table = plan(&["a", "b"], &[("a", "integer")]);
-        let there = copy_out_compared(&table, &Part::Whole, &table.write_to, true);
+        let there = copy_out_compared(&table, &Part::Whole, &table.write_to, true, Beside::Nothing);
         assert_eq!(there, r#"copy (select "a", "b" from only "s"."root") to stdout"#);
         let last = Part::Range { from: bound(&["7"]), to: None };
-        let here = copy_out_compared(&table, &last, &table.write_to, false);
+        let here = copy_out_compared(&table, &last, &table.write_to, false, Beside::Nothing);
         assert_eq!(
             here,
             r#"copy (select "a", "b" from "s"."root" where "a" >= '7'::integer) to stdout"#
@@ -286,8 +313,8 @@ mod tests {
         let table = plan(&["a", "b", "c"], &[("a", "integer"), ("b", "text")]);
         let keys = [["1", "it's"], ["2", "x"]].map(|key| key.map(String::from).to_vec());
         assert_eq!(
-            copy_out_keys(&table, &keys, &table.write_to, true),
-            r#"copy (select "a", "b", "c" from only "s"."root" where ("a", "b") in (values ('1'::integer, 'it''s'::text), ('2'::integer, 'x'::text))) to stdout"#
+            copy_out_keys(&table, &keys, &table.write_to, true, Beside::Version),
+            r#"copy (select xmin, "a", "b", "c" from only "s"."root" where ("a", "b") in (values ('1'::integer, 'it''s'::text), ('2'::integer, 'x'::text))) to stdout"#
         );
     }
 

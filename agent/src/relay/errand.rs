@@ -198,5 +198,5 @@ fn kept_of(row: &v1::RelayRow) -> io::Result<Kept> {
         return Err(nonsense("a row without its hashes"));
     };
     let (key, hash) = (u128::from_le_bytes(*key), u128::from_le_bytes(*hash));
-    Ok(Kept { key, hash, shown: Box::from(&row.shown[..]) })
+    Ok(Kept { key, hash, version: 0, shown: Box::from(&row.shown[..]) })
 }

@@ -10,6 +10,8 @@
 use pgconvoy_flow::large_objects;
 use pgconvoy_flow::shards::{self, TableSize};
 use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::epoch::Generation;
+use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::unit::{CopyFormat, PlanTable, PlannedShard, TablePlan};
 
 use super::plan_tables::tell;
@@ -71,18 +73,34 @@ pub(super) async fn plan(ctx: &UnitContext, table: PlanTable) -> Result<(), Unit
     };
     generation::make_current(&mut session, &[plan]).await?;
     session.close().await;
-    let plan = TablePlan {
-        no: table.no,
-        generation: table.generation,
-        name: table.name,
-        write_to,
+    tell(ctx, plan_of(table.no, table.generation, fingerprint), shards).await
+}
+
+fn plan_of(no: TableNo, generation: Generation, fingerprint: String) -> TablePlan {
+    TablePlan {
+        no,
+        generation,
+        name: large_objects::table(),
+        write_to: large_objects::view(),
         columns: large_objects::columns(),
         fingerprint,
         filenode: None,
         format: CopyFormat::Binary,
         key: large_objects::key(),
-    };
-    tell(ctx, plan, shards).await
+    }
+}
+
+/// How to copy those that there are in the source's transaction, by a plan that nobody keeps.
+pub(super) async fn as_they_are(
+    ctx: &UnitContext,
+    wire: &mut Wire,
+) -> Result<(TablePlan, Vec<PlannedShard>), UnitEnd> {
+    let bytes = "select pg_catalog.pg_table_size('pg_catalog.pg_largeobject')";
+    let name = table();
+    let rows = wire.query(bytes).await.about(&name)?;
+    let bytes = rows.first().map_or(Ok(0), |row| field(row, 0)).about(&name)?;
+    let shards = cut(ctx, wire, bytes).await.about(&name)?;
+    Ok((plan_of(TableNo(0), Generation::default(), String::new()), shards))
 }
 
 /// Plans their comparison. Nothing has to be looked at at the destination: what it lacks is found as missing.

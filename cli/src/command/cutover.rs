@@ -38,6 +38,9 @@ pub(super) struct CutoverFlags {
     /// Behind the fence, compare again what was changed since, for at most so long; then it is undone. 0 = not at all [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = budget_ms)]
     check_budget: Option<u64>,
+    /// Behind the fence, copy unlogged tables and large objects again, which no stream brings: writers are stopped for so much longer
+    #[arg(long)]
+    copy_again: bool,
 }
 
 /// `0`, `1s`, `500ms`.
@@ -82,9 +85,9 @@ struct WritersFlags {
 impl CutoverFlags {
     /// Anything is said.
     pub(super) fn is_given(&self) -> bool {
-        let Self { writers, timeout, sequence_margin, compare, check_budget } = self;
+        let Self { writers, timeout, sequence_margin, compare, check_budget, copy_again } = self;
         let numbers = timeout.is_some() || sequence_margin.is_some() || check_budget.is_some();
-        let beside = numbers || compare.is_some();
+        let beside = numbers || compare.is_some() || *copy_again;
         writers.fence || writers.writers_stopped || beside
     }
 
@@ -111,6 +114,7 @@ impl CutoverFlags {
                 Compare::Rows(sample) => Wire::Rows(VerifySettings { sample }.into()),
                 Compare::Nothing => Wire::Nothing(v1::CompareNothing {}),
             }),
+            copy_again: self.copy_again,
             check_budget_ms: Some(self.check_budget.unwrap_or(DEFAULT_CHECK_BUDGET_MS)),
         })
     }

@@ -25,6 +25,8 @@ pub(crate) struct CutoverView {
     /// Because it was changed since: while writers worked, and behind the fence.
     again_before: Option<AgainView>,
     again: Option<AgainView>,
+    /// Behind the fence, for no stream brings it.
+    copied: Option<CopiedView>,
     fence: Option<Lsn>,
     ended_sessions: u32,
     marker: Option<Lsn>,
@@ -149,6 +151,33 @@ impl AgainView {
     }
 }
 
+/// What was copied again behind the fence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct CopiedView {
+    /// Unlogged ones.
+    tables: u32,
+    rows: u64,
+    large_objects: u64,
+}
+
+impl From<v1::CutoverCopied> for CopiedView {
+    fn from(found: v1::CutoverCopied) -> Self {
+        let v1::CutoverCopied { tables, rows, large_objects } = found;
+        Self { tables, rows, large_objects }
+    }
+}
+
+impl CopiedView {
+    fn to_text(self) -> String {
+        format!(
+            "\n  copied again behind the fence: {} in {}, {}",
+            human::counted(self.rows, "row"),
+            human::counted(self.tables.into(), "unlogged table"),
+            human::counted(self.large_objects, "large object")
+        )
+    }
+}
+
 impl CutoverView {
     /// What was compared, for people.
     fn compared_text(&self) -> String {
@@ -193,6 +222,7 @@ impl CutoverView {
             compared: found.compared.map(|found| CoverageView::of(found, &settings)),
             again_before: found.again_before.map(Into::into),
             again: found.again.map(Into::into),
+            copied: found.copied.map(Into::into),
             by: settings.by,
             steps: steps.collect(),
             lag_bytes: found.lag_bytes,
@@ -253,13 +283,14 @@ impl CutoverView {
                 });
                 format!(
                     "cutover: done at {}{by}; writes may start at {}\n  writers were stopped for {}; fence {fence}, marker {marker}, \
-                     no change behind it; {} set\n  {}\n  {}{}",
+                     no change behind it; {} set\n  {}\n  {}{}{}",
                     self.ended_at.clone().unwrap_or_default(),
                     self.destination,
                     human::duration_ms(self.stopped_ms),
                     human::counted(self.sequences.into(), "sequence"),
                     self.compared_text(),
                     self.again_text(),
+                    self.copied.map(CopiedView::to_text).unwrap_or_default(),
                     lifts.unwrap_or_default(),
                 )
             }
@@ -331,6 +362,7 @@ mod tests {
                 keys: 9,
                 keys_compared: 3,
             }),
+            copied: Some(v1::CutoverCopied { tables: 1, rows: 5, large_objects: 0 }),
             marker: 32,
             sequences: 2,
             outcome: "done".into(),
@@ -357,6 +389,7 @@ mod tests {
         assert!(text.contains(compared), "{text}");
         let again = "7 rows in 1 table before the fence; 3 rows of about 9 rows in 2 tables, and nothing of 1 table without a key";
         assert!(text.contains(again), "{text}");
+        assert!(text.contains("5 rows in 1 unlogged table, 0 large objects"), "{text}");
         assert_eq!(view.steps_told().count(), 2);
     }
 }

@@ -86,6 +86,7 @@ fn cutover(cutover: &Cutover) -> v1::Cutover {
         }),
         again_before: cutover.again_before.map(Into::into),
         again: cutover.again.map(Into::into),
+        copied: cutover.copied.map(Into::into),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Cutovers.
 
 use pgconvoy_shared::cutover::{
-    ComparedAgain, CutoverDone, CutoverOrder, CutoverSettings, CutoverStep,
+    ComparedAgain, CopiedAgain, CutoverDone, CutoverOrder, CutoverSettings, CutoverStep,
     DEFAULT_CHECK_BUDGET_MS, DEFAULT_TIMEOUT_MS, Writers,
 };
 use pgconvoy_shared::lsn::Lsn;
@@ -25,6 +25,7 @@ impl From<CutoverSettings> for v1::CutoverSettings {
             by: settings.by,
             ignore: settings.ignore.into_iter().collect(),
             check_budget_ms: Some(settings.check_budget_ms),
+            copy_again: settings.copy_again,
             compare: Some(match settings.compare {
                 Some(settings) => Compare::Rows(settings.into()),
                 None => Compare::Nothing(v1::CompareNothing {}),
@@ -48,6 +49,7 @@ impl TryFrom<v1::CutoverSettings> for CutoverSettings {
             timeout_ms: if wire.timeout_ms == 0 { DEFAULT_TIMEOUT_MS } else { wire.timeout_ms },
             sequence_margin: wire.sequence_margin,
             check_budget_ms: wire.check_budget_ms.unwrap_or(DEFAULT_CHECK_BUDGET_MS),
+            copy_again: wire.copy_again,
             by: wire.by,
             ignore: wire.ignore.into_iter().collect(),
         })
@@ -65,6 +67,20 @@ impl From<v1::CutoverAgain> for ComparedAgain {
     fn from(wire: v1::CutoverAgain) -> Self {
         let v1::CutoverAgain { tables, tables_left_out, keys, keys_compared } = wire;
         Self { tables, tables_left_out, keys, keys_compared }
+    }
+}
+
+impl From<CopiedAgain> for v1::CutoverCopied {
+    fn from(copied: CopiedAgain) -> Self {
+        let CopiedAgain { tables, rows, large_objects } = copied;
+        Self { tables, rows, large_objects }
+    }
+}
+
+impl From<v1::CutoverCopied> for CopiedAgain {
+    fn from(wire: v1::CutoverCopied) -> Self {
+        let v1::CutoverCopied { tables, rows, large_objects } = wire;
+        Self { tables, rows, large_objects }
     }
 }
 
@@ -109,9 +125,9 @@ impl From<CutoverDone> for v1::CutoverDone {
             CutoverDone::Fenced { at, ended } => {
                 Wire::Fenced(v1::CutoverFenced { at: at.0, ended })
             }
-            CutoverDone::Proved { marker, sequences, again } => {
-                let again = again.map(Into::into);
-                Wire::Proved(v1::CutoverProved { marker: marker.0, sequences, again })
+            CutoverDone::Proved { marker, sequences, again, copied } => {
+                let (again, copied) = (again.map(Into::into), copied.map(Into::into));
+                Wire::Proved(v1::CutoverProved { marker: marker.0, sequences, again, copied })
             }
             CutoverDone::Switched => Wire::Switched(v1::CutoverSwitched {}),
             CutoverDone::Lifted => Wire::Lifted(v1::CutoverLifted {}),
@@ -132,8 +148,9 @@ impl TryFrom<v1::CutoverDone> for CutoverDone {
                 Self::Ready { lag_bytes, again: again.map(Into::into) }
             }
             Wire::Fenced(v1::CutoverFenced { at, ended }) => Self::Fenced { at: Lsn(at), ended },
-            Wire::Proved(v1::CutoverProved { marker, sequences, again }) => {
-                Self::Proved { marker: Lsn(marker), sequences, again: again.map(Into::into) }
+            Wire::Proved(v1::CutoverProved { marker, sequences, again, copied }) => {
+                let (again, copied) = (again.map(Into::into), copied.map(Into::into));
+                Self::Proved { marker: Lsn(marker), sequences, again, copied }
             }
             Wire::Switched(v1::CutoverSwitched {}) => Self::Switched,
             Wire::Lifted(v1::CutoverLifted {}) => Self::Lifted,

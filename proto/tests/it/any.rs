@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pgconvoy_proto::convert::{Leased, ReportBody, RunningUnit};
 use pgconvoy_shared::cutover::{
-    ComparedAgain, CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, Writers,
+    ComparedAgain, CopiedAgain, CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, Writers,
 };
 use pgconvoy_shared::endpoint::{Endpoint, Side, SslMode};
 use pgconvoy_shared::epoch::{Epoch, Generation};
@@ -429,13 +429,14 @@ prop_compose! {
         ignore in btree_set(text(), 0..3),
         sample in option::of(1u32..=10_000),
         check_budget_ms in any::<u64>(),
+        copy_again in any::<bool>(),
         by in text(),
         setting_before in option::of(text()),
         [fence, marker, left_ms] in any::<[u64; 3]>(),
     ) -> CutoverOrder {
         let compare = sample.map(|sample| VerifySettings { sample: Sample::hundredths(sample).unwrap() });
         let settings =
-            CutoverSettings { writers, dry_run, timeout_ms, sequence_margin, ignore, compare, check_budget_ms, by };
+            CutoverSettings { writers, dry_run, timeout_ms, sequence_margin, ignore, compare, check_budget_ms, copy_again, by };
         let (fence, marker) = (Lsn(fence), Lsn(marker));
         CutoverOrder { step, attempt, settings, setting_before, fence, marker, left_ms }
     }
@@ -452,6 +453,11 @@ fn again() -> impl Strategy<Value = ComparedAgain> {
     )
 }
 
+fn copied() -> impl Strategy<Value = CopiedAgain> {
+    (any::<u32>(), any::<u64>(), any::<u64>())
+        .prop_map(|(tables, rows, large_objects)| CopiedAgain { tables, rows, large_objects })
+}
+
 fn cutover_done() -> impl Strategy<Value = CutoverDone> {
     prop_oneof![
         (option::of(text()), any::<u64>()).prop_map(|(setting_before, lag_bytes)| {
@@ -461,9 +467,11 @@ fn cutover_done() -> impl Strategy<Value = CutoverDone> {
             .prop_map(|(lag_bytes, again)| CutoverDone::Ready { lag_bytes, again }),
         (any::<u64>(), any::<u32>())
             .prop_map(|(at, ended)| CutoverDone::Fenced { at: Lsn(at), ended }),
-        (any::<u64>(), any::<u32>(), option::of(again())).prop_map(|(at, sequences, again)| {
-            CutoverDone::Proved { marker: Lsn(at), sequences, again }
-        }),
+        (any::<u64>(), any::<u32>(), option::of(again()), option::of(copied())).prop_map(
+            |(at, sequences, again, copied)| {
+                CutoverDone::Proved { marker: Lsn(at), sequences, again, copied }
+            }
+        ),
         select(vec![CutoverDone::Switched, CutoverDone::Lifted]),
         failure().prop_map(CutoverDone::Refused),
     ]

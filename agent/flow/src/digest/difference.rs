@@ -11,6 +11,8 @@ pub struct Kept {
     pub key: u128,
     /// See [`Row::hash`]; 0 for a row that is not in the sample.
     pub hash: u128,
+    /// See [`Row::version`].
+    pub version: u32,
     /// See [`Row::shown`], cut.
     pub shown: Box<[u8]>,
 }
@@ -20,7 +22,7 @@ impl Kept {
     #[must_use]
     pub fn of(row: &Row<'_>, sample: Sample) -> Self {
         let hash = if row.is_in(sample) { row.hash } else { 0 };
-        Self { key: row.key, hash, shown: Box::from(beginning(row.shown)) }
+        Self { key: row.key, hash, version: row.version, shown: Box::from(beginning(row.shown)) }
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Row<'a> {
     pub key: u128,
     /// Of all of it.
     pub hash: u128,
+    /// The transaction that wrote it, where that was read ([`Rows::versioned`]); else 0.
+    pub version: u32,
     /// Its key, or all of it where there is none: what is shown to people, perhaps cut.
     pub shown: &'a [u8],
 }
@@ -77,6 +79,7 @@ impl Row<'_> {
 pub struct Rows {
     secret: HashKey,
     key_columns: usize,
+    versioned: bool,
     /// Bytes of the current message that are still to come.
     payload_left: usize,
     /// A row that began in an earlier buffer.
@@ -86,6 +89,9 @@ pub struct Rows {
 /// A row of which only a part was seen.
 #[derive(Clone)]
 struct Begun {
+    /// Digits so far of the version that is still to come to its end; none = it has, or there is none.
+    digits: Option<Vec<u8>>,
+    version: u32,
     hasher: xxhash_rust::xxh3::Xxh3,
     /// The key so far, or the beginning of the row.
     shown: Vec<u8>,
@@ -95,14 +101,22 @@ struct Begun {
 
 /// A length word that cannot be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("COPY data that is cut within a header, or says a length that cannot be")]
+#[error(
+    "COPY data that is cut within a header, says a length that cannot be, or lacks the rows' version"
+)]
 pub struct BadData;
 
 impl Rows {
     /// At the beginning of a COPY.
     #[must_use]
     pub fn new(secret: HashKey, key_columns: usize) -> Self {
-        Self { secret, key_columns, payload_left: 0, begun: None }
+        Self { secret, key_columns, versioned: false, payload_left: 0, begun: None }
+    }
+
+    /// The same where each row begins with its version (`xmin`), a column that is no part of the row.
+    #[must_use]
+    pub fn versioned(self) -> Self {
+        Self { versioned: true, ..self }
     }
 
     /// Takes a buffer of whole and cut messages, as [`Frames`](crate::copy::Frames) lets them pass.
@@ -117,39 +131,49 @@ impl Rows {
                 let payload = payload.filter(|_| header[0] == b'd').ok_or(BadData)?;
                 data = rest;
                 if let Some((row, rest)) = data.split_at_checked(payload) {
-                    each(self.whole(row));
+                    each(self.whole(row)?);
                     data = rest;
                     continue;
                 }
                 self.payload_left = payload;
-                self.begun = Some(Begun::new(&self.secret, self.key_columns));
+                self.begun = Some(Begun::new(&self.secret, self.key_columns, self.versioned));
             }
             let Some(begun) = &mut self.begun else { return Err(BadData) };
             let (part, rest) = data.split_at(self.payload_left.min(data.len()));
-            begun.take(part, self.key_columns);
+            begun.take(part, self.key_columns)?;
             self.payload_left -= part.len();
             data = rest;
             if self.payload_left > 0 {
                 return Ok(());
             }
             if let Some(begun) = self.begun.take() {
+                if begun.digits.is_some() {
+                    return Err(BadData);
+                }
+                let version = begun.version;
                 let hash = begun.hasher.digest128();
                 let (key, shown) = match self.key_columns {
                     0 => (hash, without_end(&begun.shown)),
                     _ => (self.hash(&begun.shown), &begun.shown[..]),
                 };
-                each(Row { key, hash, shown });
+                each(Row { key, hash, version, shown });
             }
         }
     }
 
-    fn whole<'a>(&self, row: &'a [u8]) -> Row<'a> {
+    fn whole<'a>(&self, mut row: &'a [u8]) -> Result<Row<'a>, BadData> {
+        let mut version = 0;
+        if self.versioned {
+            let end = version_ends(row).ok_or(BadData)?;
+            version = version_of(&row[..end])?;
+            row = behind_version(&row[end..]);
+        }
         let hash = self.hash(row);
         if self.key_columns == 0 {
-            return Row { key: hash, hash, shown: beginning(without_end(row)) };
+            return Ok(Row { key: hash, hash, version, shown: beginning(without_end(row)) });
         }
         let shown = key_of(row, self.key_columns);
-        Row { key: self.hash(shown), hash, shown }
+        Ok(Row { key: self.hash(shown), hash, version, shown })
     }
 
     fn hash(&self, bytes: &[u8]) -> u128 {
@@ -158,21 +182,32 @@ impl Rows {
 }
 
 impl Begun {
-    fn new(secret: &HashKey, key_columns: usize) -> Self {
+    fn new(secret: &HashKey, key_columns: usize, versioned: bool) -> Self {
         let hasher = Xxh3Builder::new().with_secret(*secret.0).build();
-        Self { hasher, shown: Vec::new(), tabs_left: key_columns }
+        let digits = versioned.then(Vec::new);
+        Self { digits, version: 0, hasher, shown: Vec::new(), tabs_left: key_columns }
     }
 
-    fn take(&mut self, part: &[u8], key_columns: usize) {
+    fn take(&mut self, mut part: &[u8], key_columns: usize) -> Result<(), BadData> {
+        if let Some(mut digits) = self.digits.take() {
+            let Some(end) = version_ends(part) else {
+                digits.extend_from_slice(part);
+                self.digits = Some(digits);
+                return Ok(());
+            };
+            digits.extend_from_slice(&part[..end]);
+            self.version = version_of(&digits)?;
+            part = behind_version(&part[end..]);
+        }
         self.hasher.update(part);
         if key_columns == 0 {
             let room = LISTED_BYTES_MAX.saturating_sub(self.shown.len());
             self.shown.extend_from_slice(&part[..part.len().min(room)]);
-            return;
+            return Ok(());
         }
         for byte in part {
             if self.tabs_left == 0 {
-                return;
+                break;
             }
             match byte {
                 b'\n' => self.tabs_left = 0,
@@ -183,7 +218,21 @@ impl Begun {
                 }
             }
         }
+        Ok(())
     }
+}
+
+fn version_ends(row: &[u8]) -> Option<usize> {
+    row.iter().position(|byte| matches!(byte, b'\t' | b'\n'))
+}
+
+/// A row without columns is a mere line's end.
+fn behind_version(row: &[u8]) -> &[u8] {
+    row.strip_prefix(b"\t").unwrap_or(row)
+}
+
+fn version_of(digits: &[u8]) -> Result<u32, BadData> {
+    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or(BadData)
 }
 
 /// Up to the tab, or the line's end, that ends the last column of the key. Within values COPY writes both as escapes.
@@ -228,25 +277,43 @@ mod tests {
         assert_eq!(rows.take(b"d\0\0", |_| {}), Err(BadData));
         assert_eq!(rows.take(b"d\0\0\0\x03", |_| {}), Err(BadData));
         assert_eq!(rows.take(b"c\0\0\0\x04", |_| {}), Err(BadData));
+        for row in ["none\n", "\tnone\n", "12"] {
+            let mut rows = Rows::new(secret(), 0).versioned();
+            assert_eq!(rows.take(&copied(&[row]), |_| {}), Err(BadData));
+        }
+        let mut version = 0;
+        let mut rows = Rows::new(secret(), 0).versioned();
+        rows.take(&copied(&["12\n"]), |row| version = row.version).unwrap();
+        assert_eq!(version, 12, "of a row without columns");
     }
 
     proptest! {
-        /// However the data is cut between headers, the same rows come out.
+        /// However the data is cut between headers, the same rows come out; with their versions, where they have some.
         #[test]
         fn cuts_do_not_matter(
             rows in prop::collection::vec("[a-c]{0,300}\t[a-c]{0,300}\n", 0..12),
             key_columns in 0usize..4,
+            versioned in any::<bool>(),
             cuts in prop::collection::vec(1usize..90, 1..40),
         ) {
-            let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
-            let data = copied(&rows);
-            let collect = |pieces: &[&[u8]]| {
-                let mut taken = Rows::new(secret(), key_columns);
-                let mut all = Vec::new();
+            let with_version = |(nth, row): (usize, &String)| match versioned {
+                true => format!("{}\t{row}", 4_000_000_000 + nth),
+                false => row.clone(),
+            };
+            let sent: Vec<String> = rows.iter().enumerate().map(with_version).collect();
+            let data = copied(&sent.iter().map(String::as_str).collect::<Vec<_>>());
+            let collect = |pieces: &[&[u8]], versioned: bool| {
+                let taken = Rows::new(secret(), key_columns);
+                let mut taken = if versioned { taken.versioned() } else { taken };
+                let (mut all, mut versions) = (Vec::new(), Vec::new());
                 for piece in pieces {
-                    taken.take(piece, |row| all.push((row.key, row.hash, row.shown.to_owned()))).unwrap();
+                    let each = |row: Row<'_>| {
+                        all.push((row.key, row.hash, row.shown.to_owned()));
+                        versions.push(row.version);
+                    };
+                    taken.take(piece, each).unwrap();
                 }
-                all
+                (all, versions)
             };
             // Cut anywhere but within a header.
             let mut frames = crate::copy::Frames::default();
@@ -259,10 +326,13 @@ mod tests {
                 pieces.push(&data[inbox_start..inbox_start + run.bytes]);
                 inbox_start += run.bytes;
             }
-            let whole = collect(&[&data]);
-            let cut = collect(&pieces);
+            let (whole, versions) = collect(&[&data], versioned);
             prop_assert_eq!(whole.len(), rows.len());
-            prop_assert_eq!(whole, cut);
+            prop_assert_eq!((&whole, &versions), (&collect(&pieces, versioned).0, &collect(&pieces, versioned).1));
+            let plain = copied(&rows.iter().map(String::as_str).collect::<Vec<_>>());
+            prop_assert_eq!(whole, collect(&[&plain], false).0);
+            let expected = (4_000_000_000u32..).take(rows.len()).map(|no| if versioned { no } else { 0 });
+            prop_assert_eq!(versions, expected.collect::<Vec<_>>());
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! A row may differ because it was changed a moment ago. So each look reads it at the source, and then at the destination once
 //! all is there that the source had committed by then. A row that is the same in any look is the same. One that is twice
-//! found in the same way, at both ends, stands still and differs. What is still found in other ways after all looks *moves*:
-//! nobody can say that it is the same, nor that it differs.
+//! found in the same version, at both ends, stands still and differs: the same values are not enough, for a row that is changed to
+//! and fro may be caught with other ones at each end as often as it is looked at. What is still found in other ways after all looks
+//! *moves*: nobody can say that it is the same, nor that it differs.
 
 use std::collections::BTreeMap;
 
@@ -24,8 +25,8 @@ pub struct Suspects {
 #[derive(Debug)]
 struct Suspect {
     shown: Box<[u8]>,
-    /// What the last look found at the source and at the destination.
-    found: Option<[Vec<u128>; 2]>,
+    /// What the last look found at the source and at the destination: hashes and versions.
+    found: Option<[Vec<(u128, u32)>; 2]>,
 }
 
 impl Suspects {
@@ -57,12 +58,13 @@ impl Suspects {
         }
         self.rows.retain(|key, suspect| {
             let [mut ours, mut theirs] = found.remove(key).unwrap_or_default();
-            ours.sort_unstable_by_key(|row| row.hash);
-            theirs.sort_unstable_by_key(|row| row.hash);
-            let now = [hashes(&ours), hashes(&theirs)];
-            if now[0] == now[1] {
+            for rows in [&mut ours, &mut theirs] {
+                rows.sort_unstable_by_key(|row| (row.hash, row.version));
+            }
+            if hashes(&ours) == hashes(&theirs) {
                 return false;
             }
+            let now = [versions(&ours), versions(&theirs)];
             if suspect.found.as_ref() == Some(&now) {
                 classify(ours, theirs, &mut differs);
                 return false;
@@ -111,6 +113,10 @@ fn hashes(rows: &[Kept]) -> Vec<u128> {
     rows.iter().map(|row| row.hash).collect()
 }
 
+fn versions(rows: &[Kept]) -> Vec<(u128, u32)> {
+    rows.iter().map(|row| (row.hash, row.version)).collect()
+}
+
 /// The values of a key's columns, out of COPY's text; none = it is no key of so many columns.
 #[must_use]
 pub fn key_values(text: &str, columns: usize) -> Option<Vec<String>> {
@@ -150,6 +156,7 @@ mod tests {
         let kept = |(key, hash): &(u128, u128)| Kept {
             key: *key,
             hash: *hash,
+            version: 0,
             shown: key.to_string().into_bytes().into(),
         };
         rows.iter().map(kept).collect()
@@ -187,6 +194,31 @@ mod tests {
         assert!(suspects.is_empty(), "deleted at both ends");
     }
 
+    /// It was 10 at the source each time it was looked at, and 20 at the destination, a moment later.
+    #[test]
+    fn what_is_changed_to_and_fro_moves() {
+        let version = |rows: Vec<Kept>, version| -> Vec<Kept> {
+            rows.into_iter().map(|row| Kept { version, ..row }).collect()
+        };
+        for [source, destination] in
+            [[&[(1, 10)][..], &[(1, 20)][..]], [&[(1, 10)], &[]], [&[], &[(1, 10)]]]
+        {
+            let mut suspects = Suspects::default();
+            suspects.suspect(rows(source), rows(destination));
+            for turn in [5, 7, 7] {
+                assert_eq!(suspects.keys(), [1]);
+                let mut found = 0;
+                suspects.look(
+                    version(rows(source), turn),
+                    version(rows(destination), turn + 1),
+                    |_| found += 1,
+                );
+                assert_eq!(found, u32::from(suspects.is_empty()));
+            }
+            assert!(suspects.is_empty(), "at last it stood still");
+        }
+    }
+
     #[test]
     fn rows_without_a_key_are_counted() {
         let mut suspects = Suspects::default();
@@ -204,7 +236,8 @@ mod tests {
     #[test]
     fn a_key_is_looked_up_by_its_values() {
         let mut suspects = Suspects::default();
-        let shown = |text: &str| Kept { key: 1, hash: 1, shown: text.as_bytes().into() };
+        let shown =
+            |text: &str| Kept { key: 1, hash: 1, version: 0, shown: text.as_bytes().into() };
         suspects.suspect(vec![shown(r"a\tb\\").clone()], vec![]);
         assert_eq!(suspects.values(1), Some(vec![vec!["a\tb\\".to_owned()]]));
         assert_eq!(suspects.values(2), None);

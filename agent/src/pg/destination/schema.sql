@@ -1,4 +1,4 @@
--- Schema `pgconvoy` at the destination: what proves what is done. Version 7.
+-- Schema `pgconvoy` at the destination: what proves what is done. Version 8.
 
 create schema pgconvoy;
 
@@ -7,12 +7,14 @@ create table pgconvoy.meta (
     only_row boolean primary key default true check (only_row),
     version integer not null
 );
-insert into pgconvoy.meta (version) values (7);
+insert into pgconvoy.meta (version) values (8);
 
 -- The tasks that write here. A task whose row is gone has ended: nobody may write for it any more (law O9).
 create table pgconvoy.task (
     id text primary key,
-    created_at timestamptz not null default pg_catalog.now()
+    created_at timestamptz not null default pg_catalog.now(),
+    -- The large objects that are here are those that it copied: they may be replaced.
+    large_objects boolean not null default false
 );
 
 -- The youngest owner of each unit that runs statements of the schema, sets sequences, or the like.

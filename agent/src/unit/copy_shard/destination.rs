@@ -215,7 +215,7 @@ async fn done_by_another(
 }
 
 /// A trigger or a rule at the destination that leaves rows out, or a fault of ours: nothing is committed.
-fn miscounted(arrived: u64, read: u64) -> Failure {
+pub(in crate::unit) fn miscounted(arrived: u64, read: u64) -> Failure {
     Failure::definite(
         "row_count_differs",
         format!("{read} rows were read at the source and {arrived} arrived at the destination"),

@@ -35,6 +35,9 @@ mod source;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::unit::{CopyShard, WorkResult};
 
+pub(super) use destination::miscounted;
+pub(super) use source::see_bytes_as_they_are;
+
 use super::link::link;
 use super::{UnitContext, UnitEnd};
 use crate::pg::wire::Piece;
@@ -59,7 +62,7 @@ enum FromSource {
 
 /// How a source's text is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Encoding {
+pub(super) enum Encoding {
     /// The server converts it.
     Utf8,
     /// The source knows none (SQL_ASCII): bytes are passed on as they are.

@@ -48,7 +48,7 @@ pub(super) async fn half(
 }
 
 /// A database without an encoding holds whatever bytes were put into it; converting them would fail.
-async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<Encoding, PgError> {
+pub(in crate::unit) async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<Encoding, PgError> {
     if wire.parameter("server_encoding") != Some("SQL_ASCII") {
         return Ok(Encoding::Utf8);
     }

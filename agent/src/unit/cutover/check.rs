@@ -2,7 +2,8 @@
 //! is changed ([`again`]).
 //!
 //! What would fail under the fence is found here, and so is what the stream never brings: tables that nobody follows, large
-//! objects, unlogged tables. Those two last ones may be left behind by whoever says so, by their codes.
+//! objects, unlogged tables. Those two last ones may be left behind, or be copied again behind the fence, by whoever says so
+//! ([`left`]).
 
 use std::collections::BTreeSet;
 
@@ -12,7 +13,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::GenericClient;
 
-use super::{again, held, lag, named, refused, source};
+use super::{again, held, lag, left, named, refused, source};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, marker, open_stream, survey};
 
@@ -29,7 +30,7 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
         refusals.extend(may_fence(&session).await.about(&access)?);
     }
     refusals.extend(not_followed(ctx, &session).await.about(&access)?);
-    refusals.extend(left_behind(ctx, &session).await.about(&access)?);
+    refusals.extend(left::behind(ctx, order, &session, &destination).await.about(&access)?);
     refusals.extend(marker::prepare(&session, &ctx.task).await.about(&access)?);
     refusals.extend(parked(ctx, &*destination).await.about(&there)?);
     refusals.extend(held::broken(&destination).await.about(&there)?);
@@ -127,41 +128,13 @@ pub(super) async fn not_followed(
         survey::TAKING_PART
     );
     let rows = session.query(&ask, &[&open_stream::name(&ctx.task)]).await?;
-    let tables: Vec<String> = of_rules(ctx, &rows);
+    let tables = of_rules(ctx, &rows);
     Ok((!tables.is_empty()).then(|| {
+        let tables = tables.iter().map(ToString::to_string).collect();
         let message = format!("tables of the source are not followed: {}", named(tables));
         Failure::definite("cutover_tables_not_followed", message)
             .remedy("they were made since the task began: drop them, or leave them out by `objects` in a new task")
     }))
-}
-
-/// What no stream brings: large objects, and rows of unlogged tables.
-async fn left_behind(ctx: &UnitContext, session: &Session) -> Result<Vec<Failure>, PgError> {
-    let mut found = Vec::new();
-    let ask = format!(
-        "select n.nspname::text, c.relname::text from pg_catalog.pg_class c
-         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-         where c.relpersistence = 'u' and {} order by 1, 2",
-        survey::TAKING_PART
-    );
-    let tables = of_rules(ctx, &session.query(&ask, &[]).await?);
-    if !tables.is_empty() {
-        let message =
-            format!("unlogged tables hold what they held when they were copied: {}", named(tables));
-        found.push(
-            Failure::definite("cutover_unlogged_tables", message)
-                .remedy("if that may be, say --ignore cutover_unlogged_tables"),
-        );
-    }
-    let objects = "select exists (select from pg_catalog.pg_largeobject_metadata)";
-    if ctx.spec.objects.include.is_empty() && session.query_one(objects, &[]).await?.get(0) {
-        let message = "large objects are as they were when they were copied";
-        found.push(
-            Failure::definite("cutover_large_objects", message)
-                .remedy("if that may be, say --ignore cutover_large_objects"),
-        );
-    }
-    Ok(found)
 }
 
 /// Tables whose changes are kept instead of being applied: parked ones, and those that are copied anew.
@@ -204,11 +177,12 @@ async fn not_valid(source: &Session, destination: &Session) -> Result<Option<Fai
     }))
 }
 
-fn of_rules(ctx: &UnitContext, rows: &[tokio_postgres::Row]) -> Vec<String> {
-    let tables = rows.iter().map(table);
-    tables.filter(|table| ctx.spec.objects.matches(table)).map(|table| table.to_string()).collect()
+/// Those of these tables that the task's rules select.
+pub(super) fn of_rules(ctx: &UnitContext, rows: &[tokio_postgres::Row]) -> Vec<QualifiedName> {
+    rows.iter().map(table).filter(|table| ctx.spec.objects.matches(table)).collect()
 }
 
-fn table(row: &tokio_postgres::Row) -> QualifiedName {
+/// A table by its schema and its name.
+pub(super) fn table(row: &tokio_postgres::Row) -> QualifiedName {
     QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
 }

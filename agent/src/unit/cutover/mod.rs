@@ -6,7 +6,8 @@
 //!   ([`again`]), and the destination is close behind ([`lag`]).
 //! - [`source::fence`]: the source's database becomes read-only by default, and other sessions are ended.
 //! - [`proof`]: a marker, written into the source's log after the fence, is applied at the destination, and no transaction
-//!   with a change came after it; meanwhile sequences are set from the source. Then what was changed last is compared again.
+//!   with a change came after it; meanwhile sequences are set from the source. Then what no stream brings is copied again, where
+//!   that was asked for ([`left`]), and what was changed last is compared again.
 //! - [`switch`]: the task's rows at the destination end, in one transaction that sees once more that nothing came: the
 //!   decision. What is left at both ends is removed by the unit that ends every task.
 //! - [`source::lift`]: the source's database is as before.
@@ -20,6 +21,7 @@ mod check;
 mod fresh;
 mod held;
 mod lag;
+mod left;
 mod proof;
 mod ready;
 mod source;

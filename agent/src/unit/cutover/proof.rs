@@ -13,7 +13,7 @@ use tokio_postgres::GenericClient;
 
 use super::check::parked;
 use super::source::{self, still_writing};
-use super::{Until, again, refused, timed_out};
+use super::{Until, again, left, refused, timed_out};
 use crate::laws::Law;
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, marker, sequences};
@@ -46,6 +46,10 @@ pub(super) async fn run(
     if seen.last_change > seen.marker && !Law::Proof.is_left_out() {
         return Ok(refused(who_writes(ctx, &session).await?));
     }
+    let mut copied = None;
+    if order.settings.copy_again {
+        copied = Some(left::copy(ctx).await?);
+    }
     let mut again = None;
     if order.settings.compares_again() && !Law::Proof.is_left_out() {
         match again::behind_fence(ctx, order, until).await? {
@@ -54,7 +58,7 @@ pub(super) async fn run(
         }
     }
     session.close().await;
-    Ok(CutoverDone::Proved { marker: seen.marker, sequences, again })
+    Ok(CutoverDone::Proved { marker: seen.marker, sequences, again, copied })
 }
 
 /// What differs may be what somebody writes in this moment, or what is kept and not applied: then that is what is wrong.

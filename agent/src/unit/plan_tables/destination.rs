@@ -48,7 +48,7 @@ async fn decide(
     let mut answers = Vec::with_capacity(tables.len());
     for ((from, write_to), there) in tables.iter().zip(&write_to).zip(there) {
         let types = there.ok_or_else(|| undefined_table(ctx, write_to))?;
-        let format = format(from, write_to, &types)?;
+        let format = format(&from.columns, write_to, &types)?;
         answers.push(AtDestination { format, write_to: write_to.clone() });
     }
     ctx.still_mine()?;
@@ -68,13 +68,24 @@ async fn decide(
     Ok(answers)
 }
 
+/// How rows of these columns go into a table there.
+pub(super) async fn format_into(
+    session: &Session,
+    columns: &[Column],
+    table: &QualifiedName,
+) -> Result<CopyFormat, Failure> {
+    let there = tables_there(session, std::slice::from_ref(table)).await?.pop().flatten();
+    let none = || Failure::definite("undefined_table", "there is no such table at the destination");
+    format(columns, table, &there.ok_or_else(|| none().about(table.to_string()))?)
+}
+
 fn format(
-    from: &FromSource,
+    columns: &[Column],
     write_to: &QualifiedName,
     types: &ColumnTypes,
 ) -> Result<CopyFormat, Failure> {
     let (generated, travelling): (Vec<&Column>, Vec<&Column>) =
-        from.columns.iter().partition(|column| column.generated);
+        columns.iter().partition(|column| column.generated);
     if let Some(plain) = generated.iter().find(|column| types.contains_key(&column.name)) {
         return Err(not_generated(&plain.name, write_to));
     }

@@ -21,6 +21,8 @@ mod destination;
 use pgconvoy_flow::shards::{self, SampledBlock, TableSize};
 use pgconvoy_flow::sql;
 use pgconvoy_shared::endpoint::Side;
+use pgconvoy_shared::epoch::Generation;
+use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::{
     CopyFormat, KeyColumn, PlanTable, PlannedShard, ResultPart, SnapshotMode, TablePlan, WorkResult,
@@ -31,7 +33,7 @@ use super::link::{Link, link};
 use super::{UnitContext, UnitEnd, large_objects, source_table};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::{TextRow, Wire, field};
-use crate::pg::{About, PgError};
+use crate::pg::{About, PgError, Session};
 use catalog::{Column, HashLeaf};
 
 /// Shards in one piece of the result: bounds are keys, so some 100 KiB together.
@@ -228,6 +230,27 @@ async fn cut(
         Some(ranges) => Ok((key, ranges)),
         None => Ok(whole()),
     }
+}
+
+/// How to copy a locked table whole as it is, into the one of its name, by a plan that nobody keeps.
+pub(super) async fn as_it_is(
+    wire: &mut Wire,
+    there: &Session,
+    name: &QualifiedName,
+) -> Result<TablePlan, UnitEnd> {
+    let columns = catalog::columns(wire, name).await.about(name)?;
+    let format = destination::format_into(there, &columns, name).await?;
+    Ok(TablePlan {
+        no: TableNo(0),
+        generation: Generation::default(),
+        name: name.clone(),
+        write_to: name.clone(),
+        columns: travelling(&columns),
+        fingerprint: String::new(),
+        filenode: None,
+        format,
+        key: Vec::new(),
+    })
 }
 
 /// Some blocks of a table, weighed.

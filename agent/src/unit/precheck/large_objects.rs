@@ -8,13 +8,15 @@ use crate::unit::{UnitContext, large_objects};
 
 /// At the source.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SourceFacts {
+pub(in crate::unit) struct SourceFacts {
     count: i64,
     /// Those that the role may not read.
-    closed: i64,
+    pub(in crate::unit) closed: i64,
 }
 
-pub(super) async fn of_source(session: &Session) -> Result<SourceFacts, tokio_postgres::Error> {
+pub(in crate::unit) async fn of_source(
+    session: &Session,
+) -> Result<SourceFacts, tokio_postgres::Error> {
     let query = "
         select count(*), count(*) filter (where not (
             current_setting('lo_compat_privileges')::boolean or pg_has_role(m.lomowner, 'usage')

@@ -36,6 +36,8 @@ use super::{UnitContext, UnitEnd, schema, sequences};
 use crate::pg::{About, PgError, Session};
 use report::Report;
 
+pub(super) use large_objects::of_source as large_objects_of_source;
+
 /// SQLSTATE: bytes that are no text in the encoding they should be in.
 const NO_TEXT: &str = "22021";
 

@@ -219,14 +219,14 @@ pub(super) fn judge_source(facts: &SourceFacts, report: &mut Report) {
     report.add_each(&unidentified, &facts.unidentified);
     let unlogged = Finding::warning("changes_not_followed", side)
         .observed("it is unlogged: its rows are copied, and no change of it is in the log")
-        .remedy("ALTER TABLE … SET LOGGED, or let nobody write to it");
+        .remedy("let the cutover copy it again (--copy-again); or ALTER TABLE … SET LOGGED, or let nobody write to it");
     report.add_each(&unlogged, &facts.unlogged);
     if facts.large_objects {
         report.add(
             Finding::warning("changes_not_followed", side)
                 .object("large objects")
                 .observed("no stream tells of them: they are left out")
-                .remedy("move them with a task of their own when nobody writes to them any more"),
+                .remedy("let the cutover copy them (--copy-again); or move them with a task of their own when nobody writes to them any more"),
         );
     }
     judge_keeping(facts, report);

@@ -102,5 +102,21 @@ mod tests {
         assert_eq!(kept(&client, 2, 0).await.0, 0, "it was changed again since");
         let untold = "select count(*) from pgconvoy.changed_table where untold and table_no = 3";
         assert_eq!(client.query_one(untold, &[]).await.unwrap().get::<_, i64>(0), 2);
+
+        // What differed at a look is looked at again, however much is changed besides.
+        let differed =
+            "update pgconvoy.changed_key set differed = true where table_no = 1 and look = 1";
+        assert_eq!(client.execute(differed, &[]).await.unwrap(), 10);
+        let others = "select pgconvoy.note_changed('t', array_agg(1::bigint), array_agg('other' || i), '{}', 100)
+            from generate_series(1, 5000) i";
+        client.query(others, &[]).await.unwrap();
+        let kept = async |which: &str| -> i64 {
+            let kept = format!(
+                "select count(*) from pgconvoy.changed_key where (table_no, look) = (1, 1) and {which}"
+            );
+            client.query_one(&kept, &[]).await.unwrap().get(0)
+        };
+        assert_eq!(kept("differed").await, 10);
+        assert!(kept("not differed").await < 100);
     }
 }

@@ -103,6 +103,13 @@ async fn source_half(
             }
             Err(error) => return Err(error.failure(name.to_string()).into()),
         }
+        if ctx.spec.is_incremental() && is_unlogged(&mut wire, name).await.about(name)? {
+            wire.query("commit").await.about(&access)?;
+            let reason = "it is unlogged: no stream tells of its changes".to_owned();
+            let why = NotCompared { reason, differs: false };
+            ctx.parts.send(ResultPart::NotCompared { table: table.no, why }).await?;
+            continue;
+        }
         let from = FromSource {
             name: name.clone(),
             columns: columns(&mut wire, name).await.about(name)?,
@@ -255,6 +262,15 @@ fn plan(
         format: CopyFormat::Text,
         key,
     }
+}
+
+/// Where changes are followed, whatever was written to it since it was copied would be a difference.
+async fn is_unlogged(wire: &mut Wire, table: &QualifiedName) -> Result<bool, PgError> {
+    let ask = format!(
+        "select relpersistence = 'u' from pg_catalog.pg_class where oid = {}",
+        catalog::regclass(table)
+    );
+    Ok(wire.value(&ask).await? == "t")
 }
 
 fn encoding(wire: &Wire) -> String {

@@ -20,7 +20,8 @@ use tracing::Instrument;
 use pgconvoy_flow::digest::{
     Answer, BadData, Digest, Focus, Found, HashKey, Kept, Question, Wanted,
 };
-use pgconvoy_flow::{shards, sql};
+use pgconvoy_flow::shards;
+use pgconvoy_flow::sql::{self, Beside};
 use pgconvoy_runtime::tasks;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::{CopyShard, Part, VerifyRows};
@@ -108,7 +109,8 @@ impl Reading {
             Part::Whole => end.side_by_side(wire, sessions).await?,
             part @ (Part::Range { .. } | Part::Blocks { .. }) => (vec![wire], vec![part.clone()]),
         };
-        let statement = |part: &Part| sql::copy_out_compared(plan, part, end.table, end.only);
+        let statement =
+            |part: &Part| sql::copy_out_compared(plan, part, end.table, end.only, Beside::Nothing);
         let readers = wires.into_iter().zip(&parts);
         let readers = readers.map(|(wire, part)| Reader { wire, statement: statement(part) });
         let (key_columns, sample) = (plan.key.len(), order.sample);

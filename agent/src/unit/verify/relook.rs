@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pgconvoy_flow::digest::{HashKey, Kept, Row, Rows, Suspects};
-use pgconvoy_flow::sql;
+use pgconvoy_flow::sql::{self, Beside};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::unit::{TablePlan, VerifyRows};
@@ -82,7 +82,7 @@ impl<'a> Relook<'a> {
     ) -> Result<Self, PgError> {
         let mut wire = end.ctx.means.pool.reader(end.access).await?;
         see_bytes_as_they_are(&mut wire).await?;
-        let rows = Rows::new(secret, order.shard.table.key.len());
+        let rows = Rows::new(secret, order.shard.table.key.len()).versioned();
         Ok(Self { wire, end, order, rows })
     }
 
@@ -120,9 +120,17 @@ impl<'a> Relook<'a> {
         let statements = match &keys.values {
             Some(values) => {
                 let chunks = values.chunks(KEYS_AT_ONCE);
-                chunks.map(|keys| sql::copy_out_keys(plan, keys, table, only)).collect()
+                chunks
+                    .map(|keys| sql::copy_out_keys(plan, keys, table, only, Beside::Version))
+                    .collect()
             }
-            None => vec![sql::copy_out_compared(plan, &self.order.shard.part, table, only)],
+            None => vec![sql::copy_out_compared(
+                plan,
+                &self.order.shard.part,
+                table,
+                only,
+                Beside::Version,
+            )],
         };
         let (sample, mut kept) = (self.order.sample, Vec::new());
         // A row whose key equals several that were asked for comes once for each statement.

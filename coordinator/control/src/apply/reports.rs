@@ -51,7 +51,7 @@ fn receive(clerk: &mut Clerk<'_>, report: &Report) -> Result<Reception, Rejected
     match &report.body {
         ReportBody::Part { no: part_no, part } => stage(clerk, report, *part_no, part),
         ReportBody::Checkpoint(checkpoint) => {
-            course::checkpoint(clerk, *checkpoint);
+            course::checkpoint(clerk, no, *checkpoint);
             Ok(Reception::Taken)
         }
         ReportBody::Parking(parking) => {

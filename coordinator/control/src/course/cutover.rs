@@ -73,10 +73,11 @@ pub(super) fn stepped(
             cutover.ended_sessions = *ended;
             CutoverStep::Prove
         }
-        (CutoverStep::Prove, CutoverDone::Proved { marker, sequences, again }) => {
+        (CutoverStep::Prove, CutoverDone::Proved { marker, sequences, again, copied }) => {
             cutover.marker = *marker;
             cutover.sequences = *sequences;
             cutover.again = *again;
+            cutover.copied = *copied;
             CutoverStep::Switch
         }
         (CutoverStep::Switch, CutoverDone::Switched) => {
@@ -312,6 +313,7 @@ mod tests {
             ignore: Default::default(),
             compare: None,
             check_budget_ms: 1_000,
+            copy_again: false,
             by: "ann".into(),
         }
     }
@@ -362,7 +364,7 @@ mod tests {
         step(
             &mut story,
             CutoverStep::Prove,
-            CutoverDone::Proved { marker: Lsn(3_600), sequences: 2, again: None },
+            CutoverDone::Proved { marker: Lsn(3_600), sequences: 2, again: None, copied: None },
         );
         let order = step(&mut story, CutoverStep::Switch, CutoverDone::Switched);
         assert_eq!((order.fence, order.marker), (Lsn(3_500), Lsn(3_600)));
@@ -410,7 +412,8 @@ mod tests {
         let (mut story, _stream) = in_sync();
         up_to_the_fence(&mut story);
         step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 0 });
-        let proved = CutoverDone::Proved { marker: Lsn(3_600), sequences: 0, again: None };
+        let proved =
+            CutoverDone::Proved { marker: Lsn(3_600), sequences: 0, again: None, copied: None };
         step(&mut story, CutoverStep::Prove, proved);
         let held = story.lease("b", UnitKind::Cutover);
         story.fail(&held, Failure::transient("connection_lost", "connection reset"));
@@ -495,7 +498,8 @@ mod tests {
         story.done(&held, schema(1));
         step(&mut story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3, again: None });
         step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 0 });
-        let proved = CutoverDone::Proved { marker: Lsn(3_600), sequences: 0, again: None };
+        let proved =
+            CutoverDone::Proved { marker: Lsn(3_600), sequences: 0, again: None, copied: None };
         step(&mut story, CutoverStep::Prove, proved);
         step(&mut story, CutoverStep::Switch, CutoverDone::Switched);
         let coverage = story.view().cutover.and_then(|cutover| cutover.compared).expect("it did");

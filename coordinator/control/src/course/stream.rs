@@ -33,13 +33,20 @@ pub(super) fn opened(
 }
 
 /// The stream is so far. It never goes back: who reports less took over before the last report, and is not heard any more.
-pub(crate) fn checkpoint(clerk: &mut Clerk<'_>, reported: Checkpoint) {
+///
+/// Whatever failed before it got on is behind it: a stream runs for weeks, and must neither wait longer nor be given up because of
+/// connections that broke days ago.
+pub(crate) fn checkpoint(clerk: &mut Clerk<'_>, no: UnitNo, reported: Checkpoint) {
     let following = &mut clerk.record().following;
     let known = following.checkpoint;
     following.checkpoint = Checkpoint {
         applied: known.applied.max(reported.applied),
         consistent: known.consistent || reported.consistent,
     };
+    let gets_on = reported.applied > known.applied;
+    if gets_on && clerk.record().unit(no).is_some_and(|unit| unit.trouble.is_some()) {
+        clerk.edit_unit(no, |unit| unit.trouble = None);
+    }
     if reported.consistent && !known.consistent {
         let message =
             format!("all tables show one moment of the source, as of {}", reported.applied);
@@ -93,6 +100,7 @@ fn tell_not_followed(clerk: &mut Clerk<'_>, tables: &[QualifiedName]) {
 mod tests {
     use std::collections::BTreeSet;
 
+    use pgconvoy_shared::failure::Failure;
     use pgconvoy_shared::lsn::Lsn;
     use pgconvoy_shared::name::QualifiedName;
     use pgconvoy_shared::stream::{SlotState, StreamNote, WalStatus};
@@ -172,6 +180,25 @@ mod tests {
         story.release(&held);
         assert_eq!(story.finish_all("a", UnitKind::Finish), 1);
         assert!(story.view().cleaned_up);
+    }
+
+    #[test]
+    fn what_failed_before_a_stream_got_on_is_behind_it() {
+        let mut story = Story::streaming(&[("public.orders", 1)]);
+        let broken = || Failure::transient("connection_lost", "the connection was closed");
+        let attempts = |story: &Story| story.view().retrying[0].attempts;
+        let mut held = story.lease("a", UnitKind::Stream);
+        for nth in 1..=3 {
+            story.checkpoint(&held, at(5_000, false));
+            story.fail(&held, broken());
+            assert_eq!(attempts(&story), nth, "it does not get on");
+            story.now = story.now.plus_ms(5_000);
+            held.epoch = story.grant("a", &held.unit).expect("due");
+        }
+        story.checkpoint(&held, at(5_001, false));
+        assert!(story.view().retrying.is_empty());
+        story.fail(&held, broken());
+        assert_eq!(attempts(&story), 1);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use pgconvoy_shared::cutover::{ComparedAgain, CutoverSettings, CutoverStep};
+use pgconvoy_shared::cutover::{ComparedAgain, CopiedAgain, CutoverSettings, CutoverStep};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::time::Timestamp;
@@ -31,6 +31,8 @@ pub struct Cutover {
     pub again_before: Option<ComparedAgain>,
     /// The rest of that, behind the fence.
     pub again: Option<ComparedAgain>,
+    /// What was copied again behind the fence; none = nothing was to be.
+    pub copied: Option<CopiedAgain>,
     /// Where the source's log was when nobody could write any more.
     pub fence: Lsn,
     /// Sessions that were ended for it.
@@ -107,6 +109,7 @@ impl Cutover {
             compared: None,
             again_before: None,
             again: None,
+            copied: None,
             fence: Lsn(0),
             ended_sessions: 0,
             marker: Lsn(0),

@@ -142,7 +142,9 @@ fn cutover_done(order: &CutoverOrder, chance: u32) -> CutoverDone {
         CutoverStep::Compare => panic!("it has units of its own"),
         CutoverStep::Ready => CutoverDone::Ready { lag_bytes: 5, again: None },
         CutoverStep::Fence => CutoverDone::Fenced { at: Lsn(90), ended: 2 },
-        CutoverStep::Prove => CutoverDone::Proved { marker: Lsn(99), sequences: 3, again: None },
+        CutoverStep::Prove => {
+            CutoverDone::Proved { marker: Lsn(99), sequences: 3, again: None, copied: None }
+        }
         CutoverStep::Switch => CutoverDone::Switched,
     }
 }

@@ -45,6 +45,7 @@ pub(crate) fn cutover_settings() -> CutoverSettings {
         ignore: ["cutover_large_objects".to_owned()].into(),
         compare: Some(VerifySettings::default()),
         check_budget_ms: 1_000,
+        copy_again: true,
         by: "ann".into(),
     }
 }

@@ -5,6 +5,7 @@ use pgconvoy_integration_tests::wait;
 use serde_json::Value;
 
 use super::live::{Load, SCHEMA, in_sync};
+use super::overlap::{settings, until_count};
 use crate::world::{DATABASE, LIMIT, Pair, SOON, shown, told};
 
 async fn compared(program: Program, exit: i32) -> Value {
@@ -67,4 +68,37 @@ async fn what_moves_is_no_difference_and_what_differs_is_found() {
     follows.kill().unwrap();
     let turns = load.end().await;
     assert!(turns > 10, "{turns}");
+}
+
+/// A commit that waits for a standby is in the log, and so is applied, before anybody sees it at the source.
+#[tokio::test]
+async fn what_is_applied_before_it_is_seen_is_no_difference() {
+    let schema = "create table t (id int primary key, n int); insert into t select i, 0 from generate_series(1, 100) i";
+    let pair = Pair::new(schema).await;
+    let source = &pair.source;
+    // Only who asks for it waits for a standby that never comes.
+    let alone = [
+        "alter system set synchronous_commit = local",
+        "alter system set synchronous_standby_names = nobody",
+    ];
+    settings(source, &alone).await;
+    compared(in_sync(&pair), 0).await;
+    let goes_on = pair.migrate().args(["--types", "schema,full,incremental"]);
+    let follows = Process::start("follows", goes_on, &pair.path("")).unwrap();
+    let writer = source.client(DATABASE).await.unwrap();
+    let writing = tokio::spawn(async move {
+        writer.batch_execute("set synchronous_commit = on; update t set n = 1 where id = 7").await
+    });
+    until_count(&pair.destination, "the change to be applied", 1, "select sum(n) from t").await;
+    assert_eq!(source.value(DATABASE, "select sum(n) from t").await.unwrap().unwrap(), "0");
+
+    let seen_to_wait = async {
+        let looks = "select count(*) from pg_stat_activity where application_name ~ '^pgconvoy/.*/verify_rows/' and query ~ 'pg_locks'";
+        until_count(source, "the comparison to wait for the writer", 1, looks).await;
+        settings(source, &["alter system reset synchronous_standby_names"]).await;
+        writing.await.unwrap().unwrap();
+    };
+    let (task, ()) = tokio::join!(verify(&pair, 0), seen_to_wait);
+    assert_eq!(task["verification"]["differences"], 0, "{task:#}");
+    follows.kill().unwrap();
 }

@@ -1,6 +1,7 @@
 //! Cutovers: what was acknowledged is at the destination and nothing else, or all is as before.
 
 mod killed;
+mod left;
 mod oldest;
 
 use std::sync::Arc;
@@ -318,6 +319,73 @@ async fn cluster_what_was_changed_since_it_was_compared_is_compared_again() {
     .unwrap();
     let told = fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
     assert!(told.contains("changed since, and compared again"), "{told}");
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    pair.same().await;
+}
+
+/// Tables without a key, and emptied ones, are compared whole; and what cannot be compared in time undoes the cutover.
+#[tokio::test]
+async fn cluster_what_no_key_tells_is_compared_whole_and_all_of_it_in_time() {
+    let without_keys = "create table diary (words text);
+        alter table diary replica identity full;
+        insert into diary select 'the same' from generate_series(1, 9);
+        create table emptied (id int primary key);
+        insert into emptied values (1), (2);";
+    let pair = Pair::new(&format!("{SCHEMA}{without_keys}")).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let behind = async |options: &[&str], changed: &str, arrived: &str, meddled: &str| {
+        let (lock, waiting) = held_at(&pair, "", "fence").await;
+        let cutover = [&["task", "cutover", "shop", "--fence"], options].concat();
+        let cutover = fleet.convoy.cli(cutover).unwrap();
+        let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+        until_blocked(&pair.source, &waiting, &client).await;
+        pair.source.sql(DATABASE, changed).await.unwrap();
+        wait::until(LIMIT, "the change to be applied", async || match pair.count(arrived).await {
+            1 => Ok(()),
+            other => Err(other),
+        })
+        .await
+        .unwrap();
+        pair.destination.sql(DATABASE, meddled).await.unwrap();
+        lock.batch_execute("rollback").await.unwrap();
+        let exit = client.wait(LIMIT).await.unwrap().code();
+        job.until("it to be undone", is_over).await;
+        assert!(!read_only_by_default(&pair.source).await);
+        job.until("it to follow", is_followed).await;
+        (exit, client.log())
+    };
+    for (changed, arrived, meddled, told, mended) in [
+        (
+            "truncate emptied; insert into emptied values (3)",
+            "select (array_agg(id) = '{3}')::int from emptied",
+            "insert into emptied values (5)",
+            "emptied (5) is extra",
+            "delete from emptied where id = 5",
+        ),
+        (
+            "insert into diary values ('another day')",
+            "select count(*) from diary where words = 'another day'",
+            "delete from diary where ctid = (select min(ctid) from diary)",
+            "diary (the same) is missing",
+            "insert into diary values ('the same')",
+        ),
+    ] {
+        let (exit, log) = behind(&[], changed, arrived, meddled).await;
+        assert_eq!(exit, Some(4), "{log}");
+        assert!(log.contains("cutover_rows_differ") && log.contains(told), "{log}");
+        pair.destination.sql(DATABASE, mended).await.unwrap();
+    }
+    let (exit, log) = behind(
+        &["--check-budget", "1ms"],
+        "insert into ledger (amount) select i from generate_series(1, 5000) i",
+        "select count(*) from ledger where amount = 5000",
+        "select",
+    )
+    .await;
+    assert_eq!(exit, Some(1), "{log}");
+    assert!(log.contains("cutover_budget"), "{log}");
+    fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
     job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
     pair.same().await;
 }

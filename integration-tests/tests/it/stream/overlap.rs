@@ -12,7 +12,7 @@ use super::{FOLLOWED, ONE_AFTER_THE_OTHER, caught_up, followed};
 use crate::world::{DATABASE, Fleet, Gate, LIMIT, Pair, Roads, told};
 
 /// Waits until a query at a server answers with that many.
-async fn until_count(server: &Postgres, what: &str, wanted: i64, query: &str) {
+pub(super) async fn until_count(server: &Postgres, what: &str, wanted: i64, query: &str) {
     wait::until(LIMIT, what, async || match server.value(DATABASE, query).await {
         Ok(Some(count)) if count.parse() == Ok(wanted) => Ok(()),
         other => Err(format!("{other:?}")),
@@ -21,7 +21,8 @@ async fn until_count(server: &Postgres, what: &str, wanted: i64, query: &str) {
     .unwrap();
 }
 
-async fn settings(server: &Postgres, statements: &[&str]) {
+/// Gives a server other settings.
+pub(super) async fn settings(server: &Postgres, statements: &[&str]) {
     for statement in statements.iter().chain(&["select pg_reload_conf()"]) {
         server.sql(DATABASE, statement).await.unwrap();
     }

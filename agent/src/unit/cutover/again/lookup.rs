@@ -8,7 +8,7 @@ use std::iter;
 
 use futures::future::try_join_all;
 use pgconvoy_flow::digest::{HashKey, Kept, Row, Rows, classify, key_values};
-use pgconvoy_flow::sql;
+use pgconvoy_flow::sql::{self, Beside};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
@@ -223,8 +223,10 @@ impl Lookup<'_> {
     async fn read(&self, wire: &mut Wire, secret: &HashKey) -> Result<Vec<Kept>, PgError> {
         let Table { plan, only, .. } = self.table;
         let statement = match &self.keys {
-            Some(keys) => sql::copy_out_keys(plan, keys, &plan.write_to, *only),
-            None => sql::copy_out_compared(plan, &Part::Whole, &plan.write_to, *only),
+            Some(keys) => sql::copy_out_keys(plan, keys, &plan.write_to, *only, Beside::Nothing),
+            None => {
+                sql::copy_out_compared(plan, &Part::Whole, &plan.write_to, *only, Beside::Nothing)
+            }
         };
         let mut rows = Rows::new(secret.clone(), plan.key.len());
         let mut kept = Vec::new();

@@ -68,7 +68,7 @@ pub(super) async fn while_in_use(
     let mut found = ComparedAgain::default();
     let (mut took, mut pages_read) = (Duration::ZERO, 0);
     for nth in 1..=LOOKS_MAX {
-        let mut waiting = false;
+        let mut undecided = false;
         let look = next_look(ctx, order, &mut session).await?;
         let changes = Changes::before(ctx, &session, look).await.about(&access)?;
         let [mut here, mut there] = Reader::both(ctx, &changes);
@@ -93,8 +93,8 @@ pub(super) async fn while_in_use(
             found.keys += page.keys;
             found.keys_compared += page.keys_compared;
             let differs = page.differing(ours, theirs);
-            waiting |= !differs.is_empty();
-            let stands = standing_still(ctx, &mut session, look, differs).await?;
+            let (stands, left) = standing_still(ctx, &mut session, look, differs).await?;
+            undecided |= left;
             if let Some(failure) = differ(&stands) {
                 return Ok(Err(failure));
             }
@@ -103,7 +103,7 @@ pub(super) async fn while_in_use(
         forget(ctx, &mut session, look).await?;
         here.end();
         there.end();
-        if took <= budget / 2 && (!waiting || nth == LOOKS_MAX) {
+        if took <= budget / 2 && (!undecided || nth == LOOKS_MAX) {
             session.close().await;
             return Ok(Ok(found));
         }
@@ -211,16 +211,17 @@ fn with_applier_away(ctx: &UnitContext) -> String {
 /// A row that differs, of the table of this number and name.
 type Differing = (i64, QualifiedName, RowDifference);
 
-/// Those that differed at an earlier look too, and were not changed since. All others are left to the next one: at a source that waits
-/// for a standby a change is told of, and applied, a moment before it is seen.
+/// Those that differed at an earlier look too, and were not changed since; and whether others, which were not changed either, are left to
+/// the next one: at a source that waits for a standby a change is told of, and applied, a moment before it is seen. A row that was changed
+/// since belongs to the next look anyway.
 async fn standing_still(
     ctx: &UnitContext,
     session: &mut Session,
     look: i32,
     differs: Vec<Differing>,
-) -> Result<Vec<(QualifiedName, RowDifference)>, UnitEnd> {
+) -> Result<(Vec<(QualifiedName, RowDifference)>, bool), UnitEnd> {
     if differs.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), false));
     }
     let access = session.access().clone();
     let task = ctx.task.as_str();
@@ -232,7 +233,7 @@ async fn standing_still(
     }
     let transaction = session.transaction().await.about(&access)?;
     transaction.batch_execute(&with_applier_away(ctx)).await.about(&access)?;
-    let mut stands = Vec::new();
+    let (mut stands, mut left) = (Vec::new(), false);
     for (no, (name, mut rows)) in of_table {
         let keys: Vec<&str> = rows.keys().map(String::as_str).collect();
         // Of a table that is changed so much that only a part of its keys is kept, or in a way that no key tells, nobody knows.
@@ -243,13 +244,13 @@ async fn standing_still(
         transaction.execute(table, &[&task, &no, &look]).await.about(&access)?;
         let carry = "update pgconvoy.changed_key set look = $4, differed = true where task = $1 and table_no = $2 and key = any ($3) and look < $4";
         let carried = transaction.execute(carry, &[&task, &no, &keys, &look]).await;
-        carried.about(&access)?;
+        left |= carried.about(&access)? > 0;
         for row in &stay {
             stands.extend(rows.remove(row.get::<_, &str>(0)).map(|row| (name.clone(), row)));
         }
     }
     transaction.commit().await.about(&access)?;
-    Ok(stands)
+    Ok((stands, left))
 }
 
 /// What differs, for people.

@@ -276,7 +276,10 @@ async fn cut_over(
         let is_grave = cause.as_deref().is_some_and(|cause| GRAVE.contains(&cause));
         let differs =
             matches!(cause.as_deref(), Some("verification_differs" | "cutover_rows_differ"));
-        assert!(!differs, "{NOT_THERE}, as the cutover's comparison tells: {}", told(&asked));
+        if differs {
+            let shown = job.fleet.ok(&["task", "show", &job.id]).await;
+            panic!("{NOT_THERE}, as the cutover's comparison tells: {}\n{shown}", told(&asked));
+        }
         assert!(!is_grave, "the cutover failed: {}", told(&asked));
         healed(job, pair).await;
     }

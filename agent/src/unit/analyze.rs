@@ -31,7 +31,7 @@ pub(super) async fn run(
         analyze(ctx, &session, table).await?;
         ctx.progress.add(1, 0);
     }
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(WorkResult::Analyze)
 }
 

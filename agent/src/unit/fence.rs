@@ -34,8 +34,8 @@ pub(super) async fn session_beside(ctx: &UnitContext) -> Result<Session, UnitEnd
 }
 
 async fn connect(ctx: &UnitContext) -> Result<Session, UnitEnd> {
-    let access = ctx.access(Side::Destination);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Destination).await?;
+    let access = session.access().clone();
     ctx.still_mine()?;
     Ok(session)
 }

@@ -30,8 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     ctx.means.keepers.close(&ctx.task);
     ctx.means.pool.close(&ctx.task).await;
-    let access = ctx.access(Side::Destination);
-    let mut session = access.session().await.about(&access)?;
+    let mut session = ctx.session(Side::Destination).await?;
+    let access = session.access().clone();
     ctx.still_mine()?;
     end_sessions(ctx, &session).await?;
     if ctx.purpose == Purpose::Migrate && ctx.spec.incremental.set_replica_identity {
@@ -57,8 +57,8 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
 
 /// A slot that stays makes the source keep its log until the disk is full: this is done, or done again.
 async fn close_stream(ctx: &UnitContext) -> Result<(), Failure> {
-    let access = ctx.access(Side::Source);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Source).await?;
+    let access = session.access().clone();
     end_sessions(ctx, &session).await?;
     open_stream::remove(&session, &ctx.task).await.about(&access)?;
     session.close().await;
@@ -66,8 +66,8 @@ async fn close_stream(ctx: &UnitContext) -> Result<(), Failure> {
 }
 
 async fn end_keepers(ctx: &UnitContext) -> Result<(), Failure> {
-    let access = ctx.access(Side::Source);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Source).await?;
+    let access = session.access().clone();
     end_sessions(ctx, &session).await?;
     session.close().await;
     Ok(())

@@ -56,8 +56,8 @@ pub(super) fn split(tables: Vec<PlanTable>) -> (Option<PlanTable>, Vec<PlanTable
 /// Plans them, and makes the plan current at the destination (laws O1, O4).
 pub(super) async fn plan(ctx: &UnitContext, table: PlanTable) -> Result<(), UnitEnd> {
     let (fingerprint, shards) = look_at(ctx, &table).await?;
-    let access = ctx.access(Side::Destination);
-    let mut session = access.session().await.about(&access)?;
+    let mut session = ctx.session(Side::Destination).await?;
+    let access = session.access().clone();
     end_old_sessions(&mut session).await?;
     ctx.still_mine()?;
     let write_to = large_objects::view();
@@ -70,7 +70,7 @@ pub(super) async fn plan(ctx: &UnitContext, table: PlanTable) -> Result<(), Unit
         followed: None,
     };
     generation::make_current(&mut session, &[plan]).await?;
-    session.close().await;
+    ctx.means.pool.give(session);
     let plan = TablePlan {
         no: table.no,
         generation: table.generation,

@@ -47,7 +47,7 @@ use pgconvoy_shared::stream::{SlotState, StreamProgress};
 use pgconvoy_shared::unit::{Ended, Progress, UnitKind, Work, WorkResult};
 use pgconvoy_shared::verify::Purpose;
 
-use crate::pg::Access;
+use crate::pg::{About, Access, Session};
 use crate::runner::{LeaseClock, Means, PartSender};
 
 /// All that a unit may use.
@@ -95,6 +95,12 @@ impl UnitContext {
             Purpose::Migrate => access,
             Purpose::Precheck | Purpose::Verify => access.read_only(),
         }
+    }
+
+    /// A session with a database of the task, under the name of this unit: one that an earlier unit left, or a new one.
+    pub(crate) async fn session(&self, side: Side) -> Result<Session, Failure> {
+        let access = self.access(side);
+        self.means.pool.session(&access).await.about(&access)
     }
 
     /// Whether the schema is migrated.

@@ -24,6 +24,6 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     }
     entries_run += schema::scan(ctx, &mut session).await?;
     entries_run += schema::run(ctx, &mut session, &Pick::Section(Section::Last)).await?;
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(WorkResult::SchemaPost { entries_run })
 }

@@ -91,13 +91,13 @@ pub(super) async fn source_half(
     ctx: &UnitContext,
     link: Link<Vec<Position>, ()>,
 ) -> Result<(), UnitEnd> {
-    let access = ctx.access(Side::Source);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Source).await?;
+    let access = session.access().clone();
     let wanted = taking_part(&session, &ctx.spec.objects).await.about(&access)?;
     for batch in wanted.chunks(BATCH) {
         link.send(positions(&session, batch).await.about(&access)?).await?;
     }
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(())
 }
 
@@ -246,7 +246,7 @@ async fn destination_half(
         script.push_str("commit");
         session.batch_execute(&script).await.about(session.access())?;
     }
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(count)
 }
 

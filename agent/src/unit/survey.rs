@@ -90,15 +90,15 @@ pub(crate) async fn run(ctx: &UnitContext, order: Survey) -> Result<WorkResult, 
 }
 
 async fn destination_half(ctx: &UnitContext, link: Link<AtDestination, ()>) -> Result<(), UnitEnd> {
-    let access = ctx.access(Side::Destination);
-    let mut session = access.session().await.about(&access)?;
+    let mut session = ctx.session(Side::Destination).await?;
+    let access = session.access().clone();
     end_old_sessions(&mut session).await?;
     if ctx.purpose == Purpose::Verify {
         // Nothing of the task is there, and nothing will be.
         let to_compare = names(ctx, &session).await.about(&access)?;
         let there = AtDestination { index_entries: IndexEntries::new(), made: None, to_compare };
         link.send(there).await?;
-        session.close().await;
+        ctx.means.pool.give(session);
         return Ok(());
     }
     let made = if ctx.spec.types.contains(&MigrationType::Schema) {
@@ -111,7 +111,7 @@ async fn destination_half(ctx: &UnitContext, link: Link<AtDestination, ()>) -> R
     };
     let index_entries = index_entries(ctx, &session).await?;
     link.send(AtDestination { index_entries, made, to_compare: BTreeSet::new() }).await?;
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(())
 }
 
@@ -169,8 +169,8 @@ async fn source_half(
     order: &Survey,
     mut link: Link<(), AtDestination>,
 ) -> Result<SurveyDone, UnitEnd> {
-    let access = ctx.access(Side::Source);
-    let mut session = access.session().await.about(&access)?;
+    let mut session = ctx.session(Side::Source).await?;
+    let access = session.access().clone();
     end_old_sessions(&mut session).await?;
     let (mut tables, taken) = match order.mode {
         SnapshotMode::Shard => (list(ctx, &session).await.about(&access)?, None),
@@ -188,7 +188,7 @@ async fn source_half(
         true => late_indexes(&session).await.about(&access)?,
         false => LateIndexes::new(),
     };
-    session.close().await;
+    ctx.means.pool.give(session);
 
     let mut there = link.expect().await?;
     for name in std::mem::take(&mut there.to_compare) {
@@ -291,7 +291,7 @@ async fn tables_of_one_moment(
         if settled {
             return Ok((under_it, taken));
         }
-        taken.session.close().await;
+        taken.ctx.means.pool.give(session);
     }
     Err(Failure::transient(
         "schema_in_motion",

@@ -20,8 +20,8 @@ pub(super) async fn half(
     ctx: &UnitContext,
     mut link: Link<Vec<AtDestination>, Vec<FromSource>>,
 ) -> Result<(), UnitEnd> {
-    let access = ctx.access(Side::Destination);
-    let mut session = access.session().await.about(&access)?;
+    let mut session = ctx.session(Side::Destination).await?;
+    let access = session.access().clone();
     end_old_sessions(&mut session).await?;
     let encoding: String = session
         .query_one("select current_setting('server_encoding')", &[])
@@ -32,7 +32,7 @@ pub(super) async fn half(
         let answers = decide(ctx, &mut session, &tables, &encoding).await?;
         link.send(answers).await?;
     }
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(())
 }
 

@@ -90,7 +90,7 @@ async fn source_half(ctx: &UnitContext, link: Link<Seen, ()>) -> Result<(), Unit
     };
     let facts =
         source_facts(ctx, &session).await.map_err(|error| unreadable(error.into(), &session))?;
-    session.close().await;
+    ctx.means.pool.give(session);
     link.send(Ok(Box::new(facts))).await
 }
 
@@ -120,7 +120,7 @@ async fn destination_half(
     let Some(session) = session else { return Ok(report) };
     let destination =
         destination_facts(ctx, &session, source.as_deref()).await.about(session.access())?;
-    session.close().await;
+    ctx.means.pool.give(session);
     of_destination(ctx, &destination, &mut report);
     if let Some(source) = &source {
         of_both(ctx, source, &destination, &mut report);
@@ -132,8 +132,8 @@ async fn destination_half(
 }
 
 async fn open(ctx: &UnitContext, side: Side) -> Result<Session, Failure> {
-    let access = ctx.access(side);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(side).await?;
+    let access = session.access().clone();
     // Whatever is asked below, the server itself sees to it that nothing is changed.
     session.batch_execute("set default_transaction_read_only = on").await.about(&access)?;
     Ok(session)

@@ -27,11 +27,11 @@ pub(in crate::unit) async fn keep_refreshes(
     if store::count(ctx, session).await? > 0 {
         return Ok(());
     }
-    let access = ctx.access(Side::Source);
-    let source = access.session().await.about(&access)?;
+    let source = ctx.session(Side::Source).await?;
+    let access = source.access().clone();
     let views = populated_views(&source).await.about(&access)?;
     let path = search_path(&source).await.about(&access)?;
-    source.close().await;
+    ctx.means.pool.give(source);
     let taking_part = |view: &PopulatedView| ctx.spec.objects.matches(&view.name);
     let views: Vec<_> = views.into_iter().filter(taking_part).collect();
     let there = present(session, &views).await.about(session.access())?;

@@ -45,7 +45,7 @@ pub(in crate::unit) async fn scan(
         count += try_join_all(workers).await?.into_iter().sum::<u32>();
     }
     for session in beside {
-        session.close().await;
+        ctx.means.pool.give(session);
     }
     Ok(count)
 }

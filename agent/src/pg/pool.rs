@@ -158,17 +158,18 @@ impl Pool {
     }
 
     async fn close_those(&self, which: impl Fn(&Access, Instant) -> bool) {
-        fn taken<S: Pooled>(
-            state: &mut State,
-            which: impl Fn(&Access, Instant) -> bool,
-        ) -> Vec<S> {
+        fn taken<S: Pooled>(state: &mut State, which: impl Fn(&Access, Instant) -> bool) -> Vec<S> {
             let idle = S::idle(state);
             let closed = idle.extract_if(.., |idle| which(idle.session.access(), idle.since));
             closed.map(|idle| idle.session).collect()
         }
         let wires: Vec<Wire> = taken(&mut self.state(), &which);
         let sessions: Vec<Session> = taken(&mut self.state(), &which);
-        join(join_all(wires.into_iter().map(Wire::close)), join_all(sessions.into_iter().map(Session::close))).await;
+        join(
+            join_all(wires.into_iter().map(Wire::close)),
+            join_all(sessions.into_iter().map(Session::close)),
+        )
+        .await;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

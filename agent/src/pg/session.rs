@@ -129,7 +129,7 @@ impl Session {
     }
 
     /// Sends statements that cannot fail, and does not wait for them: they are run before the next one.
-    fn send_ahead(&self, sql: &str) {
+    pub(crate) fn send_ahead(&self, sql: &str) {
         // Polled once it is sent; the driver drops an answer that nobody waits for.
         let _answer = self.batch_execute(sql).now_or_never();
     }

@@ -35,7 +35,6 @@ pub(super) async fn session_beside(ctx: &UnitContext) -> Result<Session, UnitEnd
 
 async fn connect(ctx: &UnitContext) -> Result<Session, UnitEnd> {
     let session = ctx.session(Side::Destination).await?;
-    let access = session.access().clone();
     ctx.still_mine()?;
     Ok(session)
 }

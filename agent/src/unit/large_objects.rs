@@ -57,7 +57,6 @@ pub(super) fn split(tables: Vec<PlanTable>) -> (Option<PlanTable>, Vec<PlanTable
 pub(super) async fn plan(ctx: &UnitContext, table: PlanTable) -> Result<(), UnitEnd> {
     let (fingerprint, shards) = look_at(ctx, &table).await?;
     let mut session = ctx.session(Side::Destination).await?;
-    let access = session.access().clone();
     end_old_sessions(&mut session).await?;
     ctx.still_mine()?;
     let write_to = large_objects::view();
@@ -107,14 +106,14 @@ async fn look_at(
     table: &PlanTable,
 ) -> Result<(String, Vec<PlannedShard>), UnitEnd> {
     let access = ctx.access(Side::Source);
-    let mut wire = access.reader().await.about(&access)?;
+    let mut wire = ctx.means.pool.reader(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     let name = &table.name;
     wire.query("begin isolation level repeatable read read only").await.about(name)?;
     let fingerprint = source_table::fingerprint(&mut wire, name).await.about(name)?;
     let shards = cut(ctx, &mut wire, table.bytes).await.about(name)?;
     wire.query("commit").await.about(name)?;
-    wire.close().await;
+    ctx.means.pool.give(wire);
     Ok((fingerprint, shards))
 }
 

@@ -103,7 +103,7 @@ pub(super) async fn source_half(
 
 /// Sequences of one end that take part.
 pub(super) async fn taking_part(
-    session: &tokio_postgres::Client,
+    session: &Session,
     rules: &ObjectRules,
 ) -> Result<Vec<QualifiedName>, tokio_postgres::Error> {
     // Those of extensions are the extension's business, those of pgconvoy its own.
@@ -134,7 +134,7 @@ pub(super) async fn taking_part(
 
 /// Where these sequences stand. One that is dropped meanwhile is left out: whoever asks had heard of it a moment before.
 pub(super) async fn positions(
-    session: &tokio_postgres::Client,
+    session: &Session,
     batch: &[QualifiedName],
 ) -> Result<Vec<Position>, tokio_postgres::Error> {
     let mut batch = batch.to_vec();
@@ -159,7 +159,7 @@ pub(super) async fn positions(
 }
 
 async fn positions_of(
-    session: &tokio_postgres::Client,
+    session: &Session,
     batch: &[QualifiedName],
 ) -> Result<Vec<Position>, tokio_postgres::Error> {
     if batch.is_empty() {
@@ -256,7 +256,7 @@ pub(super) fn names(positions: &[Position]) -> Vec<QualifiedName> {
 
 /// Which of them are there.
 pub(super) async fn present(
-    session: &tokio_postgres::Client,
+    session: &Session,
     sequences: &[QualifiedName],
 ) -> Result<Vec<bool>, tokio_postgres::Error> {
     let names: Vec<String> = sequences.iter().map(QualifiedName::quoted).collect();
@@ -269,7 +269,7 @@ pub(super) async fn present(
 /// What the task set.
 pub(super) async fn were_set(
     ctx: &UnitContext,
-    session: &tokio_postgres::Client,
+    session: &Session,
 ) -> Result<HashMap<QualifiedName, Value>, tokio_postgres::Error> {
     let query = "select schema_name, sequence_name, last_value, is_called
                  from pgconvoy.sequence_set where task = $1";

@@ -122,7 +122,10 @@ pub(super) async fn open(
                 .map_err(|_| PgError::protocol(format!("system identifier {said}")))
                 .about(&access)?;
             // It uses all 64 bits; PostgreSQL has no unsigned type to show it in.
-            return Err(UnitEnd::TableGone { table: no, system_identifier: signed.cast_unsigned() });
+            return Err(UnitEnd::TableGone {
+                table: no,
+                system_identifier: signed.cast_unsigned(),
+            });
         }
         Err(error) => return Err(error.failure(name.to_string()).into()),
     };
@@ -130,16 +133,8 @@ pub(super) async fn open(
     let [_locked, file, described] = &answers[..] else {
         unreachable!("what is left when all beyond three is taken off");
     };
-    compare_filenode(no, name, noted, first(file).about(name)?)?;
+    compare_filenode(no, name, noted, file.value().about(name)?)?;
     Ok(Opened { fingerprint: fingerprint::fingerprint(&described.columns), answers: more })
-}
-
-/// The first value of an answer.
-fn first(answer: &Answer) -> Result<&str, PgError> {
-    let value = answer.rows.first().and_then(|row| row.first());
-    value
-        .and_then(Option::as_deref)
-        .ok_or_else(|| PgError::protocol("no value where there must be one"))
 }
 
 /// No such table, or no such schema.
@@ -220,17 +215,17 @@ pub(super) async fn partitions_changed(
 }
 
 /// Asks for the snapshot, and then for the WAL insert position, in this order (law S4).
-pub(super) const MOMENT: &str =
-    "select pg_current_snapshot(); select pg_current_wal_insert_lsn()";
+pub(super) const MOMENT: &str = "select pg_current_snapshot(); select pg_current_wal_insert_lsn()";
 
 /// Reads the answers to [`MOMENT`].
 pub(super) fn moment(answers: &[Answer]) -> Result<(String, Lsn), PgError> {
     let [snapshot, position] = answers else {
         return Err(PgError::protocol("no moment where there must be one"));
     };
-    let position = first(position)?;
-    let position = position.parse().map_err(|_| PgError::protocol(format!("position {position}")))?;
-    Ok((first(snapshot)?.to_owned(), position))
+    let position = position.value()?;
+    let position =
+        position.parse().map_err(|_| PgError::protocol(format!("position {position}")))?;
+    Ok((snapshot.value()?.to_owned(), position))
 }
 
 /// The moment of the current transaction.

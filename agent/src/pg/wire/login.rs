@@ -19,11 +19,6 @@ impl Access {
         self.wire(Patience::Short).await
     }
 
-    /// Logs our own client in, for writing rows.
-    pub(crate) async fn writer(&self) -> Result<Wire, PgError> {
-        self.wire(Patience::Long).await
-    }
-
     /// Logs our own client in, for reading the log.
     pub(super) async fn log_reader(&self) -> Result<Wire, PgError> {
         let patience = Patience::Short;

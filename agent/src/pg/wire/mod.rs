@@ -58,6 +58,19 @@ pub(crate) struct Answer {
     pub(crate) rows: Vec<TextRow>,
 }
 
+impl Answer {
+    /// Its first value, which must be there.
+    pub(crate) fn value(&self) -> Result<&str, PgError> {
+        let value = self.rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
+        value.ok_or_else(|| PgError::protocol("no value where there must be one"))
+    }
+
+    /// Whether that is `true`.
+    pub(crate) fn is_true(&self) -> bool {
+        self.value().is_ok_and(|value| value == "t")
+    }
+}
+
 /// A session of our own client.
 pub(crate) struct Wire {
     access: Access,
@@ -170,9 +183,8 @@ impl Wire {
 
     /// The first value of the first row; an error where there is none.
     pub(crate) async fn value(&mut self, sql: &str) -> Result<String, PgError> {
-        let rows = self.query(sql).await?;
-        let first = rows.into_iter().next().and_then(|row| row.into_iter().next());
-        first.flatten().ok_or_else(|| PgError::protocol("no value where there must be one"))
+        let all = Answer { rows: self.query(sql).await?, ..Answer::default() };
+        all.value().map(str::to_owned)
     }
 
     /// Ends the session in good order.

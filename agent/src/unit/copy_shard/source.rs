@@ -40,8 +40,9 @@ pub(super) async fn half(
 
     link.send(FromSource::Opened { encoding }).await?;
     let (rows, bytes) = copy_out(&mut wire, shard, &link).await?;
-    source_table::wait_until_flushed(&mut wire, noted_lsn).await?;
     link.send(FromSource::End(ReadRows { rows, bytes, snapshot, noted_lsn })).await?;
+    source_table::wait_until_flushed(&mut wire, noted_lsn).await?;
+    link.send(FromSource::Flushed).await?;
     ctx.means.pool.give(wire);
     Ok(())
 }

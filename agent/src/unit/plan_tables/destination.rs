@@ -21,15 +21,11 @@ pub(super) async fn half(
     mut link: Link<Vec<AtDestination>, Vec<FromSource>>,
 ) -> Result<(), UnitEnd> {
     let mut session = ctx.session(Side::Destination).await?;
-    let access = session.access().clone();
     end_old_sessions(&mut session).await?;
-    let encoding: String = session
-        .query_one("select current_setting('server_encoding')", &[])
-        .await
-        .about(&access)?
-        .get(0);
+    let encoding = session.query_one("select current_setting('server_encoding')", &[]).await;
+    let encoding: String = encoding.about(session.access())?.get(0);
     while let Some(tables) = link.next().await {
-        let answers = decide(ctx, &mut session, &tables, &encoding).await?;
+        let answers = decide(ctx, &session, &tables, &encoding).await?;
         link.send(answers).await?;
     }
     ctx.means.pool.give(session);
@@ -39,7 +35,7 @@ pub(super) async fn half(
 /// Chooses where and how rows are written, and makes the plans current.
 async fn decide(
     ctx: &UnitContext,
-    session: &mut Session,
+    session: &Session,
     tables: &[FromSource],
     encoding: &str,
 ) -> Result<Vec<AtDestination>, UnitEnd> {

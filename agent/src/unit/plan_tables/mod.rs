@@ -81,7 +81,7 @@ async fn source_half(
     mut link: Link<Vec<FromSource>, Vec<AtDestination>>,
 ) -> Result<(), UnitEnd> {
     let access = ctx.access(Side::Source);
-    let mut wire = access.reader().await.about(&access)?;
+    let mut wire = ctx.means.pool.reader(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     let mut undecided = Vec::new();
     for batch in tables.chunks(BATCH) {
@@ -97,7 +97,7 @@ async fn source_half(
         tell_decided(ctx, earlier, &mut link).await?;
     }
     tell_decided(ctx, undecided, &mut link).await?;
-    wire.close().await;
+    ctx.means.pool.give(wire);
     Ok(())
 }
 

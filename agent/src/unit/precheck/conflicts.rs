@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::try_join_all;
+use futures::try_join;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::spec::ObjectRules;
@@ -112,15 +114,17 @@ pub(super) async fn of_destination(
     if ctx.with_schema() {
         facts.named = named(session, &ctx.spec.objects).await?;
     } else if let Some(source) = source {
-        session.batch_execute("set lock_timeout = '1s'").await?;
-        for batch in source.tables.chunks(BATCH) {
-            existing(session, batch, &mut facts.tables).await?;
-        }
-        session.batch_execute("reset lock_timeout").await?;
-        let there = sequences::present(session, &source.sequences).await?;
+        session.send_ahead("set lock_timeout = '1s'");
+        let batches = source.tables.chunks(BATCH).map(|batch| existing(session, batch));
+        let (tables, there, views) = try_join!(
+            try_join_all(batches),
+            sequences::present(session, &source.sequences),
+            schema::not_refreshable(ctx, session),
+        )?;
         let absent = source.sequences.iter().zip(there).filter(|(_, there)| !there);
+        facts.tables = tables.into_iter().flatten().collect();
         facts.sequences_missing = absent.map(|(name, _)| name.clone()).collect();
-        facts.views_not_refreshable = schema::not_refreshable(ctx, session).await?;
+        facts.views_not_refreshable = views;
     }
     Ok(facts)
 }
@@ -138,8 +142,7 @@ async fn has_begun(session: &Session, ctx: &UnitContext) -> Result<bool, tokio_p
 async fn existing(
     session: &Session,
     tables: &[SourceTable],
-    found: &mut BTreeMap<QualifiedName, ExistingTable>,
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<Vec<(QualifiedName, ExistingTable)>, tokio_postgres::Error> {
     let names: Vec<String> = tables.iter().map(|table| table.name.quoted()).collect();
     let rows = session
         .query(
@@ -171,7 +174,7 @@ async fn existing(
             &[&names],
         )
         .await?;
-    for row in &rows {
+    let table = async |row: &tokio_postgres::Row| {
         let name = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
         let table = ExistingTable {
             columns: row.get(2),
@@ -182,9 +185,9 @@ async fn existing(
             unproven: row.get(7),
             empty: is_empty(session, &name).await?,
         };
-        found.insert(name, table);
-    }
-    Ok(())
+        Ok((name, table))
+    };
+    try_join_all(rows.iter().map(table)).await
 }
 
 /// One that may not be read counts as empty here, and so does one that somebody keeps to himself, such as another task's copy:

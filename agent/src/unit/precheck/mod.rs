@@ -7,7 +7,8 @@
 //!
 //! Of a task that only compares, what matters for writing is not judged.
 //!
-//! Each topic has a file with its queries and the rules that turn facts into findings. A database that cannot be reached is
+//! Each topic has a file with its queries and the rules that turn facts into findings. The queries of one end are all on their
+//! way before the first of them is answered. A database that cannot be reached is
 //! a finding too, an error with the code of the failure; the other database is then still looked at.
 
 mod conflicts;
@@ -25,6 +26,7 @@ mod tablespaces;
 
 use std::collections::BTreeSet;
 
+use futures::try_join;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
@@ -133,9 +135,8 @@ async fn destination_half(
 
 async fn open(ctx: &UnitContext, side: Side) -> Result<Session, Failure> {
     let session = ctx.session(side).await?;
-    let access = session.access().clone();
     // Whatever is asked below, the server itself sees to it that nothing is changed.
-    session.batch_execute("set default_transaction_read_only = on").await.about(&access)?;
+    session.send_ahead("set default_transaction_read_only = on");
     Ok(session)
 }
 
@@ -143,20 +144,47 @@ async fn source_facts(
     ctx: &UnitContext,
     session: &Session,
 ) -> Result<SourceFacts, tokio_postgres::Error> {
-    let tables = tables::of_source(session, &ctx.spec.objects).await?;
-    Ok(SourceFacts {
-        server: server::facts(session).await?,
-        privileges: privileges::of_source(session, &ctx.spec.objects).await?,
-        objects: objects::of_source(session, &ctx.spec.objects).await?,
-        large_objects: large_objects::of_source(session).await?,
-        roles: roles::of_source(ctx, session).await?,
-        tablespaces: tablespaces::used(session).await?,
-        extensions: extensions::of_source(session).await?,
-        extension_rows: extensions::with_users_rows(session, &ctx.spec.objects).await?,
-        named: conflicts::named(session, &ctx.spec.objects).await?,
-        streaming: streaming::of_source(ctx, session).await?,
-        sequences: sequences::taking_part(session, &ctx.spec.objects).await?,
+    let rules = &ctx.spec.objects;
+    let (
         tables,
+        server,
+        privileges,
+        objects,
+        large_objects,
+        roles,
+        tablespaces,
+        extensions,
+        extension_rows,
+        named,
+        streaming,
+        sequences,
+    ) = try_join!(
+        tables::of_source(session, rules),
+        server::facts(session),
+        privileges::of_source(session, rules),
+        objects::of_source(session, rules),
+        large_objects::of_source(session),
+        roles::of_source(ctx, session),
+        tablespaces::used(session),
+        extensions::of_source(session),
+        extensions::with_users_rows(session, rules),
+        conflicts::named(session, rules),
+        streaming::of_source(ctx, session),
+        sequences::taking_part(session, rules),
+    )?;
+    Ok(SourceFacts {
+        server,
+        tables,
+        privileges,
+        objects,
+        large_objects,
+        roles,
+        tablespaces,
+        extensions,
+        extension_rows,
+        named,
+        streaming,
+        sequences,
     })
 }
 
@@ -165,16 +193,37 @@ async fn destination_facts(
     session: &Session,
     source: Option<&SourceFacts>,
 ) -> Result<DestinationFacts, tokio_postgres::Error> {
+    let (
+        server,
+        roles,
+        tablespaces,
+        extensions,
+        privileges,
+        objects,
+        large_objects,
+        streaming,
+        conflicts,
+    ) = try_join!(
+        server::facts(session),
+        roles::of_destination(session),
+        tablespaces::there(session),
+        extensions::of_destination(session),
+        privileges::of_destination(session),
+        objects::of_destination(session),
+        large_objects::of_destination(session),
+        streaming::of_destination(ctx, session),
+        conflicts::of_destination(session, ctx, source),
+    )?;
     Ok(DestinationFacts {
-        server: server::facts(session).await?,
-        roles: roles::of_destination(session).await?,
-        tablespaces: tablespaces::there(session).await?,
-        extensions: extensions::of_destination(session).await?,
-        privileges: privileges::of_destination(session).await?,
-        objects: objects::of_destination(session).await?,
-        large_objects: large_objects::of_destination(session).await?,
-        conflicts: conflicts::of_destination(session, ctx, source).await?,
-        streaming: streaming::of_destination(ctx, session).await?,
+        server,
+        roles,
+        tablespaces,
+        extensions,
+        privileges,
+        objects,
+        large_objects,
+        conflicts,
+        streaming,
     })
 }
 

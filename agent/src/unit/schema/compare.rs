@@ -70,7 +70,6 @@ async fn source_half(
     mut link: Link<u32, FromDestination>,
 ) -> Result<ObjectsCompared, UnitEnd> {
     let session = ctx.session(Side::Source).await?;
-    let access = session.access().clone();
     let mine = session.major();
     link.send(mine).await?;
     ctx.means.pool.give(session);

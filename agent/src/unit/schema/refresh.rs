@@ -3,6 +3,7 @@
 //! Those that hold rows at the source, and are there, are refreshed after the rows: by entries like those of a migrated schema,
 //! in the source's order, so that all that is true of entries is true of these.
 
+use futures::try_join;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::QualifiedName;
 
@@ -28,12 +29,14 @@ pub(in crate::unit) async fn keep_refreshes(
         return Ok(());
     }
     let source = ctx.session(Side::Source).await?;
-    let access = source.access().clone();
-    let views = populated_views(&source).await.about(&access)?;
-    let path = search_path(&source).await.about(&access)?;
+    let looked = try_join!(populated_views(&source), search_path(&source));
+    let (views, path) = looked.about(source.access())?;
     ctx.means.pool.give(source);
     let taking_part = |view: &PopulatedView| ctx.spec.objects.matches(&view.name);
     let views: Vec<_> = views.into_iter().filter(taking_part).collect();
+    if views.is_empty() {
+        return Ok(());
+    }
     let there = present(session, &views).await.about(session.access())?;
     let entries: Vec<_> = views
         .iter()

@@ -68,7 +68,7 @@ pub(super) async fn plan(ctx: &UnitContext, table: PlanTable) -> Result<(), Unit
         write_to: &write_to,
         followed: None,
     };
-    generation::make_current(&mut session, &[plan]).await?;
+    generation::make_current(&session, &[plan]).await?;
     ctx.means.pool.give(session);
     let plan = TablePlan {
         no: table.no,

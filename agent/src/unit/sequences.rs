@@ -310,6 +310,7 @@ mod tests {
     use pgconvoy_integration_tests::postgres::{Options, Postgres};
 
     use super::*;
+    use crate::pg::tests;
 
     #[test]
     fn a_position_is_set_as_it_stands() {
@@ -336,14 +337,15 @@ mod tests {
     async fn a_sequence_that_is_dropped_before_it_is_read_is_left_out() {
         let server = Postgres::start(Options::default()).await.unwrap();
         server.sql("postgres", "create sequence stays; create sequence goes").await.unwrap();
-        let client = server.client("postgres").await.unwrap();
-        let listed = taking_part(&client, &ObjectRules::default()).await.unwrap();
+        let access = tests::access(Side::Source, &tests::endpoint(&server, "postgres"), "test");
+        let session = access.session().await.unwrap();
+        let listed = taking_part(&session, &ObjectRules::default()).await.unwrap();
         assert_eq!(listed.len(), 2);
         server.sql("postgres", "drop sequence goes; create sequence later").await.unwrap();
-        let read = names(&positions(&client, &listed).await.unwrap());
+        let read = names(&positions(&session, &listed).await.unwrap());
         assert_eq!(read, [QualifiedName::new("public", "stays")]);
         server.sql("postgres", "drop sequence stays").await.unwrap();
-        assert_eq!(positions(&client, &listed).await.unwrap(), []);
+        assert_eq!(positions(&session, &listed).await.unwrap(), []);
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub(super) fn is_absent(error: &PgError) -> bool {
 /// The digest of its columns as the server describes them.
 pub(super) async fn fingerprint(wire: &mut Wire, table: &QualifiedName) -> Result<String, PgError> {
     let answers = wire.answers(&sql::describe_table(table)).await?;
-    Ok(fingerprint::fingerprint(&answers.first().map_or(&[][..], |answer| &answer.columns)))
+    Ok(fingerprint::fingerprint(answers.first().map_or(&[][..], |answer| &answer.columns)))
 }
 
 /// Asks for the file of a table.

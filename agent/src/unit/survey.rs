@@ -107,7 +107,7 @@ async fn destination_half(ctx: &UnitContext, link: Link<AtDestination, ()>) -> R
     } else {
         // Otherwise the schema's unit has made it, and it must not come back once the task has ended.
         ctx.still_mine()?;
-        destination::ensure(&mut session, &ctx.task).await?;
+        destination::ensure(&session, &ctx.task).await?;
         None
     };
     let index_entries = index_entries(ctx, &session).await?;

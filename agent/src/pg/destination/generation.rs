@@ -219,7 +219,7 @@ impl Plan<'_> {
             return outcome;
         }
         // A writer of an older plan holds the row, and perhaps stands still. What it writes is void: it is ended.
-        let mut other = access.session().await.about(&access)?;
+        let other = access.session().await.about(&access)?;
         loop {
             tokio::select! {
                 biased;
@@ -227,7 +227,7 @@ impl Plan<'_> {
                     other.close().await;
                     return outcome;
                 }
-                ended = self.end_writers(&mut other, pid) => ended?,
+                ended = self.end_writers(&other, pid) => ended?,
             }
         }
     }

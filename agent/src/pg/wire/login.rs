@@ -19,6 +19,11 @@ impl Access {
         self.wire(Patience::Short).await
     }
 
+    /// Logs our own client in, for writing rows.
+    pub(crate) async fn writer(&self) -> Result<Wire, PgError> {
+        self.wire(Patience::Long).await
+    }
+
     /// Logs our own client in, for reading the log.
     pub(super) async fn log_reader(&self) -> Result<Wire, PgError> {
         let patience = Patience::Short;
@@ -28,7 +33,7 @@ impl Access {
         .await
     }
 
-    pub(super) async fn wire(&self, patience: Patience) -> Result<Wire, PgError> {
+    async fn wire(&self, patience: Patience) -> Result<Wire, PgError> {
         self.connect(patience, |transport| self.log_wire_in(transport, patience, Protocol::Sql))
             .await
     }

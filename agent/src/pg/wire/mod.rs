@@ -348,7 +348,10 @@ impl Pooled for Wire {
     }
 
     async fn open(access: &Access, patience: Patience) -> Result<Self, PgError> {
-        access.wire(patience).await
+        match patience {
+            Patience::Short => access.reader().await,
+            Patience::Long => access.writer().await,
+        }
     }
 
     fn idle(state: &mut pool::State) -> &mut Vec<pool::Idle<Self>> {

@@ -26,18 +26,10 @@ pub(super) type Named = BTreeSet<(String, QualifiedName)>;
 /// What the destination holds of what the source has.
 #[derive(Debug)]
 pub(super) struct DestinationFacts {
-    /// The task has begun here.
-    begun: bool,
     named: Named,
     tables: BTreeMap<QualifiedName, ExistingTable>,
     sequences_missing: Vec<QualifiedName>,
     views_not_refreshable: Vec<QualifiedName>,
-}
-
-impl DestinationFacts {
-    pub(super) fn begun(&self) -> bool {
-        self.begun
-    }
 }
 
 #[derive(Debug)]
@@ -100,17 +92,12 @@ pub(super) async fn of_destination(
     ctx: &UnitContext,
     source: Option<&SourceFacts>,
 ) -> Result<DestinationFacts, tokio_postgres::Error> {
-    let begun = has_begun(session, ctx).await?;
     let mut facts = DestinationFacts {
-        begun,
         named: Named::new(),
         tables: BTreeMap::new(),
         sequences_missing: Vec::new(),
         views_not_refreshable: Vec::new(),
     };
-    if begun {
-        return Ok(facts);
-    }
     if ctx.with_schema() {
         facts.named = named(session, &ctx.spec.objects).await?;
     } else if let Some(source) = source {
@@ -129,7 +116,11 @@ pub(super) async fn of_destination(
     Ok(facts)
 }
 
-async fn has_begun(session: &Session, ctx: &UnitContext) -> Result<bool, tokio_postgres::Error> {
+/// Whether the task was at work here before.
+pub(super) async fn has_begun(
+    session: &Session,
+    ctx: &UnitContext,
+) -> Result<bool, tokio_postgres::Error> {
     let there = "select to_regclass('pgconvoy.task') is not null
                     and has_schema_privilege('pgconvoy', 'usage')";
     if !session.query_one(there, &[]).await?.get::<_, bool>(0) {
@@ -207,9 +198,6 @@ pub(super) fn judge(
     destination: &DestinationFacts,
     report: &mut Report,
 ) {
-    if destination.begun {
-        return;
-    }
     if ctx.with_schema() {
         judge_names(&source.named, &destination.named, report);
         return;

@@ -26,7 +26,7 @@ mod tablespaces;
 
 use std::collections::BTreeSet;
 
-use futures::try_join;
+use futures::{FutureExt, join, try_join};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
@@ -70,7 +70,8 @@ struct DestinationFacts {
     privileges: privileges::DestinationFacts,
     objects: objects::DestinationFacts,
     large_objects: i64,
-    conflicts: conflicts::DestinationFacts,
+    /// The task has begun here: what is there is its own work.
+    begun: bool,
     /// Where changes are followed.
     streaming: Option<streaming::DestinationFacts>,
 }
@@ -90,8 +91,10 @@ async fn source_half(ctx: &UnitContext, link: Link<Seen, ()>) -> Result<(), Unit
         Ok(session) => session,
         Err(failure) => return link.send(Err(failure)).await,
     };
-    let facts =
-        source_facts(ctx, &session).await.map_err(|error| unreadable(error.into(), &session))?;
+    let facts = source_facts(ctx, &session)
+        .boxed()
+        .await
+        .map_err(|error| unreadable(error.into(), &session))?;
     ctx.means.pool.give(session);
     link.send(Ok(Box::new(facts))).await
 }
@@ -111,21 +114,31 @@ async fn destination_half(
 ) -> Result<Report, UnitEnd> {
     let mut report = Report::default();
     // Both are tried at once: two wrong passwords are told together.
-    let (session, seen, reaches) =
-        tokio::join!(open(ctx, Side::Destination), link.expect(), reach::look(ctx));
+    let here = async {
+        let session = open(ctx, Side::Destination).await?;
+        let facts = destination_facts(ctx, &session).await;
+        Ok((session, facts))
+    };
+    let (here, seen, reaches) = join!(here.boxed(), link.expect(), reach::look(ctx).boxed());
     reach::judge(&ctx.agent, &reaches, &mut report);
     let source = seen?.map_err(|failure| report.unreachable(Side::Source, failure)).ok();
-    let session = session.map_err(|failure| report.unreachable(Side::Destination, failure)).ok();
+    let here = here.map_err(|failure| report.unreachable(Side::Destination, failure)).ok();
     if let Some(source) = &source {
         of_source(ctx, source, &mut report);
     }
-    let Some(session) = session else { return Ok(report) };
-    let destination =
-        destination_facts(ctx, &session, source.as_deref()).await.about(session.access())?;
+    let Some((session, destination)) = here else { return Ok(report) };
+    let destination = destination.about(session.access())?;
+    let conflicts = match destination.begun {
+        true => None,
+        false => {
+            let looked = conflicts::of_destination(&session, ctx, source.as_deref()).await;
+            Some(looked.about(session.access())?)
+        }
+    };
     ctx.means.pool.give(session);
     of_destination(ctx, &destination, &mut report);
     if let Some(source) = &source {
-        of_both(ctx, source, &destination, &mut report);
+        of_both(ctx, source, &destination, conflicts.as_ref(), &mut report);
         if verified {
             server::judge_comparison(ctx, &source.server, &destination.server, &mut report);
         }
@@ -191,7 +204,6 @@ async fn source_facts(
 async fn destination_facts(
     ctx: &UnitContext,
     session: &Session,
-    source: Option<&SourceFacts>,
 ) -> Result<DestinationFacts, tokio_postgres::Error> {
     let (
         server,
@@ -202,7 +214,7 @@ async fn destination_facts(
         objects,
         large_objects,
         streaming,
-        conflicts,
+        begun,
     ) = try_join!(
         server::facts(session),
         roles::of_destination(session),
@@ -212,7 +224,7 @@ async fn destination_facts(
         objects::of_destination(session),
         large_objects::of_destination(session),
         streaming::of_destination(ctx, session),
-        conflicts::of_destination(session, ctx, source),
+        conflicts::has_begun(session, ctx),
     )?;
     Ok(DestinationFacts {
         server,
@@ -222,7 +234,7 @@ async fn destination_facts(
         privileges,
         objects,
         large_objects,
-        conflicts,
+        begun,
         streaming,
     })
 }
@@ -262,15 +274,18 @@ fn of_both(
     ctx: &UnitContext,
     source: &SourceFacts,
     destination: &DestinationFacts,
+    conflicts: Option<&conflicts::DestinationFacts>,
     report: &mut Report,
 ) {
     server::judge_both(ctx, &source.server, &destination.server, report);
     if ctx.purpose == Purpose::Verify {
         return;
     }
-    conflicts::judge(ctx, source, &destination.conflicts, report);
-    let begun = destination.conflicts.begun();
-    large_objects::judge_both(ctx, &source.large_objects, destination.large_objects, begun, report);
+    let DestinationFacts { begun, large_objects, .. } = *destination;
+    if let Some(conflicts) = conflicts {
+        conflicts::judge(ctx, source, conflicts, report);
+    }
+    large_objects::judge_both(ctx, &source.large_objects, large_objects, begun, report);
     if ctx.with_schema() {
         privileges::judge_schemas(&source.named, &destination.privileges, report);
         roles::judge(&source.roles, &destination.roles, report);

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use futures::try_join;
 use tokio::sync::watch;
 
 use pgconvoy_shared::failure::Failure;
@@ -171,14 +172,15 @@ fn keeper_name(task: &TaskId, round: u32) -> String {
     format!("pgconvoy/{task}/keeper/{round}")
 }
 
-/// Takes a new snapshot.
-pub(crate) async fn take(
-    source: &Access,
-    task: &TaskId,
-    round: u32,
-) -> Result<TakenSnapshot, Failure> {
+/// Opens a session to take a snapshot in.
+pub(crate) async fn open(source: &Access, task: &TaskId, round: u32) -> Result<Session, Failure> {
     let access = source.named(keeper_name(task, round));
-    let session = access.session().await.about(&access)?;
+    access.session().await.about(&access)
+}
+
+/// Takes a new snapshot.
+pub(crate) async fn take(session: Session) -> Result<TakenSnapshot, Failure> {
+    let access = session.access().clone();
     hold(session, None).await.about(&access)
 }
 
@@ -197,14 +199,17 @@ const NOTE_POSITION: &str = "select (case when pg_is_in_recovery() then pg_last_
     else pg_current_wal_insert_lsn() end)::text";
 
 async fn hold(session: Session, import: Option<&str>) -> Result<TakenSnapshot, PgError> {
-    session.batch_execute("begin isolation level repeatable read read only").await?;
-    if let Some(export) = import {
-        session.batch_execute(&set_snapshot(export)).await?;
-    }
-    let taken =
-        session.query_one("select pg_export_snapshot(), pg_current_snapshot()::text", &[]).await?;
-    // A statement of its own, later than the snapshot.
-    let lsn = session.query_one(NOTE_POSITION, &[]).await?;
+    let begin = "begin isolation level repeatable read read only";
+    let begin = match import {
+        None => begin.to_owned(),
+        Some(export) => format!("{begin}; {}", set_snapshot(export)),
+    };
+    let (_, taken, lsn) = try_join!(
+        session.batch_execute(&begin),
+        session.query_one("select pg_export_snapshot(), pg_current_snapshot()::text", &[]),
+        // A statement of its own, later than the snapshot.
+        session.query_one(NOTE_POSITION, &[]),
+    )?;
     let lsn: &str = lsn.get(0);
     let noted_lsn = lsn.parse().map_err(|bad| PgError::protocol(format!("{bad}")))?;
     Ok(TakenSnapshot { session, export: taken.get(0), snapshot: taken.get(1), noted_lsn })

@@ -265,11 +265,11 @@ fn escaped(value: &str) -> String {
 }
 
 /// Settings that younger servers have and older ones refuse.
-pub(super) fn later_settings(major: u32) -> &'static [&'static str] {
+pub(super) fn later_settings(major: u32) -> &'static str {
     match major {
-        0..=13 => &[],
-        14..=16 => &["set idle_session_timeout = 0"],
-        _ => &["set idle_session_timeout = 0", "set transaction_timeout = 0"],
+        0..=13 => "",
+        14..=16 => "set idle_session_timeout = 0",
+        _ => "set idle_session_timeout = 0; set transaction_timeout = 0",
     }
 }
 

@@ -9,15 +9,19 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use futures::{FutureExt, try_join};
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{CancelToken, Client, Config, Error, Row, SimpleQueryMessage};
 
+use pgconvoy_shared::name::quote_literal;
+
 use pgconvoy_runtime::tasks::{self, Kind, Owned};
 
 use super::access::{Access, later_settings, major_of};
 use super::error::PgError;
+use super::pool::{self, Pooled};
 use super::transport::{Patience, Transport};
 use super::values::Value;
 use super::wire::TextRow;
@@ -84,9 +88,7 @@ impl Access {
             }
         });
         let session = Session { open: Some(Open { client, driver }), access: self.clone(), major };
-        for setting in later_settings(major) {
-            session.batch_execute(setting).await?;
-        }
+        session.send_ahead(later_settings(major));
         Ok(session)
     }
 }
@@ -126,6 +128,12 @@ impl Session {
         self.execute_typed(sql, &typed(values)).await
     }
 
+    /// Sends statements that cannot fail, and does not wait for them: they are run before the next one.
+    pub(crate) fn send_ahead(&self, sql: &str) {
+        // Polled once it is sent; the driver drops an answer that nobody waits for.
+        let _answer = self.batch_execute(sql).now_or_never();
+    }
+
     /// Runs statements; rows as text, as our own client gives them.
     pub(crate) async fn text_rows(&self, sql: &str) -> Result<Vec<TextRow>, PgError> {
         let messages = self.simple_query(sql).await?;
@@ -144,6 +152,38 @@ impl Session {
         drop(client);
         // However it ends, it is over: dropping the driver closes the socket.
         let _late = tokio::time::timeout(CLOSE_LIMIT, driver).await;
+    }
+}
+
+impl Pooled for Session {
+    fn access(&self) -> &Access {
+        &self.access
+    }
+
+    fn is_like(&self, access: &Access, _: Patience) -> bool {
+        self.access.is_same_login(access)
+    }
+
+    fn is_at_rest(&self) -> bool {
+        !self.is_closed()
+    }
+
+    /// Within a transaction the server refuses to begin anew.
+    async fn handed_over(mut self, access: &Access) -> Result<Self, PgError> {
+        self.access = access.clone();
+        let name = quote_literal(access.application_name());
+        let named = format!("set application_name = {name}; {}", later_settings(self.major));
+        // Both are on their way before the first is answered.
+        try_join!(self.batch_execute("discard all"), self.batch_execute(&named))?;
+        Ok(self)
+    }
+
+    async fn open(access: &Access, _: Patience) -> Result<Self, PgError> {
+        access.session().await
+    }
+
+    fn idle(state: &mut pool::State) -> &mut Vec<pool::Idle<Self>> {
+        &mut state.sessions
     }
 }
 

@@ -22,16 +22,16 @@ pub(super) async fn run(
     let session = fence::writing_session(ctx).await?;
     let roots = roots(&session, &tables).await?;
     let last = tables.len() + roots.len();
-    session.batch_execute("set synchronous_commit = off").await.about(session.access())?;
+    session.send_ahead("set synchronous_commit = off");
     for (nth, table) in (1..).zip(tables.iter().chain(&roots)) {
         ctx.still_mine()?;
         if nth == last {
-            session.batch_execute("set synchronous_commit = on").await.about(session.access())?;
+            session.send_ahead("set synchronous_commit = on");
         }
         analyze(ctx, &session, table).await?;
         ctx.progress.add(1, 0);
     }
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(WorkResult::Analyze)
 }
 

@@ -7,14 +7,12 @@ use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::unit::{AuditTable, WorkResult};
 
 use super::{UnitContext, UnitEnd};
-use crate::pg::About;
 use crate::pg::destination::progress;
 
 /// Looks which shards are not done at the destination. There is nothing to ask the source, so there is one half only.
 pub(crate) async fn run(ctx: &UnitContext, tables: &[AuditTable]) -> Result<WorkResult, UnitEnd> {
-    let access = ctx.access(Side::Destination);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Destination).await?;
     let missing = progress::missing(&session, &ctx.task, tables).await?;
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(WorkResult::Audit { missing })
 }

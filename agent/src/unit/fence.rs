@@ -23,8 +23,8 @@ pub(super) async fn writing_session(ctx: &UnitContext) -> Result<Session, UnitEn
 
 /// The same for a unit that comes before all others: makes schema `pgconvoy` and the task's row where they are missing.
 pub(super) async fn first_writing_session(ctx: &UnitContext) -> Result<Session, UnitEnd> {
-    let mut session = connect(ctx).await?;
-    destination::ensure(&mut session, &ctx.task).await?;
+    let session = connect(ctx).await?;
+    destination::ensure(&session, &ctx.task).await?;
     own(ctx, session).await
 }
 
@@ -34,8 +34,7 @@ pub(super) async fn session_beside(ctx: &UnitContext) -> Result<Session, UnitEnd
 }
 
 async fn connect(ctx: &UnitContext) -> Result<Session, UnitEnd> {
-    let access = ctx.access(Side::Destination);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Destination).await?;
     ctx.still_mine()?;
     Ok(session)
 }

@@ -11,66 +11,74 @@
 
 use std::time::Duration;
 
+use futures::{join, try_join};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::name::quote_literal;
 use pgconvoy_shared::unit::WorkResult;
 use pgconvoy_shared::verify::Purpose;
 use tokio::time::Instant;
-use tokio_postgres::Transaction;
 use tracing::warn;
 
 use super::{UnitContext, UnitEnd, open_stream, replica_identity, schema};
 use crate::pg::destination::{AWAKE, SCHEMA_LOCK};
-use crate::pg::{About, Access, Session};
+use crate::pg::{About, Session};
 
 /// A server process ends within milliseconds, unless it rolls back much.
 const GONE_LIMIT: Duration = Duration::from_secs(30);
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     ctx.means.keepers.close(&ctx.task);
-    ctx.means.pool.close(&ctx.task).await;
-    let access = ctx.access(Side::Destination);
-    let mut session = access.session().await.about(&access)?;
-    ctx.still_mine()?;
-    end_sessions(ctx, &session).await?;
-    if ctx.purpose == Purpose::Migrate && ctx.spec.incremental.set_replica_identity {
-        // What is to be put back is known at the destination alone.
-        close_stream(ctx).await?;
-        replica_identity::put_back(ctx, &session).await?;
-    }
-    if ctx.purpose == Purpose::Migrate {
-        remove(ctx, &mut session).await?;
-    }
-    session.close().await;
-
     if ctx.purpose == Purpose::Migrate && ctx.spec.is_incremental() {
+        at_destination(ctx).await?;
         close_stream(ctx).await?;
         return Ok(WorkResult::Finish);
     }
+    let (done, kept) = join!(at_destination(ctx), end_keepers(ctx));
+    done?;
     // Nothing is written at the source; a keeper there ends with its agent, or with the server, in any case.
-    if let Err(failure) = end_keepers(ctx).await {
+    if let Err(failure) = kept {
         warn!("sessions that keep the snapshot at the source may stay for a while: {failure}");
     }
     Ok(WorkResult::Finish)
 }
 
+async fn at_destination(ctx: &UnitContext) -> Result<(), UnitEnd> {
+    ctx.still_mine()?;
+    let session = only_session(ctx, Side::Destination).await?;
+    if ctx.purpose == Purpose::Migrate {
+        if ctx.spec.incremental.set_replica_identity {
+            // What is to be put back is known at the destination alone.
+            close_stream(ctx).await?;
+            replica_identity::put_back(ctx, &session).await?;
+        }
+        remove(ctx, &session).await?;
+    }
+    session.close().await;
+    Ok(())
+}
+
 /// A slot that stays makes the source keep its log until the disk is full: this is done, or done again.
 async fn close_stream(ctx: &UnitContext) -> Result<(), Failure> {
-    let access = ctx.access(Side::Source);
-    let session = access.session().await.about(&access)?;
-    end_sessions(ctx, &session).await?;
-    open_stream::remove(&session, &ctx.task).await.about(&access)?;
+    let session = only_session(ctx, Side::Source).await?;
+    open_stream::remove(&session, &ctx.task).await.about(session.access())?;
     session.close().await;
     Ok(())
 }
 
 async fn end_keepers(ctx: &UnitContext) -> Result<(), Failure> {
-    let access = ctx.access(Side::Source);
-    let session = access.session().await.about(&access)?;
-    end_sessions(ctx, &session).await?;
-    session.close().await;
+    only_session(ctx, Side::Source).await?.close().await;
     Ok(())
+}
+
+/// A session beside which the task has none any more at that end.
+async fn only_session(ctx: &UnitContext, side: Side) -> Result<Session, Failure> {
+    let session = ctx.session(side).await?;
+    // Those that wait here for a unit are better ended in good order.
+    ctx.means.pool.close(&ctx.task).await;
+    end_sessions(ctx, &session).await?;
+    Ok(session)
 }
 
 /// Ends all sessions of the task but those of this lease, and waits until they are gone.
@@ -101,58 +109,42 @@ async fn end_sessions(ctx: &UnitContext, session: &Session) -> Result<(), Failur
 }
 
 /// What could be made is made before the rest goes; what is refused is told, and keeps nobody from ending the task.
-async fn go_live(
-    ctx: &UnitContext,
-    transaction: &mut Transaction<'_>,
-    access: &Access,
-) -> Result<(), Failure> {
-    let inner = transaction.savepoint("live").await.about(access)?;
-    match schema::go_live(ctx, &inner, access).await {
-        Ok(()) => inner.commit().await.about(access),
-        Err(refused) => {
-            inner.rollback().await.about(access)?;
-            warn!("left out, as triggers and rules that fire always: {refused}");
-            Ok(())
-        }
-    }
+async fn go_live(ctx: &UnitContext, session: &Session) -> Result<(), Failure> {
+    session.send_ahead("savepoint live");
+    let Err(refused) = schema::go_live(ctx, &**session, session.access()).await else {
+        return Ok(());
+    };
+    session.batch_execute("rollback to live").await.about(session.access())?;
+    warn!("left out, as triggers and rules that fire always: {refused}");
+    Ok(())
 }
 
-async fn remove(ctx: &UnitContext, session: &mut Session) -> Result<(), Failure> {
-    let access = session.access().clone();
-    let mut transaction = session.transaction().await.about(&access)?;
-    let lock = "select pg_advisory_xact_lock($1)";
-    transaction.execute(lock, &[&SCHEMA_LOCK]).await.about(&access)?;
+async fn remove(ctx: &UnitContext, session: &Session) -> Result<(), Failure> {
+    let access = session.access();
+    let begin = format!("begin; select pg_advisory_xact_lock({SCHEMA_LOCK})");
     let there = "select to_regclass('pgconvoy.task') is not null";
-    if transaction.query_one(there, &[]).await.about(&access)?.get(0) {
-        go_live(ctx, &mut transaction, &access).await?;
-        transaction.batch_execute(AWAKE).await.about(&access)?;
-        let row = "delete from pgconvoy.task where id = $1";
-        transaction.execute(row, &[&ctx.task.as_str()]).await.about(&access)?;
-        let identities = "delete from pgconvoy.identity_set where task = $1";
-        transaction.execute(identities, &[&ctx.task.as_str()]).await.about(&access)?;
+    let (_, there) =
+        try_join!(session.batch_execute(&begin), session.query_one(there, &[])).about(access)?;
+    if there.get(0) {
+        go_live(ctx, session).await?;
+        let task = quote_literal(ctx.task.as_str());
+        let forget = format!(
+            "{AWAKE}; delete from pgconvoy.task where id = {task}; \
+             delete from pgconvoy.identity_set where task = {task}"
+        );
         let others = "select exists (select from pgconvoy.task) or exists (select from pgconvoy.identity_set)";
-        let others: bool = transaction.query_one(others, &[]).await.about(&access)?.get(0);
-        if !others {
-            without_event_triggers(&transaction).await.about(&access)?;
-            // What somebody else put into it goes too: the schema is ours by name.
-            transaction
-                .batch_execute(
-                    "set local client_min_messages = warning; drop schema pgconvoy cascade",
-                )
-                .await
-                .about(&access)?;
+        let (_, others) = try_join!(session.batch_execute(&forget), session.query_one(others, &[]))
+            .about(access)?;
+        if !others.get::<_, bool>(0) {
+            return session.batch_execute(REMOVE_AND_COMMIT).await.about(access);
         }
     }
-    transaction.commit().await.about(&access)
+    session.batch_execute("commit").await.about(access)
 }
 
 /// Event triggers that came with the schema may refuse that anything is dropped. Who may not switch them off, until the
-/// transaction ends, has to live with them.
-async fn without_event_triggers(
-    transaction: &Transaction<'_>,
-) -> Result<(), tokio_postgres::Error> {
-    let allowed =
-        "select case when rolsuper then set_config('session_replication_role', 'replica', true) end
-                   from pg_roles where rolname = current_user";
-    transaction.query_opt(allowed, &[]).await.map(drop)
-}
+/// transaction ends, has to live with them. What somebody else put into the schema goes too: it is ours by name.
+const REMOVE_AND_COMMIT: &str =
+    "select case when rolsuper then set_config('session_replication_role', 'replica', true) end
+     from pg_roles where rolname = current_user;
+     set local client_min_messages = warning; drop schema pgconvoy cascade; commit";

@@ -8,6 +8,6 @@ use super::{UnitContext, UnitEnd, fence};
 pub(super) async fn run(ctx: &UnitContext, build: IndexBuild) -> Result<WorkResult, UnitEnd> {
     let mut session = fence::writing_session(ctx).await?;
     schema::run(ctx, &mut session, &Pick::Entries(build.entries)).await?;
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(WorkResult::Index)
 }

@@ -58,8 +58,7 @@ pub(super) fn split(tables: Vec<PlanTable>) -> (Option<PlanTable>, Vec<PlanTable
 /// Plans them, and makes the plan current at the destination (laws O1, O4).
 pub(super) async fn plan(ctx: &UnitContext, table: PlanTable) -> Result<(), UnitEnd> {
     let (fingerprint, shards) = look_at(ctx, &table).await?;
-    let access = ctx.access(Side::Destination);
-    let mut session = access.session().await.about(&access)?;
+    let mut session = ctx.session(Side::Destination).await?;
     end_old_sessions(&mut session).await?;
     ctx.still_mine()?;
     let write_to = large_objects::view();
@@ -71,8 +70,8 @@ pub(super) async fn plan(ctx: &UnitContext, table: PlanTable) -> Result<(), Unit
         write_to: &write_to,
         followed: None,
     };
-    generation::make_current(&mut session, &[plan]).await?;
-    session.close().await;
+    generation::make_current(&session, &[plan]).await?;
+    ctx.means.pool.give(session);
     tell(ctx, plan_of(table.no, table.generation, fingerprint), shards).await
 }
 
@@ -125,14 +124,14 @@ async fn look_at(
     table: &PlanTable,
 ) -> Result<(String, Vec<PlannedShard>), UnitEnd> {
     let access = ctx.access(Side::Source);
-    let mut wire = access.reader().await.about(&access)?;
+    let mut wire = ctx.means.pool.reader(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     let name = &table.name;
     wire.query("begin isolation level repeatable read read only").await.about(name)?;
     let fingerprint = source_table::fingerprint(&mut wire, name).await.about(name)?;
     let shards = cut(ctx, &mut wire, table.bytes).await.about(name)?;
     wire.query("commit").await.about(name)?;
-    wire.close().await;
+    ctx.means.pool.give(wire);
     Ok((fingerprint, shards))
 }
 

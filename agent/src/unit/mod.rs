@@ -34,6 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +48,7 @@ use pgconvoy_shared::stream::{SlotState, StreamProgress};
 use pgconvoy_shared::unit::{Ended, Progress, UnitKind, Work, WorkResult};
 use pgconvoy_shared::verify::Purpose;
 
-use crate::pg::Access;
+use crate::pg::{About, Access, Session};
 use crate::runner::{LeaseClock, Means, PartSender};
 
 /// All that a unit may use.
@@ -95,6 +96,12 @@ impl UnitContext {
             Purpose::Migrate => access,
             Purpose::Precheck | Purpose::Verify => access.read_only(),
         }
+    }
+
+    /// A session with a database of the task, under the name of this unit: one that an earlier unit left, or a new one.
+    pub(crate) async fn session(&self, side: Side) -> Result<Session, Failure> {
+        let access = self.access(side);
+        self.means.pool.session(&access).await.about(&access)
     }
 
     /// Whether the schema is migrated.
@@ -183,38 +190,31 @@ impl From<Failure> for UnitEnd {
 /// Runs a unit to its end.
 pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
     let context = &context;
-    let outcome = match work {
-        Work::Precheck { verified } => {
-            context.until_stopped(precheck::run(context, verified)).await
-        }
-        Work::SchemaPre => context.until_stopped(schema_pre::run(context)).await,
-        Work::OpenStream => context.until_stopped(open_stream::run(context)).await,
-        Work::Stream(order) => context.until_stopped(stream::run(context, order)).await,
-        Work::Cutover(order) => context.until_stopped(cutover::run(context, *order)).await,
-        Work::Survey(order) => context.until_stopped(survey::run(context, order)).await,
+    let work: BoxFuture<'_, _> = match work {
+        Work::Precheck { verified } => precheck::run(context, verified).boxed(),
+        Work::SchemaPre => schema_pre::run(context).boxed(),
+        Work::OpenStream => open_stream::run(context).boxed(),
+        Work::Stream(order) => stream::run(context, order).boxed(),
+        Work::Cutover(order) => cutover::run(context, *order).boxed(),
+        Work::Survey(order) => survey::run(context, order).boxed(),
         Work::Plan(tables) => {
-            let work = slot::watched(context, plan_tables::run(context, tables).boxed());
-            context.until_stopped(work).await
+            slot::watched(context, plan_tables::run(context, tables).boxed()).boxed()
         }
         Work::Copy(shard) => {
-            let work = slot::watched(context, copy_shard::run(context, *shard).boxed());
-            context.until_stopped(work).await
+            slot::watched(context, copy_shard::run(context, *shard).boxed()).boxed()
         }
-        Work::Audit(tables) => context.until_stopped(audit::run(context, &tables)).await,
-        Work::Index(build) => {
-            let work = slot::watched(context, index::run(context, build).boxed());
-            context.until_stopped(work).await
-        }
-        Work::SchemaPost => context.until_stopped(schema_post::run(context)).await,
-        Work::Sequences => context.until_stopped(sequences::run(context)).await,
-        Work::Analyze(tables) => context.until_stopped(analyze::run(context, tables)).await,
-        Work::VerifyPlan(tables) => context.until_stopped(verify::plan::run(context, tables)).await,
-        Work::VerifyRows(rows) => context.until_stopped(verify::rows::run(context, *rows)).await,
-        Work::VerifySchema => context.until_stopped(verify::schema(context)).await,
-        Work::VerifySequences => context.until_stopped(verify::sequences::run(context)).await,
-        Work::Finish => context.until_stopped(finish::run(context)).await,
+        Work::Audit(tables) => async move { audit::run(context, &tables).await }.boxed(),
+        Work::Index(build) => slot::watched(context, index::run(context, build).boxed()).boxed(),
+        Work::SchemaPost => schema_post::run(context).boxed(),
+        Work::Sequences => sequences::run(context).boxed(),
+        Work::Analyze(tables) => analyze::run(context, tables).boxed(),
+        Work::VerifyPlan(tables) => verify::plan::run(context, tables).boxed(),
+        Work::VerifyRows(rows) => verify::rows::run(context, *rows).boxed(),
+        Work::VerifySchema => verify::schema(context).boxed(),
+        Work::VerifySequences => verify::sequences::run(context).boxed(),
+        Work::Finish => finish::run(context).boxed(),
     };
-    ended(outcome)
+    ended(context.until_stopped(work).await)
 }
 
 /// What the leader is told.

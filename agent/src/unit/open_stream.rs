@@ -36,8 +36,8 @@ pub(super) fn name(task: &TaskId) -> String {
 }
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
-    let access = ctx.access(Side::Source);
-    let mut session = access.session().await.about(&access)?;
+    let mut session = ctx.session(Side::Source).await?;
+    let access = session.access().clone();
     end_old_sessions(&mut session).await?;
     ctx.still_mine()?;
     remove(&session, &ctx.task).await.about(&access)?;
@@ -52,7 +52,7 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     let start = replication.create_slot(&name(&ctx.task)).await.about(&access)?;
     replication.close().await;
     let barrier = newest_transaction(&session).await.about(&access)?;
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(WorkResult::OpenStream(StreamOpened {
         start,
         barrier,

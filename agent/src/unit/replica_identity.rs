@@ -52,8 +52,8 @@ pub(super) async fn set(ctx: &UnitContext, source: &Session) -> Result<(), UnitE
 }
 
 async fn write_down(ctx: &UnitContext, tables: &[(QualifiedName, &str)]) -> Result<(), UnitEnd> {
-    let access = ctx.access(Side::Destination);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Destination).await?;
+    let access = session.access().clone();
     let schemas: Vec<&str> = tables.iter().map(|(table, _)| &*table.schema).collect();
     let names: Vec<&str> = tables.iter().map(|(table, _)| &*table.name).collect();
     let was: Vec<&str> = tables.iter().map(|(_, was)| *was).collect();
@@ -62,7 +62,7 @@ async fn write_down(ctx: &UnitContext, tables: &[(QualifiedName, &str)]) -> Resu
     let task = ctx.task.as_str();
     ctx.still_mine()?;
     session.execute(note, &[&task, &schemas, &names, &was]).await.about(&access)?;
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(())
 }
 
@@ -83,8 +83,8 @@ pub(super) async fn put_back(ctx: &UnitContext, destination: &Session) -> Result
     if rows.is_empty() {
         return Ok(());
     }
-    let access = ctx.access(Side::Source);
-    let source = access.session().await.about(&access)?;
+    let source = ctx.session(Side::Source).await?;
+    let access = source.access().clone();
     source.batch_execute(LOCK_TIMEOUT).await.about(&access)?;
     for row in &rows {
         let table = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
@@ -100,6 +100,6 @@ pub(super) async fn put_back(ctx: &UnitContext, destination: &Session) -> Result
             outcome => outcome.about(&table)?,
         }
     }
-    source.close().await;
+    ctx.means.pool.give(source);
     Ok(())
 }

@@ -15,15 +15,17 @@ use super::{UnitContext, UnitEnd, fence};
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     let mut session = fence::writing_session(ctx).await?;
-    if !ctx.with_schema() {
-        schema::keep_refreshes(ctx, &mut session).await?;
-    }
     let mut entries_run = 0;
-    for section in [Section::Index, Section::Post] {
-        entries_run += schema::run(ctx, &mut session, &Pick::Section(section)).await?;
+    if ctx.with_schema() {
+        for section in [Section::Index, Section::Post] {
+            entries_run += schema::run(ctx, &mut session, &Pick::Section(section)).await?;
+        }
+        entries_run += schema::scan(ctx, &mut session).await?;
+        entries_run += schema::run(ctx, &mut session, &Pick::Section(Section::Last)).await?;
+    } else {
+        schema::keep_refreshes(ctx, &mut session).await?;
+        entries_run += schema::scan(ctx, &mut session).await?;
     }
-    entries_run += schema::scan(ctx, &mut session).await?;
-    entries_run += schema::run(ctx, &mut session, &Pick::Section(Section::Last)).await?;
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(WorkResult::SchemaPost { entries_run })
 }

@@ -15,6 +15,6 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<WorkResult, UnitEnd> {
     let mut session = fence::first_writing_session(ctx).await?;
     let entries_kept = schema::keep(ctx, &mut session).await?;
     let entries_run = schema::run(ctx, &mut session, &Pick::Section(Section::Pre)).await?;
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(WorkResult::SchemaPre { entries_run, entries_kept })
 }

@@ -91,19 +91,19 @@ pub(super) async fn source_half(
     ctx: &UnitContext,
     link: Link<Vec<Position>, ()>,
 ) -> Result<(), UnitEnd> {
-    let access = ctx.access(Side::Source);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Source).await?;
+    let access = session.access().clone();
     let wanted = taking_part(&session, &ctx.spec.objects).await.about(&access)?;
     for batch in wanted.chunks(BATCH) {
         link.send(positions(&session, batch).await.about(&access)?).await?;
     }
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(())
 }
 
 /// Sequences of one end that take part.
 pub(super) async fn taking_part(
-    session: &tokio_postgres::Client,
+    session: &Session,
     rules: &ObjectRules,
 ) -> Result<Vec<QualifiedName>, tokio_postgres::Error> {
     // Those of extensions are the extension's business, those of pgconvoy its own.
@@ -134,7 +134,7 @@ pub(super) async fn taking_part(
 
 /// Where these sequences stand. One that is dropped meanwhile is left out: whoever asks had heard of it a moment before.
 pub(super) async fn positions(
-    session: &tokio_postgres::Client,
+    session: &Session,
     batch: &[QualifiedName],
 ) -> Result<Vec<Position>, tokio_postgres::Error> {
     let mut batch = batch.to_vec();
@@ -159,7 +159,7 @@ pub(super) async fn positions(
 }
 
 async fn positions_of(
-    session: &tokio_postgres::Client,
+    session: &Session,
     batch: &[QualifiedName],
 ) -> Result<Vec<Position>, tokio_postgres::Error> {
     if batch.is_empty() {
@@ -246,7 +246,7 @@ async fn destination_half(
         script.push_str("commit");
         session.batch_execute(&script).await.about(session.access())?;
     }
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(count)
 }
 
@@ -256,7 +256,7 @@ pub(super) fn names(positions: &[Position]) -> Vec<QualifiedName> {
 
 /// Which of them are there.
 pub(super) async fn present(
-    session: &tokio_postgres::Client,
+    session: &Session,
     sequences: &[QualifiedName],
 ) -> Result<Vec<bool>, tokio_postgres::Error> {
     let names: Vec<String> = sequences.iter().map(QualifiedName::quoted).collect();
@@ -269,7 +269,7 @@ pub(super) async fn present(
 /// What the task set.
 pub(super) async fn were_set(
     ctx: &UnitContext,
-    session: &tokio_postgres::Client,
+    session: &Session,
 ) -> Result<HashMap<QualifiedName, Value>, tokio_postgres::Error> {
     let query = "select schema_name, sequence_name, last_value, is_called
                  from pgconvoy.sequence_set where task = $1";
@@ -310,6 +310,7 @@ mod tests {
     use pgconvoy_integration_tests::postgres::{Options, Postgres};
 
     use super::*;
+    use crate::pg::tests;
 
     #[test]
     fn a_position_is_set_as_it_stands() {
@@ -336,14 +337,15 @@ mod tests {
     async fn a_sequence_that_is_dropped_before_it_is_read_is_left_out() {
         let server = Postgres::start(Options::default()).await.unwrap();
         server.sql("postgres", "create sequence stays; create sequence goes").await.unwrap();
-        let client = server.client("postgres").await.unwrap();
-        let listed = taking_part(&client, &ObjectRules::default()).await.unwrap();
+        let access = tests::access(Side::Source, &tests::endpoint(&server, "postgres"), "test");
+        let session = access.session().await.unwrap();
+        let listed = taking_part(&session, &ObjectRules::default()).await.unwrap();
         assert_eq!(listed.len(), 2);
         server.sql("postgres", "drop sequence goes; create sequence later").await.unwrap();
-        let read = names(&positions(&client, &listed).await.unwrap());
+        let read = names(&positions(&session, &listed).await.unwrap());
         assert_eq!(read, [QualifiedName::new("public", "stays")]);
         server.sql("postgres", "drop sequence stays").await.unwrap();
-        assert_eq!(positions(&client, &listed).await.unwrap(), []);
+        assert_eq!(positions(&session, &listed).await.unwrap(), []);
     }
 
     #[test]

@@ -6,14 +6,14 @@ use pgconvoy_flow::{fingerprint, sql};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, TableNo};
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::name::{QualifiedName, quote_literal};
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::SharedSnapshot;
 use tokio::time::Instant;
 
 use super::plan_tables::catalog;
 use super::{UnitContext, UnitEnd};
 use crate::keeper::{NoSnapshot, is_gone, set_snapshot};
-use crate::pg::wire::{Wire, field};
+use crate::pg::wire::{Answer, Wire, field};
 use crate::pg::{About, Access, PgError};
 
 /// The WAL writer flushes what was committed within 0.6 s; a server that takes longer than this has trouble with its
@@ -34,8 +34,20 @@ pub(super) async fn begin(
     wire: &mut Wire,
     shared: Option<&SharedSnapshot>,
 ) -> Result<(), UnitEnd> {
+    Ok(begin_with(ctx, access, wire, shared, "").await?.map(drop).about(access)?)
+}
+
+/// The same, and these statements are its first, in one round trip; their answers, or how one was refused.
+async fn begin_with(
+    ctx: &UnitContext,
+    access: &Access,
+    wire: &mut Wire,
+    shared: Option<&SharedSnapshot>,
+    statements: &str,
+) -> Result<Result<Vec<Answer>, PgError>, UnitEnd> {
     let Some(shared) = shared else {
-        return Ok(wire.query(BEGIN).await.map(drop).about(access)?);
+        let answers = wire.answers(&format!("{BEGIN}; {statements}")).await;
+        return Ok(answers.map(|mut answers| answers.split_off(1)));
     };
     // Twice: the agent's own keeper may turn out to have lost its session, and is opened anew.
     for _ in 0..2 {
@@ -44,13 +56,13 @@ pub(super) async fn begin(
             Err(NoSnapshot::Gone(gone)) => return Err(lost(shared, gone)),
             Err(NoSnapshot::Failed(failure)) => return Err(failure.into()),
         };
-        match wire.query(&format!("{BEGIN}; {}", set_snapshot(&export))).await {
-            Ok(_) => return Ok(()),
+        match wire.answers(&format!("{BEGIN}; {}; {statements}", set_snapshot(&export))).await {
+            Ok(mut answers) => return Ok(Ok(answers.split_off(2))),
             Err(error) if is_gone(&error) => {
                 ctx.means.keepers.forget(&ctx.task, shared.round, &export);
                 wire.query("rollback").await.about(access)?;
             }
-            Err(error) => return Err(access.failure(&error).into()),
+            Err(error) => return Ok(Err(error)),
         }
     }
     Err(lost(shared, Vec::new()))
@@ -71,17 +83,37 @@ pub(super) async fn lock(wire: &mut Wire, table: &QualifiedName) -> Result<(), P
     wire.query(&sql::lock_table(table)).await.map(drop)
 }
 
-/// The same for a table that is to be moved. One that is not there any more ends the unit, with the identity of the server
-/// that says so: a name that leads to another server by now must not make tables look dropped.
-pub(super) async fn lock_to_move(
+/// A table that is to be moved, as a transaction found it.
+pub(super) struct Opened {
+    /// The digest of its columns.
+    pub(super) fingerprint: String,
+    /// What else was asked.
+    pub(super) answers: Vec<Answer>,
+}
+
+/// Begins a transaction, locks a table that is to be moved, sees whether its file is the one noted, and asks what else there is
+/// to ask: all in one round trip.
+///
+/// One that is not there any more ends the unit, with the identity of the server that says so: a name that leads to another
+/// server by now must not make tables look dropped.
+pub(super) async fn open(
+    ctx: &UnitContext,
     wire: &mut Wire,
-    no: TableNo,
-    table: &QualifiedName,
-) -> Result<(), UnitEnd> {
-    match lock(wire, table).await {
-        Ok(()) => Ok(()),
+    shared: Option<&SharedSnapshot>,
+    table: (TableNo, &QualifiedName, Option<u32>),
+    asked: &str,
+) -> Result<Opened, UnitEnd> {
+    let access = wire.access().clone();
+    let (no, name, noted) = table;
+    let look = format!(
+        "{}; {}; {}; {asked}",
+        sql::lock_table(name),
+        filenode(name),
+        sql::describe_table(name)
+    );
+    let mut answers = match begin_with(ctx, &access, wire, shared, &look).await? {
+        Ok(answers) => answers,
         Err(error) if is_absent(&error) => {
-            let access = wire.access().clone();
             wire.query("rollback").await.about(&access)?;
             let ask = "select system_identifier from pg_catalog.pg_control_system()";
             let said = wire.value(ask).await.about(&access)?;
@@ -90,10 +122,19 @@ pub(super) async fn lock_to_move(
                 .map_err(|_| PgError::protocol(format!("system identifier {said}")))
                 .about(&access)?;
             // It uses all 64 bits; PostgreSQL has no unsigned type to show it in.
-            Err(UnitEnd::TableGone { table: no, system_identifier: signed.cast_unsigned() })
+            return Err(UnitEnd::TableGone {
+                table: no,
+                system_identifier: signed.cast_unsigned(),
+            });
         }
-        Err(error) => Err(error.failure(table.to_string()).into()),
-    }
+        Err(error) => return Err(error.failure(name.to_string()).into()),
+    };
+    let more = answers.split_off(3);
+    let [_locked, file, described] = &answers[..] else {
+        unreachable!("what is left when all beyond three is taken off");
+    };
+    compare_filenode(no, name, noted, file.value().about(name)?)?;
+    Ok(Opened { fingerprint: fingerprint::fingerprint(&described.columns), answers: more })
 }
 
 /// No such table, or no such schema.
@@ -103,27 +144,37 @@ pub(super) fn is_absent(error: &PgError) -> bool {
 
 /// The digest of its columns as the server describes them.
 pub(super) async fn fingerprint(wire: &mut Wire, table: &QualifiedName) -> Result<String, PgError> {
-    let described = wire.describe(&sql::describe_table(table)).await?;
-    Ok(fingerprint::fingerprint(&described))
+    let answers = wire.answers(&sql::describe_table(table)).await?;
+    Ok(fingerprint::fingerprint(answers.first().map_or(&[][..], |answer| &answer.columns)))
 }
 
-/// Ends the unit if the locked table's file is not the one noted before the task's snapshot was taken: its rows were
-/// rewritten or truncated since, and that snapshot shows none.
+/// Asks for the file of a table.
+fn filenode(table: &QualifiedName) -> String {
+    format!("select pg_catalog.pg_relation_filenode({})", catalog::regclass(table))
+}
+
+/// Ends the unit if the locked table's file is not the one noted before the task's snapshot was taken.
 pub(super) async fn check_filenode(
     wire: &mut Wire,
     no: TableNo,
     table: &QualifiedName,
     noted: Option<u32>,
 ) -> Result<(), UnitEnd> {
-    let Some(noted) = noted else { return Ok(()) };
-    let ask = format!(
-        "select pg_catalog.pg_relation_filenode({}::pg_catalog.regclass)",
-        quote_literal(&table.quoted())
-    );
-    let now = wire.value(&ask).await.about(table)?;
-    if now == noted.to_string() {
+    if noted.is_none() {
         return Ok(());
     }
+    let now = wire.value(&filenode(table)).await.about(table)?;
+    compare_filenode(no, table, noted, &now)
+}
+
+/// Its rows were rewritten or truncated since, and that snapshot shows none.
+fn compare_filenode(
+    no: TableNo,
+    table: &QualifiedName,
+    noted: Option<u32>,
+    now: &str,
+) -> Result<(), UnitEnd> {
+    let Some(noted) = noted.filter(|noted| noted.to_string() != now) else { return Ok(()) };
     let failure = Failure::definite(
         "table_rewritten",
         format!("its rows were rewritten or truncated after the task's snapshot was taken (file {noted}, now {now})"),
@@ -163,14 +214,23 @@ pub(super) async fn partitions_changed(
     rows.iter().map(|row| field(row, 0)).collect()
 }
 
-/// The snapshot, and then the WAL insert position, in this order (law S4).
+/// Asks for the snapshot, and then for the WAL insert position, in this order (law S4).
+pub(super) const MOMENT: &str = "select pg_current_snapshot(); select pg_current_wal_insert_lsn()";
+
+/// Reads the answers to [`MOMENT`].
+pub(super) fn moment(answers: &[Answer]) -> Result<(String, Lsn), PgError> {
+    let [snapshot, position] = answers else {
+        return Err(PgError::protocol("no moment where there must be one"));
+    };
+    let position = position.value()?;
+    let position =
+        position.parse().map_err(|_| PgError::protocol(format!("position {position}")))?;
+    Ok((snapshot.value()?.to_owned(), position))
+}
+
+/// The moment of the current transaction.
 pub(super) async fn note_moment(wire: &mut Wire) -> Result<(String, Lsn), PgError> {
-    const ASK: &str = "select pg_current_snapshot(); select pg_current_wal_insert_lsn()";
-    let rows = wire.query(ASK).await?;
-    match rows.as_slice() {
-        [snapshot, position] => Ok((field(snapshot, 0)?, field(position, 0)?)),
-        _ => Err(PgError::protocol("no moment where there must be one")),
-    }
+    moment(&wire.answers(MOMENT).await?)
 }
 
 /// Waits until every transaction that is older than the barrier has ended (law S2): what they did may be missing in the
@@ -198,7 +258,7 @@ pub(super) async fn wait_for_barrier(wire: &mut Wire, barrier: u64) -> Result<()
 /// which is no transaction and takes no transaction id, makes the server flush them.
 pub(super) async fn wait_until_flushed(wire: &mut Wire, noted: Lsn) -> Result<(), UnitEnd> {
     let begin = Instant::now();
-    let mut nudge = begin + FLUSH_NUDGE;
+    let mut nudge = begin;
     let access = wire.access().clone();
     let mut flushed = flushed_up_to(wire, "commit; ").await.about(&access)?;
     while flushed < noted {

@@ -6,8 +6,8 @@
 //!
 //! In `copy.snapshot: task` a rewrite or TRUNCATE after the snapshot was taken makes a table look empty to it, so:
 //!
-//! 1. the tables and their filenodes are noted;
-//! 2. the snapshot is taken, in a keeper session of this agent;
+//! 1. the tables and their filenodes are noted, while a keeper session of this agent is opened;
+//! 2. the snapshot is taken in it;
 //! 3. the tables are listed again under it: one that is new, or has another filenode by now, may have been made or
 //!    rewritten on either side of the snapshot, so snapshot and list are taken anew.
 //!
@@ -23,6 +23,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::{FutureExt, TryFutureExt, try_join};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
@@ -90,15 +91,15 @@ pub(crate) async fn run(ctx: &UnitContext, order: Survey) -> Result<WorkResult, 
 }
 
 async fn destination_half(ctx: &UnitContext, link: Link<AtDestination, ()>) -> Result<(), UnitEnd> {
-    let access = ctx.access(Side::Destination);
-    let mut session = access.session().await.about(&access)?;
+    let mut session = ctx.session(Side::Destination).await?;
+    let access = session.access().clone();
     end_old_sessions(&mut session).await?;
     if ctx.purpose == Purpose::Verify {
         // Nothing of the task is there, and nothing will be.
         let to_compare = names(ctx, &session).await.about(&access)?;
         let there = AtDestination { index_entries: IndexEntries::new(), made: None, to_compare };
         link.send(there).await?;
-        session.close().await;
+        ctx.means.pool.give(session);
         return Ok(());
     }
     let made = if ctx.spec.types.contains(&MigrationType::Schema) {
@@ -106,12 +107,12 @@ async fn destination_half(ctx: &UnitContext, link: Link<AtDestination, ()>) -> R
     } else {
         // Otherwise the schema's unit has made it, and it must not come back once the task has ended.
         ctx.still_mine()?;
-        destination::ensure(&mut session, &ctx.task).await?;
+        destination::ensure(&session, &ctx.task).await?;
         None
     };
     let index_entries = index_entries(ctx, &session).await?;
     link.send(AtDestination { index_entries, made, to_compare: BTreeSet::new() }).await?;
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(())
 }
 
@@ -169,26 +170,32 @@ async fn source_half(
     order: &Survey,
     mut link: Link<(), AtDestination>,
 ) -> Result<SurveyDone, UnitEnd> {
-    let access = ctx.access(Side::Source);
-    let mut session = access.session().await.about(&access)?;
+    let mut session = ctx.session(Side::Source).await?;
+    let access = session.access().clone();
     end_old_sessions(&mut session).await?;
-    let (mut tables, taken) = match order.mode {
-        SnapshotMode::Shard => (list(ctx, &session).await.about(&access)?, None),
-        SnapshotMode::Task => {
-            let (tables, taken) = tables_of_one_moment(ctx, &session, order.round).await?;
-            (tables, Some(taken))
+    let tables = async {
+        match order.mode {
+            SnapshotMode::Shard => {
+                Ok::<_, UnitEnd>((list(ctx, &session).await.about(&access)?, None))
+            }
+            SnapshotMode::Task => {
+                let (tables, taken) = tables_of_one_moment(ctx, &session, order.round).await?;
+                Ok((tables, Some(taken)))
+            }
         }
     };
-    let identifier = session
-        .query_one("select system_identifier from pg_control_system()", &[])
-        .await
-        .about(&access)?;
-    let system_identifier: i64 = identifier.get(0);
-    let late = match ctx.spec.is_incremental() {
-        true => late_indexes(&session).await.about(&access)?,
-        false => LateIndexes::new(),
+    let others = async {
+        let identifier = "select system_identifier from pg_control_system()";
+        let late = async || match ctx.spec.is_incremental() {
+            true => late_indexes(&session).await,
+            false => Ok(LateIndexes::new()),
+        };
+        let identifier = session.query_one(identifier, &[]).map_err(PgError::from);
+        Ok(try_join!(identifier, late()).about(&access)?)
     };
-    session.close().await;
+    let ((mut tables, taken), (identifier, late)) = try_join!(tables, others)?;
+    let system_identifier: i64 = identifier.get(0);
+    ctx.means.pool.give(session);
 
     let mut there = link.expect().await?;
     for name in std::mem::take(&mut there.to_compare) {
@@ -282,8 +289,9 @@ async fn tables_of_one_moment(
     let access = session.access();
     for _ in 0..ATTEMPTS {
         ctx.still_mine()?;
-        let before = list(ctx, session).await.about(access)?;
-        let taken = keeper::take(access, &ctx.task, round).await?;
+        let listed = list(ctx, session).map(|listed| listed.about(access));
+        let (before, keeper) = try_join!(listed, keeper::open(access, &ctx.task, round))?;
+        let taken = keeper::take(keeper).await?;
         let under_it = list(ctx, &taken.session).await.about(access)?;
         let settled = under_it.iter().all(|(name, table)| {
             before.get(name).is_some_and(|earlier| earlier.filenode == table.filenode)
@@ -365,7 +373,9 @@ async fn list(ctx: &UnitContext, session: &Session) -> Result<Tables, PgError> {
         "select n.nspname::text, c.relname::text, pg_catalog.pg_table_size(c.oid), c.reltuples::float8,
             pg_catalog.pg_relation_filenode(c.oid) {FROM}{TAKING_PART}"
     );
-    for row in session.query(&query, &[]).await? {
+    let listed = session.query(&query, &[]).map_err(PgError::from);
+    let (listed, large_objects) = try_join!(listed, large_objects::size(ctx, session))?;
+    for row in listed {
         let name = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
         // A table dropped meanwhile has no size and no file any more.
         let (bytes, filenode): (Option<i64>, Option<u32>) = (row.get(2), row.get(4));
@@ -377,7 +387,7 @@ async fn list(ctx: &UnitContext, session: &Session) -> Result<Tables, PgError> {
             tables.insert(name, Listed { bytes, rows, filenode: Some(filenode) });
         }
     }
-    if let Some(size) = large_objects::size(ctx, session).await? {
+    if let Some(size) = large_objects {
         // Whoever rewrites their catalogues keeps what older snapshots see.
         let listed = Listed { bytes: size.bytes, rows: size.objects, filenode: None };
         tables.insert(large_objects::table(), listed);

@@ -14,15 +14,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::join;
 use pgconvoy_flow::large_objects;
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{TableNo, TaskId};
 use pgconvoy_shared::name::QualifiedName;
-use tokio_postgres::Transaction;
+use tokio_postgres::Error;
 
 use super::{AWAKE, progress};
-use crate::pg::{About, PgError, Session};
+use crate::pg::{About, PgError, Session, Value};
 use crate::unit::apply_key::Followed;
 
 /// SQLSTATE of what PostgreSQL does not do: here, to truncate a table that a foreign key points at.
@@ -56,7 +57,7 @@ pub(crate) struct Plan<'a> {
 }
 
 /// Makes plans of one task the current ones.
-pub(crate) async fn make_current(session: &mut Session, plans: &[Plan<'_>]) -> Result<(), Failure> {
+pub(crate) async fn make_current(session: &Session, plans: &[Plan<'_>]) -> Result<(), Failure> {
     let Some(task) = plans.first().map(|plan| plan.task) else { return Ok(()) };
     let known = known(session, task, plans).await?;
     // Leaves that are written through one root have to be looked at one after another.
@@ -87,24 +88,59 @@ async fn known(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// All that is asked is on its way before the first answer comes, in this order; only then it is committed.
 async fn make_first_current(
-    session: &mut Session,
+    session: &Session,
     task: &TaskId,
     plans: &[&Plan<'_>],
 ) -> Result<(), Failure> {
     if plans.is_empty() {
         return Ok(());
     }
-    let access = session.access().clone();
-    let transaction = session.transaction().await.about(&access)?;
-    lock_task(&transaction, task).await.about(&access)?.ok_or_else(|| ended(&access))?;
-    let numbers = |of: fn(&Plan<'_>) -> u32| -> Vec<i64> {
-        plans.iter().map(|plan| of(plan).into()).collect()
-    };
+    let access = session.access();
     let names = |of: fn(&QualifiedName) -> &str| -> Vec<&str> {
         plans.iter().map(|plan| of(plan.write_to)).collect()
     };
-    let raised = transaction
+    let (schemas, tables) = (names(|name| &name.schema), names(|name| &name.name));
+    let looks: Vec<String> = (0..)
+        .zip(plans)
+        .map(|(nth, plan): (i32, _)| {
+            format!("select {nth} where exists (select from only {})", plan.write_to.quoted())
+        })
+        .collect();
+    let looks = looks.join(" union all ");
+    session.send_ahead("begin");
+    let (kept, raised, claimed, filled) = join!(
+        lock_task(session, task),
+        insert(session, task, plans, &schemas, &tables),
+        claim(session, task, &schemas, &tables),
+        session.query(&looks, &[]),
+    );
+    kept.about(access)?.ok_or_else(|| ended(access))?;
+    if raised.about(access)? < plans.len() as u64 {
+        let message = "another owner plans the same tables at this moment";
+        return Err(Failure::other("superseded", message).about(access.to_string()));
+    }
+    claimed?;
+    if let Some(row) = filled.about(access)?.first() {
+        let nth = usize::try_from(row.get::<_, i32>(0)).expect("counted above");
+        return Err(not_empty(plans[nth].write_to));
+    }
+    session.batch_execute("commit").await.about(access)
+}
+
+/// Writes first plans down; how many there were none of yet.
+async fn insert(
+    session: &Session,
+    task: &TaskId,
+    plans: &[&Plan<'_>],
+    schemas: &[&str],
+    tables: &[&str],
+) -> Result<u64, Error> {
+    let numbers = |of: fn(&Plan<'_>) -> u32| -> Vec<i64> {
+        plans.iter().map(|plan| of(plan).into()).collect()
+    };
+    session
         .execute(
             "insert into pgconvoy.table_state (task, table_no, generation, write_schema, write_table, followed) \
              select $1, t.no, t.generation, t.schema, t.name, t.followed::jsonb
@@ -114,47 +150,36 @@ async fn make_first_current(
                 &task.as_str(),
                 &numbers(|plan| plan.table.0),
                 &numbers(|plan| plan.generation.0),
-                &names(|name| &name.schema),
-                &names(|name| &name.name),
+                &schemas,
+                &tables,
                 &plans.iter().map(|plan| plan.followed_as_json()).collect::<Vec<_>>(),
             ],
         )
         .await
-        .about(&access)?;
-    if raised < plans.len() as u64 {
-        let message = "another owner plans the same tables at this moment";
-        return Err(Failure::other("superseded", message).about(access.to_string()));
-    }
-    claim(&transaction, task, &names(|name| &name.schema), &names(|name| &name.name)).await?;
-    let looks: Vec<String> = (0..)
-        .zip(plans)
-        .map(|(nth, plan): (i32, _)| {
-            format!("select {nth} where exists (select from only {})", plan.write_to.quoted())
-        })
-        .collect();
-    let filled = transaction.query(&looks.join(" union all "), &[]).await.about(&access)?;
-    if let Some(row) = filled.first() {
-        let nth = usize::try_from(row.get::<_, i32>(0)).expect("counted above");
-        return Err(not_empty(plans[nth].write_to));
-    }
-    transaction.commit().await.about(&access)
 }
 
 /// Takes tables over from tasks that planned to write there. Whether they have written is to be looked at after it.
 async fn claim(
-    transaction: &Transaction<'_>,
+    session: &Session,
     task: &TaskId,
     schemas: &[&str],
     tables: &[&str],
 ) -> Result<(), Failure> {
-    let lock = "select pg_advisory_xact_lock($1)";
-    transaction.execute(lock, &[&CLAIM_LOCK]).await.about(task)?;
+    let lock = format!("select pg_advisory_xact_lock({CLAIM_LOCK}); {AWAKE}");
     // Whoever writes holds the row (law O1): a writer is not waited for, its rows will be there.
     let held = "select s.task from pgconvoy.table_state s \
                 where s.task <> $1 and (s.write_schema, s.write_table) in (select * from unnest($2::text[], $3::text[])) \
                 for update nowait";
-    let found = transaction.query(held, &[&task.as_str(), &schemas, &tables]).await;
-    if let Err(error) = found.map_err(PgError::from) {
+    let forget = "delete from pgconvoy.table_state s \
+                  where s.task <> $1 and (s.write_schema, s.write_table) in (select * from unnest($2::text[], $3::text[]))";
+    let of_others: [&dyn Value; 3] = [&task.as_str(), &schemas, &tables];
+    let (locked, held, forgotten) = join!(
+        session.batch_execute(&lock),
+        session.query(held, &of_others),
+        session.execute(forget, &of_others),
+    );
+    locked.about(task)?;
+    if let Err(error) = held.map_err(PgError::from) {
         if error.sqlstate() != Some(LOCK_NOT_AVAILABLE) {
             return Err(error).about(task);
         }
@@ -163,20 +188,13 @@ async fn claim(
             .about(task.to_string())
             .remedy("leave the table out of one of the two, or cancel one"));
     }
-    let forgotten = "delete from pgconvoy.table_state s \
-                     where s.task <> $1 and (s.write_schema, s.write_table) in (select * from unnest($2::text[], $3::text[]))";
-    transaction.batch_execute(AWAKE).await.about(task)?;
-    transaction.execute(forgotten, &[&task.as_str(), &schemas, &tables]).await.about(task)?;
-    Ok(())
+    forgotten.map(drop).about(task)
 }
 
 /// Keeps the task's row; none = the task has ended (law O9).
-async fn lock_task(
-    transaction: &Transaction<'_>,
-    task: &TaskId,
-) -> Result<Option<()>, tokio_postgres::Error> {
+async fn lock_task(session: &Session, task: &TaskId) -> Result<Option<()>, Error> {
     let lock = "select from pgconvoy.task where id = $1 for key share";
-    Ok(transaction.query_opt(lock, &[&task.as_str()]).await?.map(drop))
+    Ok(session.query_opt(lock, &[&task.as_str()]).await?.map(drop))
 }
 
 fn ended(subject: impl ToString) -> Failure {
@@ -191,7 +209,7 @@ fn not_empty(table: &QualifiedName) -> Failure {
 
 impl Plan<'_> {
     /// Makes this plan the current one. Copies of an older plan that stand in the way are ended.
-    async fn make_current(&self, session: &mut Session) -> Result<(), Failure> {
+    async fn make_current(&self, session: &Session) -> Result<(), Failure> {
         let access = session.access().clone();
         let pid: i32 =
             session.query_one("select pg_backend_pid()", &[]).await.about(&access)?.get(0);
@@ -201,7 +219,7 @@ impl Plan<'_> {
             return outcome;
         }
         // A writer of an older plan holds the row, and perhaps stands still. What it writes is void: it is ended.
-        let mut other = access.session().await.about(&access)?;
+        let other = access.session().await.about(&access)?;
         loop {
             tokio::select! {
                 biased;
@@ -209,12 +227,12 @@ impl Plan<'_> {
                     other.close().await;
                     return outcome;
                 }
-                ended = self.end_writers(&mut other, pid) => ended?,
+                ended = self.end_writers(&other, pid) => ended?,
             }
         }
     }
 
-    async fn end_writers(&self, session: &mut Session, blocked: i32) -> Result<(), Failure> {
+    async fn end_writers(&self, session: &Session, blocked: i32) -> Result<(), Failure> {
         let copies = format!("pgconvoy/{}/copy/", self.task);
         session
             .execute(
@@ -228,24 +246,21 @@ impl Plan<'_> {
         Ok(())
     }
 
-    async fn raise(&self, session: &mut Session) -> Result<(), Failure> {
-        let transaction = session.transaction().await.about(self.name)?;
-        lock_task(&transaction, self.task)
-            .await
-            .about(self.name)?
-            .ok_or_else(|| ended(self.name))?;
-        match self.upsert(&transaction).await? {
-            Raised::Already => return Ok(()),
-            Raised::First => self.check_empty(&transaction).await?,
-            Raised::Again => self.start_over(&transaction).await?,
+    async fn raise(&self, session: &Session) -> Result<(), Failure> {
+        session.send_ahead("begin");
+        lock_task(session, self.task).await.about(self.name)?.ok_or_else(|| ended(self.name))?;
+        match self.upsert(session).await? {
+            Raised::Already => {}
+            Raised::First => self.check_empty(session).await?,
+            Raised::Again => self.start_over(session).await?,
         }
-        transaction.commit().await.about(self.name)
+        session.batch_execute("commit").await.about(self.name)
     }
 
-    async fn upsert(&self, transaction: &Transaction<'_>) -> Result<Raised, Failure> {
+    async fn upsert(&self, session: &Session) -> Result<Raised, Failure> {
         let (table, generation) = (i64::from(self.table.0), i64::from(self.generation.0));
         // `xmax` is 0 in a row that was inserted just now.
-        let raised = transaction
+        let raised = session
             .query_opt(
                 "insert into pgconvoy.table_state as s (task, table_no, generation, write_schema, write_table, followed) \
                  values ($1, $2, $3, $4, $5, $6::text::jsonb) \
@@ -268,7 +283,7 @@ impl Plan<'_> {
         if let Some(row) = raised {
             return Ok(if row.get(0) { Raised::First } else { Raised::Again });
         }
-        let current: i64 = transaction
+        let current: i64 = session
             .query_one(
                 "select generation from pgconvoy.table_state where task = $1 and table_no = $2",
                 &[&self.task.as_str(), &table],
@@ -284,8 +299,8 @@ impl Plan<'_> {
     }
 
     /// Rows under the root may be those of partitions planned before, so it is looked at for the first of them only.
-    async fn check_empty(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
-        let others: bool = transaction
+    async fn check_empty(&self, session: &Session) -> Result<(), Failure> {
+        let others: bool = session
             .query_one(
                 "select exists (select from pgconvoy.table_state where task = $1 and table_no <> $2 \
                  and write_schema = $3 and write_table = $4)",
@@ -303,14 +318,14 @@ impl Plan<'_> {
             return Ok(());
         }
         let (schema, table) = (&*self.write_to.schema, &*self.write_to.name);
-        claim(transaction, self.task, &[schema], &[table]).await?;
+        claim(session, self.task, &[schema], &[table]).await?;
         let only = if self.through_root() { "" } else { "only " };
         let look = format!("select exists (select from {only}{})", self.write_to.quoted());
-        let filled: bool = transaction.query_one(&look, &[]).await.about(self.name)?.get(0);
+        let filled: bool = session.query_one(&look, &[]).await.about(self.name)?.get(0);
         if filled { Err(not_empty(self.write_to)) } else { Ok(()) }
     }
 
-    async fn start_over(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+    async fn start_over(&self, session: &Session) -> Result<(), Failure> {
         // All large objects at once would be too many for one transaction: each shard removes those of its range.
         let by_shards = *self.name == large_objects::table();
         if self.through_root() && !by_shards {
@@ -322,7 +337,7 @@ impl Plan<'_> {
             .about(self.name.to_string())
             .remedy(format!("cancel the task, empty {} at the destination, and create the task again", self.write_to)));
         }
-        transaction
+        session
             .execute(
                 "with marks as (delete from pgconvoy.unlogged_mark where task = $1 and table_no = $2),
                  shards as (delete from pgconvoy.shard_progress where task = $1 and table_no = $2),
@@ -340,13 +355,13 @@ impl Plan<'_> {
             "update pgconvoy.schema_entry set done = false where task = $1 and {}",
             progress::MADE_OF_ROWS
         );
-        transaction.execute(&made, &[&self.task.as_str()]).await.about(self.name)?;
+        session.execute(&made, &[&self.task.as_str()]).await.about(self.name)?;
         if self.followed.is_some() {
             // What hangs on its rows is there already where it is copied anew: triggers, and foreign keys of other tables.
             let replica = "set local session_replication_role = replica";
-            transaction.batch_execute(replica).await.about(self.name)?;
+            session.batch_execute(replica).await.about(self.name)?;
         }
-        empty(transaction, self.write_to).await.about(self.name)
+        empty(session, self.write_to).await.about(self.name)
     }
 
     fn followed_as_json(&self) -> Option<String> {
@@ -370,16 +385,16 @@ enum Raised {
 }
 
 /// Truncates; a table that a foreign key points at can only be deleted from.
-async fn empty(transaction: &Transaction<'_>, table: &QualifiedName) -> Result<(), PgError> {
-    transaction.batch_execute("savepoint pgconvoy_truncate").await?;
-    let truncated = transaction.batch_execute(&format!("truncate only {}", table.quoted())).await;
+async fn empty(session: &Session, table: &QualifiedName) -> Result<(), PgError> {
+    session.batch_execute("savepoint pgconvoy_truncate").await?;
+    let truncated = session.batch_execute(&format!("truncate only {}", table.quoted())).await;
     match truncated.map_err(PgError::from) {
         Err(error) if error.sqlstate() == Some(NOT_SUPPORTED) => {
             let delete = format!(
                 "rollback to savepoint pgconvoy_truncate; delete from only {}",
                 table.quoted()
             );
-            Ok(transaction.batch_execute(&delete).await?)
+            Ok(session.batch_execute(&delete).await?)
         }
         outcome => outcome,
     }

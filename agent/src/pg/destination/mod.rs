@@ -13,8 +13,10 @@ pub(crate) mod progress;
 pub(crate) mod search_path;
 pub(crate) mod takeover;
 
+use futures::try_join;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TaskId;
+use pgconvoy_shared::name::quote_literal;
 
 use super::{About, Session};
 
@@ -31,54 +33,38 @@ pub(crate) const AWAKE: &str = "select pg_catalog.set_config('session_replicatio
 
 /// Makes what is missing of the schema and of the task's row. May be called any number of times, by several agents at
 /// once; only by units that come before all that write rows, for it would bring back the row of a task that has ended.
-pub(crate) async fn ensure(session: &mut Session, task: &TaskId) -> Result<(), Failure> {
-    let subject = session.access().to_string();
-    let transaction = session.transaction().await.about(&subject)?;
-    transaction
-        .execute("select pg_advisory_xact_lock($1)", &[&SCHEMA_LOCK])
-        .await
-        .about(&subject)?;
-    let found = transaction
-        .query_one(
-            "select to_regnamespace('pgconvoy') is not null, to_regclass('pgconvoy.meta') is not null",
-            &[],
-        )
-        .await
-        .about(&subject)?;
-    match (found.get(0), found.get(1)) {
-        (false, _) => {
-            transaction.batch_execute(include_str!("schema.sql")).await.about(&subject)?;
-        }
+pub(crate) async fn ensure(session: &Session, task: &TaskId) -> Result<(), Failure> {
+    let subject = session.access();
+    let begin = format!("begin; select pg_advisory_xact_lock({SCHEMA_LOCK})");
+    let there =
+        "select to_regnamespace('pgconvoy') is not null, to_regclass('pgconvoy.meta') is not null";
+    let (_, found) =
+        try_join!(session.batch_execute(&begin), session.query_one(there, &[])).about(subject)?;
+    let make = match (found.get(0), found.get(1)) {
+        (false, _) => include_str!("schema.sql"),
         (true, true) => {
-            let meta = transaction
-                .query_one("select version from pgconvoy.meta", &[])
-                .await
-                .about(&subject)?;
-            let version: i32 = meta.get(0);
+            let meta = session.query_one("select version from pgconvoy.meta", &[]).await;
+            let version: i32 = meta.about(subject)?.get(0);
             if version != VERSION {
                 return Err(Failure::definite(
                     "destination_schema_version",
                     format!("schema pgconvoy has layout {version}, this agent knows {VERSION}"),
                 )
-                .about(subject)
+                .about(subject.to_string())
                 .remedy("let an agent of that version finish its tasks, or drop schema pgconvoy if none is left"));
             }
+            ""
         }
         (true, false) => {
             return Err(Failure::definite(
                 "destination_schema_foreign",
                 "there is a schema pgconvoy that pgconvoy did not make",
             )
-            .about(subject)
+            .about(subject.to_string())
             .remedy("rename or drop it"));
         }
-    }
-    transaction
-        .execute(
-            "insert into pgconvoy.task (id) values ($1) on conflict do nothing",
-            &[&task.as_str()],
-        )
-        .await
-        .about(&subject)?;
-    transaction.commit().await.about(&subject)
+    };
+    let task = quote_literal(task.as_str());
+    let row = format!("insert into pgconvoy.task (id) values ({task}) on conflict do nothing");
+    session.batch_execute(&format!("{make}; {row}; commit")).await.about(subject)
 }

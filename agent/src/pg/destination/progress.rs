@@ -13,7 +13,7 @@ use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::unit::{AuditTable, CopyDone};
 
 use crate::laws::Law;
-use crate::pg::wire::{TextRow, Wire};
+use crate::pg::wire::{Answer, TextRow, Wire};
 use crate::pg::{About, PgError, Session};
 
 /// Which statements of a schema show in what they made which rows were there.
@@ -78,17 +78,17 @@ impl ShardId {
     }
 }
 
-/// Raises unless this plan is current, and keeps it current until the transaction ends (law O1). The shard's completion, if
-/// it is done.
-pub(crate) async fn find_fenced(
-    wire: &mut Wire,
-    id: &ShardId,
-) -> Result<Option<CopyDone>, PgError> {
+/// Statements that raise unless this plan is current, and keep it current until the transaction ends (law O1). The last one asks
+/// for the shard's completion.
+pub(crate) fn ask_fenced(id: &ShardId) -> String {
     let fence = id.fence();
     let fence = if Law::Generation.is_left_out() { "select" } else { &fence };
-    let rows = wire.query(&format!("{fence}; {}; {}", id.forget_lost(), id.completion())).await?;
-    // The first row is the fence's.
-    rows.get(1).map(found).transpose()
+    format!("{fence}; {}; {}", id.forget_lost(), id.completion())
+}
+
+/// The shard's completion, if it is done, out of the answers to [`ask_fenced`].
+pub(crate) fn found_fenced(answers: &[Answer]) -> Result<Option<CopyDone>, PgError> {
+    answers.last().and_then(|answer| answer.rows.first()).map(found).transpose()
 }
 
 /// Gives the table a new file in the current transaction, which is fenced and found the shard not done; whether it did. Then

@@ -3,7 +3,7 @@
 //! An agent that was stopped, cut off or killed leaves sessions behind. One that stands still in the middle of a COPY is
 //! *active* for the server, and no timeout ends it. So before a new owner works, it looks on both servers for sessions
 //! that carry the unit's name with an older epoch, ends them, and waits until they are gone: after that nothing of the
-//! old owner's can still be committed or hold a lock.
+//! old owner's can still be committed or hold a lock. The first owner of a unit has nobody to look for.
 
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ use crate::pg::{About, Access, PgError, Session};
 /// A server process ends within milliseconds, unless it rolls back much or its machine stands still.
 const GONE_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Of the first owner, before whom there was none.
+const FIRST_EPOCH: Epoch = Epoch(1);
 
 /// Answers of a server as text, by either client.
 pub(crate) trait TextSql {
@@ -58,6 +61,9 @@ pub(crate) async fn end_old_sessions(sql: &mut impl TextSql) -> Result<(), Failu
         // A name that was cut or is none of ours tells no unit; nothing can be found by it either.
         return Ok(());
     };
+    if mine.epoch == FIRST_EPOCH {
+        return Ok(());
+    }
     let end = Instant::now() + GONE_LIMIT;
     loop {
         let left = older_sessions(sql, &mine).await?;

@@ -67,6 +67,47 @@ async fn what_is_in_a_transaction_or_was_ended_is_taken_by_nobody() {
 }
 
 #[tokio::test]
+async fn an_ordinary_session_goes_on_with_nothing_of_what_a_unit_did_in_it() {
+    let server = server().await;
+    let pool = Pool::new(LONG);
+    let first = pool.session(&unit(&server, 1)).await.unwrap();
+    let shown =
+        "select concat_ws(' ', pg_backend_pid(), current_user, current_setting('search_path'),
+             current_setting('synchronous_commit'), current_setting('idle_session_timeout', true),
+             to_regclass('pg_temp.mine'), current_setting('default_transaction_read_only'),
+             (select count(*) from pg_locks where locktype = 'advisory'))";
+    let new = first.text_rows(shown).await.unwrap();
+    first
+        .batch_execute(
+            "create temp table mine (); set role pg_monitor; set search_path = public; set synchronous_commit = off;
+             set default_transaction_read_only = on; set idle_session_timeout = '1h'; select pg_advisory_lock(1)",
+        )
+        .await
+        .unwrap();
+    assert_ne!(first.text_rows(shown).await.unwrap(), new);
+    pool.give(first);
+
+    let second = pool.session(&unit(&server, 2)).await.unwrap();
+    assert_eq!(second.text_rows(shown).await.unwrap(), new);
+    let name = "select application_name from pg_stat_activity where pid = pg_backend_pid()";
+    let name = second.text_rows(name).await.unwrap();
+    assert_eq!(name, [[Some(unit(&server, 2).application_name().to_owned())]]);
+    assert_eq!(second.access().application_name(), unit(&server, 2).application_name());
+}
+
+#[tokio::test]
+async fn an_ordinary_session_in_a_transaction_is_taken_by_nobody() {
+    let server = server().await;
+    let pool = Pool::new(LONG);
+    let open = pool.session(&unit(&server, 1)).await.unwrap();
+    let pid = open.text_rows(PID).await.unwrap();
+    open.batch_execute("begin").await.unwrap();
+    pool.give(open);
+    let next = pool.session(&unit(&server, 2)).await.unwrap();
+    assert_ne!(next.text_rows(PID).await.unwrap(), pid);
+}
+
+#[tokio::test]
 async fn what_nobody_takes_is_closed_and_at_once_when_its_task_ends() {
     let server = server().await;
     let ours =

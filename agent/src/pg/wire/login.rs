@@ -53,13 +53,12 @@ impl Access {
             key: None,
             state: State::Busy,
             transaction_status: b'I',
+            setting: false,
         };
         wire.start_up(protocol).await?;
         wire.authenticate().await?;
         wire.wait_until_ready().await?;
-        for setting in later_settings(wire.major()?) {
-            wire.query(setting).await?;
-        }
+        wire.set(later_settings(wire.major()?)).await?;
         Ok(wire)
     }
 }
@@ -183,6 +182,17 @@ impl Wire {
             }
             _ => Err(self.out_of_step("a login")),
         }
+    }
+
+    /// Sends a statement that cannot fail, and does not wait for it: its answer comes before that of the next one.
+    async fn set(&mut self, sql: &str) -> Result<(), PgError> {
+        if sql.is_empty() {
+            return Ok(());
+        }
+        let mut message = BytesMut::new();
+        frontend::query(sql, &mut message).expect("no zero byte in it");
+        self.setting = true;
+        self.send(&message).await
     }
 
     async fn wait_until_ready(&mut self) -> Result<(), PgError> {

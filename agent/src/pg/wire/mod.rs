@@ -36,6 +36,7 @@ use pgconvoy_shared::name::quote_literal;
 
 use super::access::{Access, major_of};
 use super::error::{PgError, ServerError};
+use super::pool::{self, Pooled};
 use super::session::in_background;
 use super::transport::{Patience, Transport};
 
@@ -47,6 +48,28 @@ const ANSWER_BYTES_MAX: i32 = 64 * 1024 * 1024;
 
 /// A row of a simple query: values as text.
 pub(crate) type TextRow = Vec<Option<String>>;
+
+/// What one statement of a simple query gave.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// As they were described; none of a statement that gives no rows.
+    pub(crate) columns: Vec<DescribedColumn>,
+    /// Its rows.
+    pub(crate) rows: Vec<TextRow>,
+}
+
+impl Answer {
+    /// Its first value, which must be there.
+    pub(crate) fn value(&self) -> Result<&str, PgError> {
+        let value = self.rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
+        value.ok_or_else(|| PgError::protocol("no value where there must be one"))
+    }
+
+    /// Whether that is `true`.
+    pub(crate) fn is_true(&self) -> bool {
+        self.value().is_ok_and(|value| value == "t")
+    }
+}
 
 /// A session of our own client.
 pub(crate) struct Wire {
@@ -61,6 +84,8 @@ pub(crate) struct Wire {
     state: State,
     /// What the server said of transactions when it last waited for a query: `I`, `T` or `E`.
     transaction_status: u8,
+    /// The server is yet to answer what was set at login, which nobody waits for.
+    setting: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -116,50 +141,18 @@ impl Wire {
         major_of(version).ok_or_else(|| PgError::protocol(format!("server_version is `{version}`")))
     }
 
-    /// Whether this is what `access` would give, but for its name.
-    pub(super) fn is_like(&self, access: &Access, patience: Patience) -> bool {
-        self.access.is_same_login(access) && self.patience == patience
-    }
-
-    /// The server waits for a query, outside a transaction.
-    pub(super) fn is_at_rest(&self) -> bool {
-        self.state == State::Idle && self.transaction_status == b'I'
-    }
-
-    /// The session under another name, and otherwise as one that has only just been opened: what units set is set anew. An
-    /// error means that it is of no use any more.
-    pub(super) async fn handed_over(mut self, access: &Access) -> Result<Self, PgError> {
-        self.access = access.clone();
-        let name = quote_literal(access.application_name());
-        self.query(&format!("set application_name = {name}; set client_encoding = 'UTF8'")).await?;
-        Ok(self)
-    }
-
     /// Runs one or more statements; the rows of all of them, in order.
     pub(crate) async fn query(&mut self, sql: &str) -> Result<Vec<TextRow>, PgError> {
-        self.begin(sql).await?;
-        let mut rows = Vec::new();
-        loop {
-            match self.message().await? {
-                Message::DataRow(row) => rows.push(text_row(&row)?),
-                Message::RowDescription(_)
-                | Message::CommandComplete(_)
-                | Message::EmptyQueryResponse => {}
-                Message::ReadyForQuery(_) => break,
-                Message::ErrorResponse(body) => {
-                    return Err(self.refused(ServerError::parse(&body)).await);
-                }
-                _ => return Err(self.out_of_step("a query")),
-            }
-        }
-        self.state = State::Idle;
-        Ok(rows)
+        let answers = self.answers(sql).await?;
+        Ok(answers.into_iter().flat_map(|answer| answer.rows).collect())
     }
 
-    /// The columns that a query would give.
-    pub(crate) async fn describe(&mut self, sql: &str) -> Result<Vec<DescribedColumn>, PgError> {
+    /// Runs one or more statements, in one round trip; an answer for each. The first that fails keeps those after it from
+    /// being run.
+    pub(crate) async fn answers(&mut self, sql: &str) -> Result<Vec<Answer>, PgError> {
         self.begin(sql).await?;
-        let mut columns = None;
+        let mut answers = Vec::new();
+        let mut answer = Answer::default();
         loop {
             match self.message().await? {
                 Message::RowDescription(body) => {
@@ -171,10 +164,12 @@ impl Wire {
                             type_modifier: field.type_modifier(),
                         })
                     });
-                    let read = fields.collect().map_err(|source| self.broken(source))?;
-                    columns = Some(read);
+                    answer.columns = fields.collect().map_err(|source| self.broken(source))?;
                 }
-                Message::DataRow(_) | Message::CommandComplete(_) => {}
+                Message::DataRow(row) => answer.rows.push(text_row(&row)?),
+                Message::CommandComplete(_) | Message::EmptyQueryResponse => {
+                    answers.push(std::mem::take(&mut answer));
+                }
                 Message::ReadyForQuery(_) => break,
                 Message::ErrorResponse(body) => {
                     return Err(self.refused(ServerError::parse(&body)).await);
@@ -183,14 +178,13 @@ impl Wire {
             }
         }
         self.state = State::Idle;
-        columns.ok_or_else(|| PgError::protocol("no description where there must be one"))
+        Ok(answers)
     }
 
     /// The first value of the first row; an error where there is none.
     pub(crate) async fn value(&mut self, sql: &str) -> Result<String, PgError> {
-        let rows = self.query(sql).await?;
-        let first = rows.into_iter().next().and_then(|row| row.into_iter().next());
-        first.flatten().ok_or_else(|| PgError::protocol("no value where there must be one"))
+        let all = Answer { rows: self.query(sql).await?, ..Answer::default() };
+        all.value().map(str::to_owned)
     }
 
     /// Ends the session in good order.
@@ -267,6 +261,11 @@ impl Wire {
                 }
                 Ok(First::Aside)
             }
+            Ok(Some(Message::CommandComplete(_))) if self.setting => Ok(First::Aside),
+            Ok(Some(Message::ReadyForQuery(_))) if self.setting => {
+                self.setting = false;
+                Ok(First::Aside)
+            }
             Ok(Some(Message::ReadyForQuery(body))) => {
                 self.transaction_status = body.status();
                 Ok(First::Message(Message::ReadyForQuery(body)))
@@ -324,6 +323,39 @@ impl Wire {
     fn out_of_step(&mut self, during: &str) -> PgError {
         self.state = State::Broken;
         PgError::protocol(format!("a message that does not belong to {during}"))
+    }
+}
+
+impl Pooled for Wire {
+    fn access(&self) -> &Access {
+        &self.access
+    }
+
+    fn is_like(&self, access: &Access, patience: Patience) -> bool {
+        self.access.is_same_login(access) && self.patience == patience
+    }
+
+    /// The server waits for a query, outside a transaction.
+    fn is_at_rest(&self) -> bool {
+        self.state == State::Idle && self.transaction_status == b'I'
+    }
+
+    async fn handed_over(mut self, access: &Access) -> Result<Self, PgError> {
+        self.access = access.clone();
+        let name = quote_literal(access.application_name());
+        self.query(&format!("set application_name = {name}; set client_encoding = 'UTF8'")).await?;
+        Ok(self)
+    }
+
+    async fn open(access: &Access, patience: Patience) -> Result<Self, PgError> {
+        match patience {
+            Patience::Short => access.reader().await,
+            Patience::Long => access.writer().await,
+        }
+    }
+
+    fn idle(state: &mut pool::State) -> &mut Vec<pool::Idle<Self>> {
+        &mut state.wires
     }
 }
 

@@ -16,7 +16,7 @@ use crate::pg::destination::progress::{self, ShardId};
 use crate::pg::destination::search_path;
 use crate::pg::destination::takeover::{end_lock_holder, end_old_sessions};
 use crate::pg::sqlstate::{INSUFFICIENT_PRIVILEGE, UNIQUE_VIOLATION};
-use crate::pg::wire::{CopyIn, Wire};
+use crate::pg::wire::{Answer, CopyIn, Wire};
 use crate::pg::{About, PgError};
 use crate::unit::link::{Link, out_of_turn};
 use crate::unit::{UnitContext, UnitEnd};
@@ -42,9 +42,8 @@ pub(super) async fn half(
     let access = ctx.access(Side::Destination);
     let mut wire = ctx.means.pool.writer(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
-    lock_shard(&mut wire, &id).await?;
     let subject = &shard.table.write_to;
-    if let Some(done) = progress::find_fenced(&mut wire, &id).await.about(subject)? {
+    if let Some(done) = begin(&mut wire, &id).await? {
         wire.query("rollback").await.about(subject)?;
         ctx.means.pool.give(wire);
         return Ok(done);
@@ -64,19 +63,22 @@ pub(super) async fn half(
     Ok(done)
 }
 
-/// Begins the transaction and takes the shard's lock. Whoever else holds it is an older owner that was not found by its
-/// name, and is ended, or one that is about to find out that it is superseded.
-async fn lock_shard(wire: &mut Wire, id: &ShardId) -> Result<(), Failure> {
+/// Begins the transaction, takes the shard's lock and passes the fence; the shard's completion, if it is done. Whoever else
+/// holds the lock is an older owner that was not found by its name, and is ended, or one that is about to find out that it is
+/// superseded.
+async fn begin(wire: &mut Wire, id: &ShardId) -> Result<Option<CopyDone>, Failure> {
     let subject = wire.access().to_string();
-    if Law::Lease.is_left_out() {
-        return wire.query("begin").await.map(drop).about(&subject);
-    }
     let key = id.lock_key();
+    let lock = match Law::Lease.is_left_out() {
+        true => "true".to_owned(),
+        false => format!("pg_try_advisory_xact_lock({key})"),
+    };
+    let begin = format!("begin; select {lock}; {}", progress::ask_fenced(id));
     let end = Instant::now() + LOCK_LIMIT;
     loop {
-        let try_lock = format!("begin; select pg_try_advisory_xact_lock({key})");
-        if wire.value(&try_lock).await.about(&subject)? == "t" {
-            return Ok(());
+        let answers = wire.answers(&begin).await.about(&subject)?;
+        if answers.get(1).is_some_and(Answer::is_true) {
+            return progress::found_fenced(&answers).about(&subject);
         }
         wire.query("rollback").await.about(&subject)?;
         if Instant::now() >= end {
@@ -102,28 +104,15 @@ async fn write_rows(
     link: &mut Link<Go, FromSource>,
 ) -> Result<CopyDone, UnitEnd> {
     let subject = &shard.table.write_to;
+    // While the source half opens the table.
+    let freeze = prepare(ctx, shard, id, wire).await?;
     match link.expect().await? {
         FromSource::Opened { encoding: Encoding::Utf8 } => {}
         FromSource::Opened { encoding: Encoding::Unknown } => {
             wire.query("set client_encoding = 'SQL_ASCII'").await.about(subject)?;
         }
-        FromSource::Data(_) | FromSource::End(_) => return Err(out_of_turn().into()),
+        _ => return Err(out_of_turn().into()),
     }
-    if shard.barrier.is_some() && shard.table.name != large_objects::table() {
-        // Changes are followed, so the role may; where a table is copied anew, its triggers and foreign keys are there.
-        // (Large objects are written by a trigger.)
-        let replica = "set local session_replication_role = replica";
-        wire.query(replica).await.about(subject)?;
-    }
-    if let Some(clear) = sql::clear(&shard.table, &shard.part) {
-        wire.query(&format!("{AWAKE}; {clear}")).await.about(subject)?;
-    }
-    let mut prepare = search_path::for_rows_of(&ctx.task, subject);
-    if ctx.with_schema() {
-        prepare = format!("{prepare}; {}", silence_triggers(subject));
-    }
-    wire.query(&prepare).await.map_err(|error| may_not_silence(&error, subject))?;
-    let freeze = is_alone(shard) && progress::make_fresh(wire, id, subject).await.about(subject)?;
     let mut copy = wire.copy_in(&sql::copy_in(&shard.table, freeze)).await.about(subject)?;
     let read = pass_rows(ctx, &mut copy, link, subject).await?;
     let passed = copy.frames().rows_at_end(shard.table.format);
@@ -135,6 +124,7 @@ async fn write_rows(
     if written != read.rows {
         return Err(miscounted(written, read.rows).about(subject.to_string()).into());
     }
+    let FromSource::Flushed = link.expect().await? else { return Err(out_of_turn().into()) };
     Ok(CopyDone {
         rows: read.rows,
         bytes: read.bytes,
@@ -142,6 +132,31 @@ async fn write_rows(
         noted_lsn: read.noted_lsn,
         found_done: false,
     })
+}
+
+/// Makes everything ready for rows; whether they can be frozen.
+async fn prepare(
+    ctx: &UnitContext,
+    shard: &CopyShard,
+    id: &ShardId,
+    wire: &mut Wire,
+) -> Result<bool, UnitEnd> {
+    let subject = &shard.table.write_to;
+    if shard.barrier.is_some() && shard.table.name != large_objects::table() {
+        // Changes are followed, so the role may; where a table is copied anew, its triggers and foreign keys are there.
+        // (Large objects are written by a trigger.)
+        let replica = "set local session_replication_role = replica";
+        wire.query(replica).await.about(subject)?;
+    }
+    if let Some(clear) = sql::clear(&shard.table, &shard.part) {
+        wire.query(&format!("{AWAKE}; {clear}")).await.about(subject)?;
+    }
+    let mut settings = search_path::for_rows_of(&ctx.task, subject);
+    if ctx.with_schema() {
+        settings = format!("{settings}; {}", silence_triggers(subject));
+    }
+    wire.query(&settings).await.map_err(|error| may_not_silence(&error, subject))?;
+    Ok(is_alone(shard) && progress::make_fresh(wire, id, subject).await.about(subject)?)
 }
 
 /// Whether the shard is all that is written to its table, and large enough for a new file to pay.
@@ -200,7 +215,7 @@ async fn pass_rows(
                 rows = so_far;
             }
             FromSource::End(read) => return Ok(read),
-            FromSource::Opened { .. } => return Err(out_of_turn().into()),
+            FromSource::Opened { .. } | FromSource::Flushed => return Err(out_of_turn().into()),
         }
     }
 }

@@ -15,11 +15,13 @@
 //!     file, where nobody minds (O4)
 //!     COPY … from stdin   ◀── opened, rows … ────  f. COPY … to stdout
 //!                                                  g. CopyDone, CommandComplete, ReadyForQuery seen (O8)
-//!                                                  h. WAL is flushed up to the noted position (S4)
-//!  7. as many rows as were read? end the COPY ◀──  i. how many rows, under which snapshot
+//!  7. as many rows as were read? end the COPY ◀──  h. how many rows, under which snapshot
+//!                                          ◀─────  i. WAL is flushed up to the noted position (S4)
 //!  8. shard_progress row (O2)
 //!  9. commit, which waits for the disk (O6)
 //! ```
+//!
+//! Steps of one end between which nothing is decided are one round trip.
 //!
 //! A death before 9 leaves nothing, for it is one transaction; a death after it, or a lost answer to the commit, leaves a
 //! row in `shard_progress` that the next owner finds in step 4. An owner that was thought dead and goes on is caught by
@@ -56,8 +58,10 @@ enum FromSource {
     Opened { encoding: Encoding },
     /// A piece of the rows.
     Data(Piece),
-    /// All rows were read, and what they show is durable at the source.
+    /// All rows were read.
     End(ReadRows),
+    /// What they show is durable at the source.
+    Flushed,
 }
 
 /// How a source's text is to be read.

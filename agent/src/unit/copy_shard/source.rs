@@ -31,18 +31,18 @@ pub(super) async fn half(
         open_stream::check_kept(ctx, &mut wire).await?;
         source_table::wait_for_barrier(&mut wire, barrier).await.about(&access)?;
     }
-    source_table::begin(ctx, &access, &mut wire, shard.snapshot.as_ref()).await?;
-
     let table = &shard.table;
-    source_table::lock_to_move(&mut wire, table.no, &table.name).await?;
-    source_table::check_filenode(&mut wire, table.no, &table.name, table.filenode).await?;
-    check_columns(&mut wire, shard).await?;
-    let (snapshot, noted_lsn) = source_table::note_moment(&mut wire).await.about(&access)?;
+    let located = (table.no, &table.name, table.filenode);
+    let moment = shard.snapshot.as_ref();
+    let opened = source_table::open(ctx, &mut wire, moment, located, source_table::MOMENT).await?;
+    check_columns(&mut wire, shard, &opened.fingerprint).await?;
+    let (snapshot, noted_lsn) = source_table::moment(&opened.answers).about(&access)?;
 
     link.send(FromSource::Opened { encoding }).await?;
     let (rows, bytes) = copy_out(&mut wire, shard, &link).await?;
-    source_table::wait_until_flushed(&mut wire, noted_lsn).await?;
     link.send(FromSource::End(ReadRows { rows, bytes, snapshot, noted_lsn })).await?;
+    source_table::wait_until_flushed(&mut wire, noted_lsn).await?;
+    link.send(FromSource::Flushed).await?;
     ctx.means.pool.give(wire);
     Ok(())
 }
@@ -56,11 +56,10 @@ pub(in crate::unit) async fn see_bytes_as_they_are(wire: &mut Wire) -> Result<En
     Ok(Encoding::Unknown)
 }
 
-async fn check_columns(wire: &mut Wire, shard: &CopyShard) -> Result<(), UnitEnd> {
+async fn check_columns(wire: &mut Wire, shard: &CopyShard, now: &str) -> Result<(), UnitEnd> {
     let table = &shard.table;
-    let now = source_table::fingerprint(wire, &table.name).await.about(&table.name)?;
     let whole = catalog::ranges_hold_all(wire, table, &shard.part, &table.name);
-    if now == table.fingerprint && whole.await.about(&table.name)? {
+    if now == &*table.fingerprint && whole.await.about(&table.name)? {
         return Ok(());
     }
     let failure = Failure::other("columns_changed", "its columns are not those that were planned")

@@ -37,17 +37,17 @@ pub(in crate::unit) fn regclass(table: &QualifiedName) -> String {
     format!("{}::pg_catalog.regclass", quote_literal(&table.quoted()))
 }
 
-/// All columns, in their order.
-pub(super) async fn columns(
-    wire: &mut Wire,
-    table: &QualifiedName,
-) -> Result<Vec<Column>, PgError> {
-    let sql = format!(
+/// Asks for all columns, in their order.
+pub(super) fn ask_columns(table: &QualifiedName) -> String {
+    format!(
         "select attname, atttypid, (attgenerated <> '')::int from pg_catalog.pg_attribute where attrelid = {} \
          and attnum > 0 and not attisdropped order by attnum",
         regclass(table)
-    );
-    let rows = wire.query(&sql).await?;
+    )
+}
+
+/// Reads the answer.
+pub(super) fn read_columns(rows: &[TextRow]) -> Result<Vec<Column>, PgError> {
     let column = |row: &TextRow| {
         let generated = field::<i32>(row, 2)? == 1;
         Ok(Column { name: field(row, 0)?, type_oid: field(row, 1)?, generated })
@@ -144,12 +144,20 @@ pub(in crate::unit) async fn size(
     table: &QualifiedName,
     bytes: u64,
 ) -> Result<(TableSize, bool), PgError> {
-    let sql = format!(
+    read_size(&wire.query(&ask_size(table)).await?, bytes)
+}
+
+/// The question for [`size`].
+pub(super) fn ask_size(table: &QualifiedName) -> String {
+    format!(
         "select pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int, \
          greatest(c.reltuples, 0)::bigint, c.relispartition::int from pg_catalog.pg_class c where c.oid = {}",
         regclass(table)
-    );
-    let rows = wire.query(&sql).await?;
+    )
+}
+
+/// Reads its answer.
+pub(super) fn read_size(rows: &[TextRow], bytes: u64) -> Result<(TableSize, bool), PgError> {
     let row = rows.first().ok_or_else(|| PgError::protocol("a locked table is not in pg_class"))?;
     let size = TableSize { bytes, blocks: field(row, 0)?, rows: field(row, 1)? };
     Ok((size, field::<i32>(row, 2)? == 1))

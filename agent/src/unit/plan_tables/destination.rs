@@ -20,26 +20,22 @@ pub(super) async fn half(
     ctx: &UnitContext,
     mut link: Link<Vec<AtDestination>, Vec<FromSource>>,
 ) -> Result<(), UnitEnd> {
-    let access = ctx.access(Side::Destination);
-    let mut session = access.session().await.about(&access)?;
+    let mut session = ctx.session(Side::Destination).await?;
     end_old_sessions(&mut session).await?;
-    let encoding: String = session
-        .query_one("select current_setting('server_encoding')", &[])
-        .await
-        .about(&access)?
-        .get(0);
+    let encoding = session.query_one("select current_setting('server_encoding')", &[]).await;
+    let encoding: String = encoding.about(session.access())?.get(0);
     while let Some(tables) = link.next().await {
-        let answers = decide(ctx, &mut session, &tables, &encoding).await?;
+        let answers = decide(ctx, &session, &tables, &encoding).await?;
         link.send(answers).await?;
     }
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(())
 }
 
 /// Chooses where and how rows are written, and makes the plans current.
 async fn decide(
     ctx: &UnitContext,
-    session: &mut Session,
+    session: &Session,
     tables: &[FromSource],
     encoding: &str,
 ) -> Result<Vec<AtDestination>, UnitEnd> {

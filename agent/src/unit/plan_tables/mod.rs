@@ -83,7 +83,7 @@ async fn source_half(
     mut link: Link<Vec<FromSource>, Vec<AtDestination>>,
 ) -> Result<(), UnitEnd> {
     let access = ctx.access(Side::Source);
-    let mut wire = access.reader().await.about(&access)?;
+    let mut wire = ctx.means.pool.reader(&access).await.about(&access)?;
     end_old_sessions(&mut wire).await?;
     let mut undecided = Vec::new();
     for batch in tables.chunks(BATCH) {
@@ -99,7 +99,7 @@ async fn source_half(
         tell_decided(ctx, earlier, &mut link).await?;
     }
     tell_decided(ctx, undecided, &mut link).await?;
-    wire.close().await;
+    ctx.means.pool.give(wire);
     Ok(())
 }
 
@@ -175,16 +175,19 @@ async fn look_at(
     table: &PlanTable,
 ) -> Result<LookedAt, UnitEnd> {
     let name = &table.name;
-    source_table::begin_now(wire).await.about(name)?;
-    source_table::lock_to_move(wire, table.no, name).await?;
-    source_table::check_filenode(wire, table.no, name, table.filenode).await?;
-    let fingerprint = source_table::fingerprint(wire, name).await.about(name)?;
+    let asked = format!("{}; {}", catalog::ask_columns(name), catalog::ask_size(name));
+    let located = (table.no, name, table.filenode);
+    let opened = source_table::open(ctx, wire, None, located, &asked).await?;
+    let [columns, size] = &opened.answers[..] else {
+        return Err(PgError::protocol("two questions and no two answers")).about(name)?;
+    };
+    let columns = catalog::read_columns(&columns.rows).about(name)?;
+    let (size, is_partition) = catalog::read_size(&size.rows, table.bytes).about(name)?;
+    let fingerprint = opened.fingerprint;
     let followed = match ctx.spec.is_incremental() {
         true => apply_key::look_at(ctx, wire, table).await?,
         false => None,
     };
-    let columns = catalog::columns(wire, name).await.about(name)?;
-    let (size, is_partition) = catalog::size(wire, name, table.bytes).await.about(name)?;
     let hash_leaf = match is_partition {
         true => catalog::hash_leaf(wire, name).await.about(name)?,
         false => None,
@@ -238,7 +241,8 @@ pub(super) async fn as_it_is(
     there: &Session,
     name: &QualifiedName,
 ) -> Result<TablePlan, UnitEnd> {
-    let columns = catalog::columns(wire, name).await.about(name)?;
+    let columns = wire.query(&catalog::ask_columns(name)).await.about(name)?;
+    let columns = catalog::read_columns(&columns).about(name)?;
     let format = destination::format_into(there, &columns, name).await?;
     Ok(TablePlan {
         no: TableNo(0),

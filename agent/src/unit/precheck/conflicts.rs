@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::try_join_all;
+use futures::try_join;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::spec::ObjectRules;
@@ -24,18 +26,10 @@ pub(super) type Named = BTreeSet<(String, QualifiedName)>;
 /// What the destination holds of what the source has.
 #[derive(Debug)]
 pub(super) struct DestinationFacts {
-    /// The task has begun here.
-    begun: bool,
     named: Named,
     tables: BTreeMap<QualifiedName, ExistingTable>,
     sequences_missing: Vec<QualifiedName>,
     views_not_refreshable: Vec<QualifiedName>,
-}
-
-impl DestinationFacts {
-    pub(super) fn begun(&self) -> bool {
-        self.begun
-    }
 }
 
 #[derive(Debug)]
@@ -98,34 +92,35 @@ pub(super) async fn of_destination(
     ctx: &UnitContext,
     source: Option<&SourceFacts>,
 ) -> Result<DestinationFacts, tokio_postgres::Error> {
-    let begun = has_begun(session, ctx).await?;
     let mut facts = DestinationFacts {
-        begun,
         named: Named::new(),
         tables: BTreeMap::new(),
         sequences_missing: Vec::new(),
         views_not_refreshable: Vec::new(),
     };
-    if begun {
-        return Ok(facts);
-    }
     if ctx.with_schema() {
         facts.named = named(session, &ctx.spec.objects).await?;
     } else if let Some(source) = source {
-        session.batch_execute("set lock_timeout = '1s'").await?;
-        for batch in source.tables.chunks(BATCH) {
-            existing(session, batch, &mut facts.tables).await?;
-        }
-        session.batch_execute("reset lock_timeout").await?;
-        let there = sequences::present(session, &source.sequences).await?;
+        session.send_ahead("set lock_timeout = '1s'");
+        let batches = source.tables.chunks(BATCH).map(|batch| existing(session, batch));
+        let (tables, there, views) = try_join!(
+            try_join_all(batches),
+            sequences::present(session, &source.sequences),
+            schema::not_refreshable(ctx, session),
+        )?;
         let absent = source.sequences.iter().zip(there).filter(|(_, there)| !there);
+        facts.tables = tables.into_iter().flatten().collect();
         facts.sequences_missing = absent.map(|(name, _)| name.clone()).collect();
-        facts.views_not_refreshable = schema::not_refreshable(ctx, session).await?;
+        facts.views_not_refreshable = views;
     }
     Ok(facts)
 }
 
-async fn has_begun(session: &Session, ctx: &UnitContext) -> Result<bool, tokio_postgres::Error> {
+/// Whether the task was at work here before.
+pub(super) async fn has_begun(
+    session: &Session,
+    ctx: &UnitContext,
+) -> Result<bool, tokio_postgres::Error> {
     let there = "select to_regclass('pgconvoy.task') is not null
                     and has_schema_privilege('pgconvoy', 'usage')";
     if !session.query_one(there, &[]).await?.get::<_, bool>(0) {
@@ -138,8 +133,7 @@ async fn has_begun(session: &Session, ctx: &UnitContext) -> Result<bool, tokio_p
 async fn existing(
     session: &Session,
     tables: &[SourceTable],
-    found: &mut BTreeMap<QualifiedName, ExistingTable>,
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<Vec<(QualifiedName, ExistingTable)>, tokio_postgres::Error> {
     let names: Vec<String> = tables.iter().map(|table| table.name.quoted()).collect();
     let rows = session
         .query(
@@ -171,7 +165,7 @@ async fn existing(
             &[&names],
         )
         .await?;
-    for row in &rows {
+    let table = async |row: &tokio_postgres::Row| {
         let name = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
         let table = ExistingTable {
             columns: row.get(2),
@@ -182,9 +176,9 @@ async fn existing(
             unproven: row.get(7),
             empty: is_empty(session, &name).await?,
         };
-        found.insert(name, table);
-    }
-    Ok(())
+        Ok((name, table))
+    };
+    try_join_all(rows.iter().map(table)).await
 }
 
 /// One that may not be read counts as empty here, and so does one that somebody keeps to himself, such as another task's copy:
@@ -204,9 +198,6 @@ pub(super) fn judge(
     destination: &DestinationFacts,
     report: &mut Report,
 ) {
-    if destination.begun {
-        return;
-    }
     if ctx.with_schema() {
         judge_names(&source.named, &destination.named, report);
         return;

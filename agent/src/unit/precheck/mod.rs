@@ -7,7 +7,8 @@
 //!
 //! Of a task that only compares, what matters for writing is not judged.
 //!
-//! Each topic has a file with its queries and the rules that turn facts into findings. A database that cannot be reached is
+//! Each topic has a file with its queries and the rules that turn facts into findings. The queries of one end are all on their
+//! way before the first of them is answered. A database that cannot be reached is
 //! a finding too, an error with the code of the failure; the other database is then still looked at.
 
 mod conflicts;
@@ -25,6 +26,7 @@ mod tablespaces;
 
 use std::collections::BTreeSet;
 
+use futures::{FutureExt, join, try_join};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
@@ -70,7 +72,8 @@ struct DestinationFacts {
     privileges: privileges::DestinationFacts,
     objects: objects::DestinationFacts,
     large_objects: i64,
-    conflicts: conflicts::DestinationFacts,
+    /// The task has begun here: what is there is its own work.
+    begun: bool,
     /// Where changes are followed.
     streaming: Option<streaming::DestinationFacts>,
 }
@@ -90,9 +93,11 @@ async fn source_half(ctx: &UnitContext, link: Link<Seen, ()>) -> Result<(), Unit
         Ok(session) => session,
         Err(failure) => return link.send(Err(failure)).await,
     };
-    let facts =
-        source_facts(ctx, &session).await.map_err(|error| unreadable(error.into(), &session))?;
-    session.close().await;
+    let facts = source_facts(ctx, &session)
+        .boxed()
+        .await
+        .map_err(|error| unreadable(error.into(), &session))?;
+    ctx.means.pool.give(session);
     link.send(Ok(Box::new(facts))).await
 }
 
@@ -111,21 +116,31 @@ async fn destination_half(
 ) -> Result<Report, UnitEnd> {
     let mut report = Report::default();
     // Both are tried at once: two wrong passwords are told together.
-    let (session, seen, reaches) =
-        tokio::join!(open(ctx, Side::Destination), link.expect(), reach::look(ctx));
+    let here = async {
+        let session = open(ctx, Side::Destination).await?;
+        let facts = destination_facts(ctx, &session).await;
+        Ok((session, facts))
+    };
+    let (here, seen, reaches) = join!(here.boxed(), link.expect(), reach::look(ctx).boxed());
     reach::judge(&ctx.agent, &reaches, &mut report);
     let source = seen?.map_err(|failure| report.unreachable(Side::Source, failure)).ok();
-    let session = session.map_err(|failure| report.unreachable(Side::Destination, failure)).ok();
+    let here = here.map_err(|failure| report.unreachable(Side::Destination, failure)).ok();
     if let Some(source) = &source {
         of_source(ctx, source, &mut report);
     }
-    let Some(session) = session else { return Ok(report) };
-    let destination =
-        destination_facts(ctx, &session, source.as_deref()).await.about(session.access())?;
-    session.close().await;
+    let Some((session, destination)) = here else { return Ok(report) };
+    let destination = destination.about(session.access())?;
+    let conflicts = match destination.begun {
+        true => None,
+        false => {
+            let looked = conflicts::of_destination(&session, ctx, source.as_deref()).await;
+            Some(looked.about(session.access())?)
+        }
+    };
+    ctx.means.pool.give(session);
     of_destination(ctx, &destination, &mut report);
     if let Some(source) = &source {
-        of_both(ctx, source, &destination, &mut report);
+        of_both(ctx, source, &destination, conflicts.as_ref(), &mut report);
         if verified {
             server::judge_comparison(ctx, &source.server, &destination.server, &mut report);
         }
@@ -134,10 +149,9 @@ async fn destination_half(
 }
 
 async fn open(ctx: &UnitContext, side: Side) -> Result<Session, Failure> {
-    let access = ctx.access(side);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(side).await?;
     // Whatever is asked below, the server itself sees to it that nothing is changed.
-    session.batch_execute("set default_transaction_read_only = on").await.about(&access)?;
+    session.send_ahead("set default_transaction_read_only = on");
     Ok(session)
 }
 
@@ -145,38 +159,85 @@ async fn source_facts(
     ctx: &UnitContext,
     session: &Session,
 ) -> Result<SourceFacts, tokio_postgres::Error> {
-    let tables = tables::of_source(session, &ctx.spec.objects).await?;
-    Ok(SourceFacts {
-        server: server::facts(session).await?,
-        privileges: privileges::of_source(session, &ctx.spec.objects).await?,
-        objects: objects::of_source(session, &ctx.spec.objects).await?,
-        large_objects: large_objects::of_source(session).await?,
-        roles: roles::of_source(ctx, session).await?,
-        tablespaces: tablespaces::used(session).await?,
-        extensions: extensions::of_source(session).await?,
-        extension_rows: extensions::with_users_rows(session, &ctx.spec.objects).await?,
-        named: conflicts::named(session, &ctx.spec.objects).await?,
-        streaming: streaming::of_source(ctx, session).await?,
-        sequences: sequences::taking_part(session, &ctx.spec.objects).await?,
+    let rules = &ctx.spec.objects;
+    let (
         tables,
+        server,
+        privileges,
+        objects,
+        large_objects,
+        roles,
+        tablespaces,
+        extensions,
+        extension_rows,
+        named,
+        streaming,
+        sequences,
+    ) = try_join!(
+        tables::of_source(session, rules),
+        server::facts(session),
+        privileges::of_source(session, rules),
+        objects::of_source(session, rules),
+        large_objects::of_source(session),
+        roles::of_source(ctx, session),
+        tablespaces::used(session),
+        extensions::of_source(session),
+        extensions::with_users_rows(session, rules),
+        conflicts::named(session, rules),
+        streaming::of_source(ctx, session),
+        sequences::taking_part(session, rules),
+    )?;
+    Ok(SourceFacts {
+        server,
+        tables,
+        privileges,
+        objects,
+        large_objects,
+        roles,
+        tablespaces,
+        extensions,
+        extension_rows,
+        named,
+        streaming,
+        sequences,
     })
 }
 
 async fn destination_facts(
     ctx: &UnitContext,
     session: &Session,
-    source: Option<&SourceFacts>,
 ) -> Result<DestinationFacts, tokio_postgres::Error> {
+    let (
+        server,
+        roles,
+        tablespaces,
+        extensions,
+        privileges,
+        objects,
+        large_objects,
+        streaming,
+        begun,
+    ) = try_join!(
+        server::facts(session),
+        roles::of_destination(session),
+        tablespaces::there(session),
+        extensions::of_destination(session),
+        privileges::of_destination(session),
+        objects::of_destination(session),
+        large_objects::of_destination(session),
+        streaming::of_destination(ctx, session),
+        conflicts::has_begun(session, ctx),
+    )?;
     Ok(DestinationFacts {
-        server: server::facts(session).await?,
-        roles: roles::of_destination(session).await?,
-        tablespaces: tablespaces::there(session).await?,
-        extensions: extensions::of_destination(session).await?,
-        privileges: privileges::of_destination(session).await?,
-        objects: objects::of_destination(session).await?,
-        large_objects: large_objects::of_destination(session).await?,
-        conflicts: conflicts::of_destination(session, ctx, source).await?,
-        streaming: streaming::of_destination(ctx, session).await?,
+        server,
+        roles,
+        tablespaces,
+        extensions,
+        privileges,
+        objects,
+        large_objects,
+        begun,
+        streaming,
     })
 }
 
@@ -215,15 +276,18 @@ fn of_both(
     ctx: &UnitContext,
     source: &SourceFacts,
     destination: &DestinationFacts,
+    conflicts: Option<&conflicts::DestinationFacts>,
     report: &mut Report,
 ) {
     server::judge_both(ctx, &source.server, &destination.server, report);
     if ctx.purpose == Purpose::Verify {
         return;
     }
-    conflicts::judge(ctx, source, &destination.conflicts, report);
-    let begun = destination.conflicts.begun();
-    large_objects::judge_both(ctx, &source.large_objects, destination.large_objects, begun, report);
+    let DestinationFacts { begun, large_objects, .. } = *destination;
+    if let Some(conflicts) = conflicts {
+        conflicts::judge(ctx, source, conflicts, report);
+    }
+    large_objects::judge_both(ctx, &source.large_objects, large_objects, begun, report);
     if ctx.with_schema() {
         privileges::judge_schemas(&source.named, &destination.privileges, report);
         roles::judge(&source.roles, &destination.roles, report);

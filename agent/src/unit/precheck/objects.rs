@@ -1,5 +1,6 @@
 //! Objects other than tables: what is left out, what needs care.
 
+use futures::{FutureExt, try_join};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::spec::ObjectRules;
@@ -50,30 +51,37 @@ pub(super) async fn of_source(
             .filter(|name| rules.matches(name));
         Ok(names.collect())
     };
-    Ok(SourceFacts {
-        foreign_tables: names(
+    let (
+        foreign_tables,
+        not_valid,
+        invalid_indexes,
+        c_functions,
+        matching_nothing,
+        left_out,
+        event_triggers,
+        publications_of_all,
+        subscriptions,
+    ) = try_join!(
+        names(
             "select n.nspname::text, c.relname::text
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
              where c.relkind = 'f' order by 1, 2",
-        )
-        .await?,
-        not_valid: names(
+        ),
+        names(
             "select n.nspname::text, c.relname || '.' || k.conname
              from pg_constraint k
              join pg_class c on c.oid = k.conrelid
              join pg_namespace n on n.oid = c.relnamespace
              where not k.convalidated order by 1, 2",
-        )
-        .await?,
-        invalid_indexes: names(
+        ),
+        names(
             "select n.nspname::text, c.relname::text
              from pg_index i
              join pg_class c on c.oid = i.indexrelid
              join pg_namespace n on n.oid = c.relnamespace
              where not i.indisvalid and c.relkind = 'i' order by 1, 2",
-        )
-        .await?,
-        c_functions: names(
+        ),
+        names(
             "select n.nspname::text, p.proname::text
              from pg_proc p
              join pg_namespace n on n.oid = p.pronamespace
@@ -82,24 +90,32 @@ pub(super) async fn of_source(
                and not exists (select from pg_depend e where e.classid = 'pg_proc'::regclass
                                and e.objid = p.oid and e.deptype = 'e')
              order by 1, 2",
-        )
-        .await?,
-        matching_nothing: matching_nothing(session, rules).await?,
-        left_out: left_out(session, rules).await?,
-        event_triggers: texts(session, ENABLED_EVENT_TRIGGERS).await?,
-        publications_of_all: texts(
+        ),
+        matching_nothing(session, rules),
+        left_out(session, rules),
+        texts(session, ENABLED_EVENT_TRIGGERS),
+        texts(
             session,
             "select pubname::text from pg_publication where puballtables order by 1",
-        )
-        .await?,
-        subscriptions: texts(
+        ),
+        // Its catalogue is open to everybody but for one column; some services close it whole.
+        texts(
             session,
             "select subname::text from pg_subscription
              where subdbid = (select oid from pg_database where datname = current_database()) order by 1",
         )
-        .await
-        // Its catalogue is open to everybody but for one column; some services close it whole.
-        .unwrap_or_default(),
+        .map(|known| Ok(known.unwrap_or_default())),
+    )?;
+    Ok(SourceFacts {
+        foreign_tables,
+        not_valid,
+        invalid_indexes,
+        c_functions,
+        matching_nothing,
+        left_out,
+        event_triggers,
+        publications_of_all,
+        subscriptions,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::try_join;
 use pgconvoy_shared::endpoint::Side;
 
 use super::report::{Finding, Report};
@@ -82,15 +83,17 @@ pub(super) async fn of_source(
         )
     };
     let coming = ctx.with_schema() && ctx.spec.schema.roles;
-    Ok(SourceFacts {
-        coming: if coming { roles_that_come(session).await? } else { Vec::new() },
-        named: texts(&depended_on("'o', 'a'")).await?,
-        owners: texts(&depended_on("'o'")).await?,
-        in_policies: texts(
-            "select distinct r.rolname::text from pg_policy p join pg_roles r on r.oid = any (p.polroles) order by 1",
-        )
-        .await?,
-    })
+    let coming = async || if coming { roles_that_come(session).await } else { Ok(Vec::new()) };
+    let (named, owners) = (depended_on("'o', 'a'"), depended_on("'o'"));
+    let (coming, named, owners, in_policies) = try_join!(
+        coming(),
+        texts(&named),
+        texts(&owners),
+        texts(
+            "select distinct r.rolname::text from pg_policy p join pg_roles r on r.oid = any (p.polroles) order by 1"
+        ),
+    )?;
+    Ok(SourceFacts { named, owners, in_policies, coming })
 }
 
 pub(super) async fn of_destination(

@@ -1,5 +1,6 @@
 //! The two servers: which versions, in which state, with room for how many.
 
+use futures::{FutureExt, try_join};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::unit::SnapshotMode;
 use pgconvoy_shared::verify::Purpose;
@@ -49,31 +50,41 @@ pub(super) async fn facts(session: &Session) -> Result<ServerFacts, tokio_postgr
     } else {
         ("'c'", "null::text", "null::text")
     };
-    let row = session
-        .query_one(
-            &format!(
-                "select version(), pg_is_in_recovery(), oid, datname::text,
-                        pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text,
-                        {provider}, {collation_version}, {version_now},
-                        current_setting('max_connections')::bigint
-                            - current_setting('superuser_reserved_connections')::bigint
-                            - (select count(*) from pg_stat_activity where backend_type = 'client backend'),
-                        current_setting('max_locks_per_transaction')::bigint
-                            * (current_setting('max_connections')::bigint
-                               + current_setting('max_prepared_transactions')::bigint),
-                        age(datfrozenxid)::bigint, pg_database_size(oid), pg_postmaster_start_time()::text
-                 from pg_database where datname = current_database()"
-            ),
-            &[],
-        )
-        .await?;
-    // Some services do not let it be seen.
-    let identifier = "select system_identifier::text from pg_control_system()";
-    let system_identifier = session.query_one(identifier, &[]).await.ok().map(|row| row.get(0));
+    let facts = format!(
+        "select version(), pg_is_in_recovery(), oid, datname::text,
+                pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text,
+                {provider}, {collation_version}, {version_now},
+                current_setting('max_connections')::bigint
+                    - current_setting('superuser_reserved_connections')::bigint
+                    - (select count(*) from pg_stat_activity where backend_type = 'client backend'),
+                current_setting('max_locks_per_transaction')::bigint
+                    * (current_setting('max_connections')::bigint
+                       + current_setting('max_prepared_transactions')::bigint),
+                age(datfrozenxid)::bigint, pg_database_size(oid), pg_postmaster_start_time()::text
+         from pg_database where datname = current_database()"
+    );
     let texts = async |query: &str| -> Result<Vec<String>, tokio_postgres::Error> {
         Ok(session.query(query, &[]).await?.iter().map(|row| row.get(0)).collect())
     };
-    let prepared = prepared::that_stay(session, Within::Database).await?;
+    let identifier = "select system_identifier::text from pg_control_system()";
+    let (row, identifier, prepared, settings, long_transactions) = try_join!(
+        session.query_one(&facts, &[]),
+        // Some services do not let it be seen.
+        session.query_one(identifier, &[]).map(|row| Ok(row.ok().map(|row| row.get(0)))),
+        prepared::that_stay(session, Within::Database),
+        texts(
+            "select setting from pg_db_role_setting s, unnest(s.setconfig) as setting
+             where s.setdatabase = (select oid from pg_database where datname = current_database())
+             order by 1",
+        ),
+        texts(
+            "select format('process %s of %s, since %s', pid, usename, xact_start::timestamptz(0))
+             from pg_stat_activity
+             where datname = current_database() and pid <> pg_backend_pid()
+               and xact_start < now() - interval '1 hour'
+             order by xact_start",
+        ),
+    )?;
     let described = |one: &Prepared| format!("{} of {}, since {}", one.gid, one.owner, one.since);
     Ok(ServerFacts {
         major: session.major(),
@@ -92,21 +103,9 @@ pub(super) async fn facts(session: &Session) -> Result<ServerFacts, tokio_postgr
         xid_age: row.get(12),
         size: row.get(13),
         started: row.get(14),
-        system_identifier,
-        settings: texts(
-            "select setting from pg_db_role_setting s, unnest(s.setconfig) as setting
-             where s.setdatabase = (select oid from pg_database where datname = current_database())
-             order by 1",
-        )
-        .await?,
-        long_transactions: texts(
-            "select format('process %s of %s, since %s', pid, usename, xact_start::timestamptz(0))
-             from pg_stat_activity
-             where datname = current_database() and pid <> pg_backend_pid()
-               and xact_start < now() - interval '1 hour'
-             order by xact_start",
-        )
-        .await?,
+        system_identifier: identifier,
+        settings,
+        long_transactions,
         prepared_transactions: prepared.iter().map(described).collect(),
     })
 }

@@ -1,5 +1,6 @@
 //! What following changes needs: decoding at the source, room for a slot, rights, and tables that tell which row is changed.
 
+use futures::try_join;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::QualifiedName;
 
@@ -85,21 +86,19 @@ pub(super) async fn of_source(
                           order by xact_start)
              from pg_roles r where r.rolname = current_user"
     );
-    let row = session.query_one(&facts, &[]).await?;
-    let tables = session
-        .query(
-            &format!(
-                "select n.nspname::text, c.relname::text, c.relpersistence = 'u',
-                        c.relreplident = 'f' or {key} is not null, pg_has_role(c.relowner, 'usage')
-                 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-                 where c.relpersistence <> 't' and {taking_part} order by 1, 2",
-                key = apply_key::INDEX,
-                taking_part = survey::TAKING_PART,
-            ),
-            &[],
-        )
-        .await?;
-    let prepared = prepared::that_stay(session, Within::Server).await?;
+    let tables = format!(
+        "select n.nspname::text, c.relname::text, c.relpersistence = 'u',
+                c.relreplident = 'f' or {key} is not null, pg_has_role(c.relowner, 'usage')
+         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+         where c.relpersistence <> 't' and {taking_part} order by 1, 2",
+        key = apply_key::INDEX,
+        taking_part = survey::TAKING_PART,
+    );
+    let (row, tables, prepared) = try_join!(
+        session.query_one(&facts, &[]),
+        session.query(&tables, &[]),
+        prepared::that_stay(session, Within::Server),
+    )?;
     let described = |one: &Prepared| {
         let Prepared { gid, owner, database, since, .. } = one;
         format!("{gid} of {owner} in database {database}, since {since}")

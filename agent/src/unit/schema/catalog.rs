@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use futures::try_join;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::spec::SchemaSettings;
 use tokio_postgres::{Error, Row};
@@ -76,21 +77,23 @@ impl SourceCatalog {
         dump_major: u32,
         asked: SchemaSettings,
     ) -> Result<Self, Error> {
-        let roles = if asked.roles { roles::of_source(session).await? } else { Vec::new() };
-        let settings = if asked.database_settings {
-            settings::of_source(session).await?
-        } else {
-            DatabaseSettings::default()
+        let roles = async || match asked.roles {
+            true => roles::of_source(session).await,
+            false => Ok(Vec::new()),
         };
-        Ok(Self {
-            roles,
-            settings,
-            dump_major,
-            indexes: indexes(session).await?,
-            validated: validated(session).await?,
-            populated: populated_views(session).await?,
-            search_path: search_path(session).await?,
-        })
+        let settings = async || match asked.database_settings {
+            true => settings::of_source(session).await,
+            false => Ok(DatabaseSettings::default()),
+        };
+        let (roles, settings, indexes, validated, populated, search_path) = try_join!(
+            roles(),
+            settings(),
+            indexes(session),
+            validated(session),
+            populated_views(session),
+            search_path(session),
+        )?;
+        Ok(Self { dump_major, indexes, validated, populated, search_path, roles, settings })
     }
 }
 

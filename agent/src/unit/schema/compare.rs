@@ -69,11 +69,10 @@ async fn source_half(
     ctx: &UnitContext,
     mut link: Link<u32, FromDestination>,
 ) -> Result<ObjectsCompared, UnitEnd> {
-    let access = ctx.access(Side::Source);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Source).await?;
     let mine = session.major();
     link.send(mine).await?;
-    session.close().await;
+    ctx.means.pool.give(session);
     let (tool, server) = match link.expect().await? {
         FromDestination::Chosen { tool, server } => (tool, server),
         FromDestination::NoTool(missing) => {
@@ -100,13 +99,13 @@ async fn destination_half(
     ctx: &UnitContext,
     mut link: Link<FromDestination, u32>,
 ) -> Result<(), UnitEnd> {
-    let access = ctx.access(Side::Destination);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Destination).await?;
+    let access = session.access().clone();
     let mine = session.major();
     let roles = roles(&session).await.about(&access)?;
     let later = yet_to_come(&session).await.about(&access)?;
     let identified = identified(&session).await.about(&access)?;
-    session.close().await;
+    ctx.means.pool.give(session);
     let source = link.expect().await?;
     let tool = match ctx.means.tools.choose(source.max(mine), mine) {
         Ok(tools) => tools.major,
@@ -158,15 +157,15 @@ fn forget_identity(statements: &mut Statements, title: &str) {
 }
 
 async fn described(ctx: &UnitContext, side: Side, tool: u32) -> Result<Described, UnitEnd> {
-    let access = ctx.access(side);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(side).await?;
+    let access = session.access().clone();
     let row = session.query_one("select getdatabaseencoding()::text", &[]).await.about(&access)?;
     let tools = ctx.means.tools.choose(tool, tool)?;
     let mut dumped = Archive::new()?;
     let what = Dump { tools, snapshot: None, encoding: row.get(0) };
     let written = archive(ctx, &session, what, |piece| std::future::ready(dumped.write(&piece)));
     written.await?;
-    session.close().await;
+    ctx.means.pool.give(session);
     let toc = dumped.entries(ctx, tools).await?;
     let chosen = select(&toc, &ctx.spec.objects);
     let mut described = Described::default();

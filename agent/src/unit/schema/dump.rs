@@ -55,8 +55,8 @@ pub(super) async fn source_half(
     mut link: Link<Dumped, Ask>,
 ) -> Result<(), UnitEnd> {
     let Some(Ask { destination_major }) = link.next().await else { return Ok(()) };
-    let access = ctx.access(Side::Source);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Source).await?;
+    let access = session.access().clone();
     let source_major = session.major();
     let tools = ctx.means.tools.choose(source_major, destination_major)?;
 
@@ -72,7 +72,7 @@ pub(super) async fn source_half(
     let what = Dump { tools, snapshot: Some(&snapshot), encoding: &encoding };
     archive(ctx, &session, what, |chunk| link.send(Dumped::Archive(chunk))).await?;
     session.batch_execute("commit").await.about(&access)?;
-    session.close().await;
+    ctx.means.pool.give(session);
     link.send(Dumped::End).await
 }
 

@@ -3,18 +3,18 @@
 //! The source's did their work there, and it comes with the changes; here it would be done twice. So they are made by the
 //! transaction that ends the task's right to write: by the cutover's switch, or by the end of a task that is given up.
 
-use tokio_postgres::Transaction;
-
 use pgconvoy_shared::failure::Failure;
+use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
 
 use super::compare::title_of;
 use crate::pg::{About, Access, PgError, Session};
 use crate::unit::UnitContext;
 
-/// Makes them, in the caller's transaction; a statement that is refused spoils it.
+/// Makes them, in the transaction that is open; a statement that is refused spoils it.
 pub(in crate::unit) async fn go_live(
     ctx: &UnitContext,
-    transaction: &Transaction<'_>,
+    session: &impl GenericClient,
     access: &Access,
 ) -> Result<(), Failure> {
     // A task that is given up before its tables are complete leaves them as they are. (What is filled from rows may be undone
@@ -24,9 +24,10 @@ pub(in crate::unit) async fn go_live(
                    and not exists (select from pgconvoy.schema_entry
                                    where task = $1 and section in ('pre', 'index', 'post') and not done)
                  order by no";
-    let rows = transaction.query(query, &[&ctx.task.as_str()]).await.about(access)?;
+    let rows =
+        session.query_typed(query, &[(&ctx.task.as_str(), Type::TEXT)]).await.about(access)?;
     for row in &rows {
-        let made = transaction.batch_execute(row.get(0)).await.map_err(PgError::from);
+        let made = session.batch_execute(row.get(0)).await.map_err(PgError::from);
         made.map_err(|error| error.failure(title_of(row.get(1), row.get(2), row.get(3))))?;
     }
     Ok(())

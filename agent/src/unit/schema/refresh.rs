@@ -3,6 +3,7 @@
 //! Those that hold rows at the source, and are there, are refreshed after the rows: by entries like those of a migrated schema,
 //! in the source's order, so that all that is true of entries is true of these.
 
+use futures::try_join;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::QualifiedName;
 
@@ -27,13 +28,15 @@ pub(in crate::unit) async fn keep_refreshes(
     if store::count(ctx, session).await? > 0 {
         return Ok(());
     }
-    let access = ctx.access(Side::Source);
-    let source = access.session().await.about(&access)?;
-    let views = populated_views(&source).await.about(&access)?;
-    let path = search_path(&source).await.about(&access)?;
-    source.close().await;
+    let source = ctx.session(Side::Source).await?;
+    let looked = try_join!(populated_views(&source), search_path(&source));
+    let (views, path) = looked.about(source.access())?;
+    ctx.means.pool.give(source);
     let taking_part = |view: &PopulatedView| ctx.spec.objects.matches(&view.name);
     let views: Vec<_> = views.into_iter().filter(taking_part).collect();
+    if views.is_empty() {
+        return Ok(());
+    }
     let there = present(session, &views).await.about(session.access())?;
     let entries: Vec<_> = views
         .iter()

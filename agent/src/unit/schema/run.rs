@@ -29,7 +29,7 @@ use super::entry::{Section, new_owner, without_owner};
 use super::store::{self, Pick, StoredEntry};
 use super::text::statements;
 use super::{roles, settings};
-use crate::pg::{About, PgError, Session};
+use crate::pg::{PgError, Session};
 use crate::unit::{UnitContext, UnitEnd};
 
 /// Short statements that share a transaction: their locks must fit the lock table (64 for each connection by default).
@@ -45,7 +45,7 @@ pub(in crate::unit) async fn run(
     session: &mut Session,
     pick: &Pick,
 ) -> Result<u32, UnitEnd> {
-    prepare(ctx, session).await?;
+    prepare(ctx, session);
     run_picked(ctx, session, pick).await
 }
 
@@ -73,7 +73,7 @@ pub(super) async fn run_picked(
 
 /// What pg_restore's script sets at its beginning, beside what all sessions have; and memory to build indexes with: a
 /// part of the shared buffers for each build that may run, unless the server gives more anyway.
-pub(super) async fn prepare(ctx: &UnitContext, session: &Session) -> Result<(), Failure> {
+pub(super) fn prepare(ctx: &UnitContext, session: &Session) {
     let jobs = ctx.spec.copy.index_jobs.max(1);
     let settings = format!(
         "set check_function_bodies = off;
@@ -83,7 +83,7 @@ pub(super) async fn prepare(ctx: &UnitContext, session: &Session) -> Result<(), 
              least(1048576, (select setting::bigint * 8 from pg_settings where name = 'shared_buffers') / (4 * {jobs}))
          )::text, false)"
     );
-    session.batch_execute(&settings).await.about(session.access())
+    session.send_ahead(&settings);
 }
 
 /// What shares a transaction. A statement that may take hours is kept as soon as it is done.

@@ -36,7 +36,7 @@ pub(in crate::unit) async fn scan(
     let mut sessions: Vec<&mut Session> =
         std::iter::once(session).chain(beside.iter_mut()).collect();
     for session in &sessions {
-        run::prepare(ctx, session).await?;
+        run::prepare(ctx, session);
     }
     let mut count = 0;
     for wave in waves {
@@ -45,7 +45,7 @@ pub(in crate::unit) async fn scan(
         count += try_join_all(workers).await?.into_iter().sum::<u32>();
     }
     for session in beside {
-        session.close().await;
+        ctx.means.pool.give(session);
     }
     Ok(count)
 }

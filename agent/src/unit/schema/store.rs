@@ -77,9 +77,9 @@ pub(super) async fn save(
     entries: &[SchemaEntry],
     search_path: &str,
 ) -> Result<(), Failure> {
-    let access = session.access().clone();
-    let transaction = session.transaction().await.about(&access)?;
-    transaction.batch_execute(&fence::hold(ctx)).await.about(&access)?;
+    let access = session.access();
+    let begin = format!("begin; {}", fence::hold(ctx));
+    session.batch_execute(&begin).await.about(access)?;
     for (nth, rows) in entries.chunks(INSERT_ROWS).enumerate() {
         let first =
             i64::try_from(nth * INSERT_ROWS).expect("an archive has fewer entries than i64");
@@ -87,7 +87,7 @@ pub(super) async fn save(
         let table = |of: fn(&pgconvoy_shared::name::QualifiedName) -> &str| {
             rows.iter().map(|row| row.table.as_ref().map(of)).collect::<Vec<_>>()
         };
-        transaction
+        session
             .execute(
                 "insert into pgconvoy.schema_entry
                      (task, no, section, kind, schema_name, object_name, table_schema, table_name, statement,
@@ -112,9 +112,9 @@ pub(super) async fn save(
                 ],
             )
             .await
-            .about(&access)?;
+            .about(access)?;
     }
-    transaction.commit().await.about(&access)
+    session.batch_execute("commit").await.about(access)
 }
 
 /// The next entries behind a number, in the order in which they run.

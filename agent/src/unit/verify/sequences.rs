@@ -30,8 +30,8 @@ async fn destination_half(
     ctx: &UnitContext,
     mut link: Link<(), Vec<Position>>,
 ) -> Result<ObjectsCompared, UnitEnd> {
-    let access = ctx.access(Side::Destination);
-    let session = access.session().await.about(&access)?;
+    let session = ctx.session(Side::Destination).await?;
+    let access = session.access().clone();
     let mut set = match ctx.purpose {
         Purpose::Migrate => were_set(ctx, &session).await.about(&access)?,
         Purpose::Precheck | Purpose::Verify => HashMap::new(),
@@ -66,7 +66,7 @@ async fn destination_half(
             }
         }
     }
-    session.close().await;
+    ctx.means.pool.give(session);
     Ok(compared)
 }
 

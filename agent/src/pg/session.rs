@@ -128,7 +128,8 @@ impl Session {
         self.execute_typed(sql, &typed(values)).await
     }
 
-    /// Sends statements that cannot fail, and does not wait for them: they are run before the next one.
+    /// Sends statements that cannot fail, and does not wait for them: they are run before the next one. (Nobody would hear of a
+    /// failure: to commit a transaction that has failed is none.)
     pub(crate) fn send_ahead(&self, sql: &str) {
         // Polled once it is sent; the driver drops an answer that nobody waits for.
         let _answer = self.batch_execute(sql).now_or_never();

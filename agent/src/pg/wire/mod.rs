@@ -275,6 +275,21 @@ impl Wire {
         }
     }
 
+    /// Waits until all that was set at login is answered.
+    async fn settle(&mut self) -> Result<(), PgError> {
+        while self.setting {
+            match self.first_in_inbox()? {
+                First::Cut => self.read().await?,
+                First::Aside => {}
+                First::Message(Message::ErrorResponse(body)) => {
+                    return Err(self.refused(ServerError::parse(&body)).await);
+                }
+                First::Message(_) => return Err(self.out_of_step("settings")),
+            }
+        }
+        Ok(())
+    }
+
     /// Reads at least one byte more.
     async fn read(&mut self) -> Result<(), PgError> {
         poll_fn(|cx| self.poll_read(cx)).await

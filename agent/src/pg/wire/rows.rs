@@ -15,6 +15,8 @@ impl Wire {
         question: Question,
         mut read: impl FnMut(u64, u64),
     ) -> Result<Answer, PgError> {
+        // Between a question and its COPY nothing else may come.
+        self.settle().await?;
         let mut told = (0, 0);
         let so_far = |(rows, bytes): (u64, u64)| {
             read(rows.saturating_sub(told.0), bytes.saturating_sub(told.1));

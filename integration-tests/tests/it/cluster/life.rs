@@ -125,7 +125,9 @@ async fn cluster_a_password_that_is_changed_meanwhile_is_given_to_the_task_when_
     let job = fleet.begin(&mover.task_file("shop", Gate::COPY)).await;
     gate.waiting(4, LIMIT).await;
     mover.change_password("second-otter").await;
-    // Who is in stays in; whoever comes next is refused, and that is told for what it is.
+    // Who is in stays in, and is handed on to later units; whoever comes next is refused, and that is told for what it is.
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'mover'";
+    pair.destination.sql(DATABASE, end).await.unwrap();
     gate.open().await;
     let failed = job.until("the old password to fail", |task| task.status() == TaskStatus::Failed);
     assert_eq!(failed.await.cause.map(|cause| cause.code), Some("wrong_password".to_owned()));

@@ -7,6 +7,7 @@
 mod anew;
 mod answers;
 mod disk;
+mod fresh;
 mod leases;
 mod roads;
 mod times;

@@ -151,7 +151,8 @@ pub(crate) async fn record_and_commit(
         quote_literal(&written_to.quoted())
     );
     let row = if Law::Progress.is_left_out() { "select" } else { &row };
-    wire.query(&format!("{row}; commit")).await.map(drop)
+    // Named, so that whoever looks at the server's log or cuts the line here for a test knows this commit from others.
+    wire.query(&format!("{row}; commit /* shard */")).await.map(drop)
 }
 
 /// Tables asked about at once: with a few shards each, some thousand numbers.

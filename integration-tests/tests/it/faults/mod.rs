@@ -13,6 +13,6 @@ mod roads;
 mod times;
 
 /// How the message ends by which a shard's writer says that the shard is done, and commits.
-pub(crate) const COMMIT: &[u8] = b"; commit\0";
+pub(crate) const COMMIT: &[u8] = b"; commit /* shard */\0";
 /// How the statement begins that reads or writes a shard's rows.
 const COPY: &[u8] = b"copy ";

@@ -2,7 +2,10 @@
 //!
 //! They go by the simple query protocol, which has no parameters: every name and every value is quoted here. Sessions have
 //! an empty `search_path`, so every name is qualified; operators are those of `pg_catalog`, which is always searched:
-//! a key is chosen only where they are the ones its index is sorted by.
+//! a key is chosen only where they are the ones its index is sorted by. Where rows are looked up by any key, the operators of
+//! its types may be elsewhere: [`find_operators`].
+
+use std::collections::BTreeSet;
 
 use pgconvoy_shared::name::{QualifiedName, quote_identifier, quote_literal};
 use pgconvoy_shared::unit::{CopyFormat, KeyColumn, Part, TablePlan};
@@ -133,6 +136,32 @@ pub fn copy_out_keys(
         key.join(", "),
         keys.join(", ")
     )
+}
+
+/// Makes a session, or with `local` its transaction, search the schemas of these keys' types too, for types that an extension
+/// brought have their operators there. None where all are the server's own.
+pub fn find_operators<'k>(
+    keys: impl IntoIterator<Item = &'k KeyColumn>,
+    local: bool,
+) -> Option<String> {
+    // A type is printed with its schema where that is not searched.
+    let of_others = keys.into_iter().map(|column| &column.type_name);
+    let types: BTreeSet<&String> = of_others.filter(|name| name.contains('.')).collect();
+    let types: Vec<String> = types
+        .into_iter()
+        .map(|name| format!("{}::pg_catalog.regtype", quote_literal(name)))
+        .collect();
+    (!types.is_empty()).then(|| {
+        // Of a domain, those of the type that it is made of.
+        format!(
+            "select pg_catalog.set_config('search_path', 'pg_catalog, ' || (select \
+             pg_catalog.string_agg(distinct pg_catalog.quote_ident(n.nspname), ', ') from pg_catalog.pg_type d \
+             left join pg_catalog.pg_type b on b.oid = d.typbasetype \
+             join pg_catalog.pg_namespace n on n.oid = coalesce(b.typnamespace, d.typnamespace) \
+             where d.oid in ({})), {local})",
+            types.join(", ")
+        )
+    })
 }
 
 fn options(format: CopyFormat) -> &'static str {

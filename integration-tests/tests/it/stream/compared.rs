@@ -38,7 +38,9 @@ async fn caught_up(pair: &Pair) {
 
 #[tokio::test]
 async fn what_moves_is_no_difference_and_what_differs_is_found() {
-    let untouched = "insert into account select -i, 1, 'untouched' from generate_series(1, 9) i;";
+    let untouched = "insert into account select -i, 1, 'untouched' from generate_series(1, 9) i;
+        create schema x; create extension ltree schema x; create domain x.path as x.ltree;
+        create table tree (path x.path, n int, primary key (path, n)); insert into tree select ('top.a' || i)::x.ltree, i from generate_series(1, 9) i;";
     let pair = Pair::new(&format!("{SCHEMA} {untouched}")).await;
     let load = Load::begin(&pair.source).await;
     let task = compared(in_sync(&pair).arg("--verify"), 0).await;
@@ -54,7 +56,7 @@ async fn what_moves_is_no_difference_and_what_differs_is_found() {
 
     // Somebody has been at the destination.
     let meanwhile = "delete from account where id = -1; update account set note = 'other' where id = -2;
-        insert into account values (-20, 1, null); insert into log select now(), 'more' from generate_series(1, 2)";
+        update tree set path = 'top.b' where n = 1; insert into account values (-20, 1, null); insert into log select now(), 'more' from generate_series(1, 2)";
     pair.destination.sql(DATABASE, meanwhile).await.unwrap();
     let task = verify(&pair, 4).await;
     let tables = task["tables"].as_array().unwrap();
@@ -63,6 +65,9 @@ async fn what_moves_is_no_difference_and_what_differs_is_found() {
     let figures = ["missing", "extra", "different"].map(|figure| account[figure].as_u64());
     assert_eq!(figures, [Some(1); 3], "{task:#}");
     assert_eq!(of("public.log")["verification"]["extra"], 2, "{task:#}");
+    // Its key's operators are where the extension is.
+    let tree = &of("public.tree")["verification"];
+    assert_eq!([&tree["missing"], &tree["extra"]], [1, 1], "{task:#}");
     assert_eq!(of("public.seat")["verification"]["different"], 0, "{task:#}");
 
     follows.kill().unwrap();

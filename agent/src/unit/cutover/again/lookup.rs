@@ -3,8 +3,7 @@
 //! Keys come from the destination page by page, each a bounded number of them, and are looked up by a few sessions side by side.
 //! Rows become hashes as in every comparison ([`pgconvoy_flow::digest`]): all columns, as COPY's text has them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::iter;
+use std::collections::BTreeMap;
 
 use futures::future::try_join_all;
 use pgconvoy_flow::digest::{HashKey, Kept, Row, Rows, classify, key_values};
@@ -12,7 +11,7 @@ use pgconvoy_flow::sql::{self, Beside};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
-use pgconvoy_shared::name::{QualifiedName, quote_identifier};
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::{CopyFormat, KeyColumn, Part, TablePlan};
 use pgconvoy_shared::verify::Sample;
 use rand::Rng;
@@ -51,22 +50,15 @@ struct Table {
 pub(super) struct Changes {
     tables: BTreeMap<i64, Table>,
     before_look: i32,
-    /// Where the operators of their keys are, as a `search_path`; none = among the system's own.
-    path: Option<String>,
+    /// See [`sql::find_operators`].
+    find_operators: Option<String>,
 }
-
-/// The schema of what PostgreSQL brings itself.
-const SYSTEM: &str = "pg_catalog";
 
 const TABLES: &str = "
     select s.table_no, s.write_schema, s.write_table, s.followed::text, bool_or(t.untold), r.relkind = 'p', pg_catalog.pg_table_size(r.oid),
         (select pg_catalog.array_agg(a.attname::text order by a.attname) from pg_catalog.pg_attribute a
             where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped),
         (select pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) order by a.attname) from pg_catalog.pg_attribute a
-            where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped),
-        (select pg_catalog.array_agg(case coalesce(b.typtype, d.typtype) when 'b' then n.nspname::text end order by a.attname)
-            from pg_catalog.pg_attribute a join pg_catalog.pg_type d on d.oid = a.atttypid left join pg_catalog.pg_type b on b.oid = d.typbasetype
-            join pg_catalog.pg_namespace n on n.oid = coalesce(b.typnamespace, d.typnamespace)
             where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped)
     from pgconvoy.changed_table t join pgconvoy.table_state s using (task, table_no)
     join pg_catalog.pg_class r on r.oid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', s.write_schema, s.write_table))
@@ -80,21 +72,19 @@ impl Changes {
         look: i32,
     ) -> Result<Self, PgError> {
         let rows = session.query(TABLES, &[&ctx.task.as_str(), &look]).await?;
-        let (mut tables, mut schemas) = (BTreeMap::new(), BTreeSet::new());
+        let mut tables = BTreeMap::new();
         for row in &rows {
             let followed: Followed = serde_json::from_str(row.get(3)).map_err(not_understood)?;
             let names: Vec<String> = row.get::<_, Option<_>>(7).unwrap_or_default();
             let types: Vec<String> = row.get::<_, Option<_>>(8).unwrap_or_default();
-            let of_types: Vec<Option<String>> = row.get::<_, Option<_>>(9).unwrap_or_default();
             let no: i64 = row.get(0);
             let mut key = followed.key;
             key.sort_unstable();
-            let mut typed = |name: &String| {
+            let typed = |name: &String| {
                 let at = names.iter().position(|column| column == name)?;
-                schemas.extend(of_types.get(at)?.clone().filter(|schema| schema != SYSTEM));
                 Some(KeyColumn { name: name.clone(), type_name: types.get(at)?.clone() })
             };
-            let typed: Option<Vec<KeyColumn>> = key.iter().map(&mut typed).collect();
+            let typed: Option<Vec<KeyColumn>> = key.iter().map(typed).collect();
             let typed = typed.ok_or_else(|| not_understood("a key without one of its columns"))?;
             let others = names.iter().filter(|name| !key.contains(name)).cloned();
             let plan = TablePlan {
@@ -113,11 +103,9 @@ impl Changes {
             let bytes = if of_root { i64::MAX } else { row.get(6) };
             tables.insert(no, Table { plan, only: !of_root, untold: row.get(4), bytes });
         }
-        let path = (!schemas.is_empty()).then(|| {
-            let schemas = schemas.iter().map(|schema| quote_identifier(schema));
-            iter::once(SYSTEM.to_owned()).chain(schemas).collect::<Vec<_>>().join(", ")
-        });
-        Ok(Self { tables, before_look: look, path })
+        let keys = tables.values().flat_map(|table: &Table| &table.plan.key);
+        let find_operators = sql::find_operators(keys, false);
+        Ok(Self { tables, before_look: look, find_operators })
     }
 
     /// All that is left.
@@ -244,7 +232,7 @@ pub(super) struct Reader<'a> {
     ctx: &'a UnitContext,
     side: Side,
     secret: HashKey,
-    path: Option<&'a str>,
+    find_operators: Option<&'a str>,
     wires: Vec<Wire>,
 }
 
@@ -258,7 +246,7 @@ impl<'a> Reader<'a> {
             ctx,
             side,
             secret: secret.clone(),
-            path: changes.path.as_deref(),
+            find_operators: changes.find_operators.as_deref(),
             wires: Vec::new(),
         })
     }
@@ -271,9 +259,8 @@ impl<'a> Reader<'a> {
         while self.wires.len() < wanted {
             let mut wire = self.ctx.means.pool.reader(&access).await.about(&access)?;
             see_bytes_as_they_are(&mut wire).await.about(&access)?;
-            if let Some(path) = self.path {
-                // A key of an extension's type is looked up by that type's own operator.
-                wire.query(&format!("set search_path = {path}")).await.about(&access)?;
+            if let Some(find_operators) = self.find_operators {
+                wire.query(find_operators).await.about(&access)?;
             }
             self.wires.push(wire);
         }
@@ -292,7 +279,7 @@ impl<'a> Reader<'a> {
 
     /// Leaves the sessions to other units, as far as they are like others.
     pub(super) fn end(self) {
-        if self.path.is_none() {
+        if self.find_operators.is_none() {
             self.wires.into_iter().for_each(|wire| self.ctx.means.pool.give(wire));
         }
     }

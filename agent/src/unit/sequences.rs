@@ -51,13 +51,18 @@ enum Course {
 }
 
 impl Position {
-    /// Stands so many values further on, as far as it goes. One that begins anew at its end stays where it is: nobody can say
-    /// what would be further.
+    /// Stands so many values further on. One that would be at its end there stays where it is: whoever draws the next number would get
+    /// none. So does one that begins anew at its end: nobody can say what would be further.
     fn further(mut self, values: u32) -> Self {
-        if values > 0 && self.course != Course::Round {
-            let way = self.step.saturating_mul(i64::from(values));
-            let (least, most) = self.bounds;
-            let last_value = self.value.last_value.saturating_add(way).clamp(least, most);
+        let way = self.step.checked_mul(i64::from(values));
+        let further = way.and_then(|way| self.value.last_value.checked_add(way));
+        let next = further.and_then(|value| value.checked_add(self.step));
+        let (least, most) = self.bounds;
+        if let Some((last_value, next)) = further.zip(next)
+            && values > 0
+            && self.course != Course::Round
+            && (least..=most).contains(&next)
+        {
             self.value = Value { last_value, is_called: true };
         }
         self
@@ -319,7 +324,7 @@ mod tests {
             value: Value { last_value: -7, is_called: false },
             course: Course::Down,
             step: -2,
-            bounds: (-10, -1),
+            bounds: (-12, -1),
         };
         assert_eq!(
             set(&position),
@@ -328,7 +333,8 @@ mod tests {
         let further = |values| position.clone().further(values).value;
         assert_eq!(further(0), position.value);
         assert_eq!(further(1), Value { last_value: -9, is_called: true });
-        assert_eq!(further(7), Value { last_value: -10, is_called: true }, "as far as it goes");
+        assert_eq!(further(2), position.value, "there would be no number left");
+        assert_eq!(further(u32::MAX), position.value);
         let round = Position { course: Course::Round, ..position.clone() };
         assert_eq!(round.clone().further(7), round);
     }

@@ -123,7 +123,12 @@ impl CutoverFlags {
 /// What its end means for the exit code.
 pub(super) fn exit_of(view: &CutoverView) -> Exit {
     let differs = |cause: &Failure| {
-        let codes = ["verification_differs", "cutover_schema_differs", "cutover_rows_differ"];
+        let codes = [
+            "verification_differs",
+            "cutover_schema_differs",
+            "cutover_rows_differ",
+            "cutover_tables_changed",
+        ];
         codes.contains(&&*cause.code)
     };
     match &view.cause {
@@ -143,6 +148,12 @@ pub(super) async fn cut_over(
         || v1::CutoverTaskRequest { task: task.to_owned(), settings: Some(settings.clone()) };
     let answer = cluster.tasks(async |mut client| client.cutover_task(request()).await).await?;
     if !answer.changed {
+        let other = cluster.task(&answer.task_id, 1).await?;
+        if !settings.dry_run && CutoverView::of(&other).is_some_and(|view| view.is_rehearsal()) {
+            let message = "a rehearsal is under way, and a cutover does not begin beside it";
+            let remedy = "wait until it is over (`task show`), then ask again";
+            return Err(Problem::usage("cutover_under_way", message, remedy));
+        }
         note("a cutover is under way already, or done; this is how it goes");
     }
     let mut told = BTreeSet::new();

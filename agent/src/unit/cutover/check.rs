@@ -13,7 +13,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::GenericClient;
 
-use super::{again, held, lag, left, named, refused, source};
+use super::{again, held, lag, left, named, refused, sessions, shape, source};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, marker, open_stream, survey};
 
@@ -28,8 +28,10 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     refusals.extend(source::prepared_for_long(&session).await.about(&access)?);
     if order.settings.writers == Writers::Fenced {
         refusals.extend(may_fence(&session).await.about(&access)?);
+        refusals.extend(sessions::that_would_stay(ctx, &session).await.about(&access)?);
     }
     refusals.extend(not_followed(ctx, &session).await.about(&access)?);
+    refusals.extend(shape::changed(ctx, &session, &destination).await?);
     refusals.extend(left::behind(ctx, order, &session, &destination).await.about(&access)?);
     refusals.extend(marker::prepare(&session, &ctx.task).await.about(&access)?);
     refusals.extend(parked(ctx, &*destination).await.about(&there)?);

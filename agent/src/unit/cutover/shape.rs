@@ -21,7 +21,7 @@ const COLUMNS: &str = "select c.oid, n.nspname::text, c.relname::text,
         pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) order by a.attnum)
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
-    where c.oid = any ($1::text[]::pg_catalog.oid[]) group by c.oid, n.oid";
+    where c.oid = any ($1::text[]::pg_catalog.oid[]) group by c.oid, c.relname, n.nspname";
 
 /// A table as one end has it.
 struct Table {

@@ -4,6 +4,7 @@ mod fence;
 mod killed;
 mod left;
 mod oldest;
+mod resynced;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

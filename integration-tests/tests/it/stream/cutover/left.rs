@@ -70,3 +70,19 @@ async fn cluster_what_no_stream_brings_is_copied_again_behind_the_fence() {
     let next = "insert into child (of, words) values (78, 'next') returning id";
     assert!(pair.count(next).await > 51, "its identity goes on");
 }
+
+/// Where the source has removed all of its own, those that came first are not the destination's.
+#[tokio::test]
+async fn cluster_large_objects_that_the_source_has_no_more_go_at_the_destination_too() {
+    let one = "create table kept (id int primary key); select lo_from_bytea(20001, 'one')";
+    let pair = Pair::new(one).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    pair.source.sql(DATABASE, "select lo_unlink(20001)").await.unwrap();
+    let cutover = ["task", "cutover", "shop", "--fence"];
+    fleet.refused(&cutover, 1, "cutover_large_objects").await;
+    fleet.ok(&[&cutover[..], &["--copy-again"]].concat()).await;
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    assert_eq!(large_objects(&pair.destination).await, "");
+    pair.same().await;
+}

@@ -48,7 +48,7 @@ fn budget_ms(text: &str) -> Result<u64, String> {
     if text == "0" {
         return Ok(0);
     }
-    measure::duration_ms(text).map_err(|bad| bad.to_string())
+    measure::duration_ms(text).map_err(|bad| format!("{bad}; {}", bad.remedy))
 }
 
 /// What is compared before anything is stopped.
@@ -225,4 +225,18 @@ pub(super) async fn wait(cluster: &Cluster, task: &str) -> Result<(), Problem> {
 fn timeout_of(task: &v1::Task) -> Duration {
     let settings = task.cutover.as_ref().and_then(|found| found.settings.as_ref());
     settings.map_or(Duration::ZERO, |settings| Duration::from_millis(settings.timeout_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_a_time_with_its_unit_or_nothing() {
+        assert_eq!((budget_ms("0"), budget_ms("500ms")), (Ok(0), Ok(500)));
+        for bad in ["0.5s", "2"] {
+            let told = budget_ms(bad).unwrap_err();
+            assert!(told.contains("`500ms`"), "{told}");
+        }
+    }
 }

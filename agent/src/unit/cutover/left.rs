@@ -122,7 +122,7 @@ async fn written(
     Ok(rows.iter().map(table).collect())
 }
 
-/// Whether there are any to copy, or any of the task's that the source has no more.
+/// Whether there are any to copy, or any that an earlier cutover copied and the source has no more.
 async fn has_large_objects(
     ctx: &UnitContext,
     source: &Session,

@@ -224,6 +224,21 @@ pub(super) async fn not_set(
     Ok(not_set)
 }
 
+/// Sequences of the source that are to be set at the destination, and are not there.
+pub(super) async fn missing(
+    ctx: &UnitContext,
+    source: &Session,
+    destination: &Session,
+) -> Result<Vec<String>, UnitEnd> {
+    if !ctx.spec.types.contains(&MigrationType::Schema) {
+        return Ok(Vec::new());
+    }
+    let wanted = taking_part(source, &ctx.spec.objects).await.about(source.access())?;
+    let there = present(destination, &wanted).await.about(destination.access())?;
+    let missing = wanted.iter().zip(there).filter(|(_, there)| !there);
+    Ok(missing.map(|(sequence, _)| sequence.to_string()).collect())
+}
+
 async fn destination_half(
     ctx: &UnitContext,
     margin: u32,

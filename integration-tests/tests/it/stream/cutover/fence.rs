@@ -158,6 +158,13 @@ async fn cluster_a_table_that_is_altered_after_it_was_compared_undoes_the_cutove
 
     // Nothing is told of the table since; but it is the same at both ends.
     pair.destination.sql(DATABASE, altered).await.unwrap();
+    // And so is a sequence that could not be set.
+    pair.source.sql(DATABASE, "create sequence later").await.unwrap();
+    let finished = fleet.run(&cutover).await;
+    assert_eq!(finished.code(), Some(4), "{}", told(&finished));
+    assert!(finished.stdout.contains("public.later"), "{}", told(&finished));
+    assert!(finished.stdout.contains("nobody was stopped"), "{}", told(&finished));
+    pair.source.sql(DATABASE, "drop sequence later").await.unwrap();
     fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
     job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
     pair.same().await;

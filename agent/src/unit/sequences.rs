@@ -51,13 +51,18 @@ enum Course {
 }
 
 impl Position {
-    /// Stands so many values further on, as far as it goes. One that begins anew at its end stays where it is: nobody can say
-    /// what would be further.
+    /// Stands so many values further on. One that would be at its end there stays where it is: whoever draws the next number would get
+    /// none. So does one that begins anew at its end: nobody can say what would be further.
     fn further(mut self, values: u32) -> Self {
-        if values > 0 && self.course != Course::Round {
-            let way = self.step.saturating_mul(i64::from(values));
-            let (least, most) = self.bounds;
-            let last_value = self.value.last_value.saturating_add(way).clamp(least, most);
+        let way = self.step.checked_mul(i64::from(values));
+        let further = way.and_then(|way| self.value.last_value.checked_add(way));
+        let next = further.and_then(|value| value.checked_add(self.step));
+        let (least, most) = self.bounds;
+        if let Some((last_value, next)) = further.zip(next)
+            && values > 0
+            && self.course != Course::Round
+            && (least..=most).contains(&next)
+        {
             self.value = Value { last_value, is_called: true };
         }
         self
@@ -219,6 +224,21 @@ pub(super) async fn not_set(
     Ok(not_set)
 }
 
+/// Sequences of the source that are to be set at the destination, and are not there.
+pub(super) async fn missing(
+    ctx: &UnitContext,
+    source: &Session,
+    destination: &Session,
+) -> Result<Vec<String>, UnitEnd> {
+    if !ctx.spec.types.contains(&MigrationType::Schema) {
+        return Ok(Vec::new());
+    }
+    let wanted = taking_part(source, &ctx.spec.objects).await.about(source.access())?;
+    let there = present(destination, &wanted).await.about(destination.access())?;
+    let missing = wanted.iter().zip(there).filter(|(_, there)| !there);
+    Ok(missing.map(|(sequence, _)| sequence.to_string()).collect())
+}
+
 async fn destination_half(
     ctx: &UnitContext,
     margin: u32,
@@ -319,7 +339,7 @@ mod tests {
             value: Value { last_value: -7, is_called: false },
             course: Course::Down,
             step: -2,
-            bounds: (-10, -1),
+            bounds: (-12, -1),
         };
         assert_eq!(
             set(&position),
@@ -328,7 +348,8 @@ mod tests {
         let further = |values| position.clone().further(values).value;
         assert_eq!(further(0), position.value);
         assert_eq!(further(1), Value { last_value: -9, is_called: true });
-        assert_eq!(further(7), Value { last_value: -10, is_called: true }, "as far as it goes");
+        assert_eq!(further(2), position.value, "there would be no number left");
+        assert_eq!(further(u32::MAX), position.value);
         let round = Position { course: Course::Round, ..position.clone() };
         assert_eq!(round.clone().further(7), round);
     }

@@ -48,7 +48,7 @@ fn budget_ms(text: &str) -> Result<u64, String> {
     if text == "0" {
         return Ok(0);
     }
-    measure::duration_ms(text).map_err(|bad| bad.to_string())
+    measure::duration_ms(text).map_err(|bad| format!("{bad}; {}", bad.remedy))
 }
 
 /// What is compared before anything is stopped.
@@ -123,7 +123,12 @@ impl CutoverFlags {
 /// What its end means for the exit code.
 pub(super) fn exit_of(view: &CutoverView) -> Exit {
     let differs = |cause: &Failure| {
-        let codes = ["verification_differs", "cutover_schema_differs", "cutover_rows_differ"];
+        let codes = [
+            "verification_differs",
+            "cutover_schema_differs",
+            "cutover_rows_differ",
+            "cutover_tables_changed",
+        ];
         codes.contains(&&*cause.code)
     };
     match &view.cause {
@@ -143,6 +148,12 @@ pub(super) async fn cut_over(
         || v1::CutoverTaskRequest { task: task.to_owned(), settings: Some(settings.clone()) };
     let answer = cluster.tasks(async |mut client| client.cutover_task(request()).await).await?;
     if !answer.changed {
+        let other = cluster.task(&answer.task_id, 1).await?;
+        if !settings.dry_run && CutoverView::of(&other).is_some_and(|view| view.is_rehearsal()) {
+            let message = "a rehearsal is under way, and a cutover does not begin beside it";
+            let remedy = "wait until it is over (`task show`), then ask again";
+            return Err(Problem::usage("cutover_under_way", message, remedy));
+        }
         note("a cutover is under way already, or done; this is how it goes");
     }
     let mut told = BTreeSet::new();
@@ -214,4 +225,18 @@ pub(super) async fn wait(cluster: &Cluster, task: &str) -> Result<(), Problem> {
 fn timeout_of(task: &v1::Task) -> Duration {
     let settings = task.cutover.as_ref().and_then(|found| found.settings.as_ref());
     settings.map_or(Duration::ZERO, |settings| Duration::from_millis(settings.timeout_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_a_time_with_its_unit_or_nothing() {
+        assert_eq!((budget_ms("0"), budget_ms("500ms")), (Ok(0), Ok(500)));
+        for bad in ["0.5s", "2"] {
+            let told = budget_ms(bad).unwrap_err();
+            assert!(told.contains("`500ms`"), "{told}");
+        }
+    }
 }

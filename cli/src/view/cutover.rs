@@ -248,6 +248,11 @@ impl CutoverView {
         self.outcome.is_none() && self.steps.iter().any(|step| step.step == "fence")
     }
 
+    /// Nobody is to be stopped for it.
+    pub(crate) fn is_rehearsal(&self) -> bool {
+        self.dry_run
+    }
+
     /// It ended as was asked for.
     pub(crate) fn is_good(&self) -> bool {
         matches!(self.outcome.as_deref(), Some("done" | "rehearsed"))
@@ -308,15 +313,16 @@ impl CutoverView {
     }
 }
 
+/// It is said most likely within that very database, where a transaction reads only unless it says otherwise.
 fn lifts_fence(database: &str, before: Option<&str>) -> String {
+    let set = match before {
+        Some(value) => {
+            format!("set default_transaction_read_only = {}", quote_literal(value))
+        }
+        None => "reset default_transaction_read_only".to_owned(),
+    };
     let database = quote_identifier(database);
-    match before {
-        Some(value) => format!(
-            "alter database {database} set default_transaction_read_only = {}",
-            quote_literal(value)
-        ),
-        None => format!("alter database {database} reset default_transaction_read_only"),
-    }
+    format!("begin read write; alter database {database} {set}; commit")
 }
 
 #[cfg(test)]
@@ -381,7 +387,9 @@ mod tests {
         assert!(view.is_good() && text.contains("by ann; writes may start at new"), "{text}");
         assert!(text.contains("fence 0/10, marker 0/20"), "{text}");
         assert!(
-            text.ends_with(r#"alter database "Shop" reset default_transaction_read_only"#),
+            text.ends_with(
+                r#"begin read write; alter database "Shop" reset default_transaction_read_only; commit"#
+            ),
             "{text}"
         );
         let compared =

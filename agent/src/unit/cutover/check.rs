@@ -13,9 +13,9 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::GenericClient;
 
-use super::{again, held, lag, left, named, refused, source};
+use super::{again, held, lag, left, named, refused, sessions, shape, source};
 use crate::pg::{About, PgError, Session};
-use crate::unit::{UnitContext, UnitEnd, marker, open_stream, survey};
+use crate::unit::{UnitContext, UnitEnd, marker, open_stream, sequences, survey};
 
 pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<CutoverDone, UnitEnd> {
     let session = source::session(ctx).await?;
@@ -28,8 +28,11 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     refusals.extend(source::prepared_for_long(&session).await.about(&access)?);
     if order.settings.writers == Writers::Fenced {
         refusals.extend(may_fence(&session).await.about(&access)?);
+        refusals.extend(sessions::that_would_stay(ctx, &session).await.about(&access)?);
     }
     refusals.extend(not_followed(ctx, &session).await.about(&access)?);
+    refusals.extend(shape::changed(ctx, &session, &destination).await?);
+    refusals.extend(without_sequences(sequences::missing(ctx, &session, &destination).await?));
     refusals.extend(left::behind(ctx, order, &session, &destination).await.about(&access)?);
     refusals.extend(marker::prepare(&session, &ctx.task).await.about(&access)?);
     refusals.extend(parked(ctx, &*destination).await.about(&there)?);
@@ -53,6 +56,16 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
         again::begin(ctx, order).await?;
     }
     Ok(CutoverDone::Checked { setting_before, lag_bytes })
+}
+
+/// None of them could be set behind the fence.
+fn without_sequences(missing: Vec<String>) -> Option<Failure> {
+    (!missing.is_empty()).then(|| {
+        let message =
+            format!("sequences of the source are not at the destination: {}", named(missing));
+        Failure::definite("cutover_schema_differs", message)
+            .remedy("make them at the destination, or drop them at the source; then begin anew")
+    })
 }
 
 /// The user may leave behind what he knows of.

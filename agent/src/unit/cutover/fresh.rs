@@ -27,7 +27,7 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<(), UnitEnd> {
     analyze::run(ctx, tables).await.map(drop)
 }
 
-/// A view that came with the schema, and was filled.
+/// A view that came with the schema, and holds rows.
 struct View {
     schema: String,
     refresh: String,
@@ -35,8 +35,9 @@ struct View {
 }
 
 async fn views(ctx: &UnitContext, session: &Session) -> Result<Vec<View>, Failure> {
+    // One that is marked as not filled was filled: a table was copied anew since.
     let ask = "select schema_name, statement, search_path from pgconvoy.schema_entry
-         where task = $1 and kind = 'MATERIALIZED VIEW DATA' and done order by wave, no";
+         where task = $1 and kind = 'MATERIALIZED VIEW DATA' order by wave, no";
     let rows = session.query(ask, &[&ctx.task.as_str()]).await.about(session.access())?;
     let view = |row: &tokio_postgres::Row| View {
         schema: row.get(0),

@@ -58,7 +58,7 @@ pub(super) async fn behind(
             )
         });
     }
-    if has_large_objects(ctx, source).await? {
+    if has_large_objects(ctx, source, destination).await? {
         found.extend(large_objects_behind(ctx, copies, source, destination).await?);
     }
     Ok(found)
@@ -122,9 +122,19 @@ async fn written(
     Ok(rows.iter().map(table).collect())
 }
 
-async fn has_large_objects(ctx: &UnitContext, source: &Session) -> Result<bool, PgError> {
-    let ask = "select exists (select from pg_catalog.pg_largeobject_metadata)";
-    Ok(ctx.spec.objects.include.is_empty() && source.query_one(ask, &[]).await?.get(0))
+/// Whether there are any to copy, or any that an earlier cutover copied and the source has no more.
+async fn has_large_objects(
+    ctx: &UnitContext,
+    source: &Session,
+    destination: &Session,
+) -> Result<bool, PgError> {
+    if !ctx.spec.objects.include.is_empty() {
+        return Ok(false);
+    }
+    let any = "exists (select from pg_catalog.pg_largeobject_metadata)";
+    let ours = format!("select large_objects and {any} from pgconvoy.task where id = $1");
+    Ok(source.query_one(&format!("select {any}"), &[]).await?.get(0)
+        || destination.query_one(&ours, &[&ctx.task.as_str()]).await?.get(0))
 }
 
 /// Copies it all again. The unit is owned at the destination, and nobody writes at the source.
@@ -135,7 +145,7 @@ pub(super) async fn copy(ctx: &UnitContext) -> Result<CopiedAgain, UnitEnd> {
     let mut tables = unlogged(ctx, &looking).await.about(looking.access())?;
     let written = written(ctx, &session).await.about(&there)?;
     tables.retain(|table| written.contains(table));
-    let objects = has_large_objects(ctx, &looking).await.about(looking.access())?;
+    let objects = has_large_objects(ctx, &looking, &session).await.about(looking.access())?;
     looking.close().await;
 
     let here = ctx.access(Side::Source);

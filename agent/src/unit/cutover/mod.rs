@@ -24,6 +24,8 @@ mod lag;
 mod left;
 mod proof;
 mod ready;
+mod sessions;
+mod shape;
 mod source;
 mod switch;
 

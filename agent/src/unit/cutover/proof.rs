@@ -13,7 +13,7 @@ use tokio_postgres::GenericClient;
 
 use super::check::parked;
 use super::source::{self, still_writing};
-use super::{Until, again, left, refused, timed_out};
+use super::{Until, again, left, refused, sessions, shape, timed_out};
 use crate::laws::Law;
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, marker, sequences};
@@ -39,12 +39,17 @@ pub(super) async fn run(
     let marker = name(ctx, order, 1);
     write(ctx, &session, &marker).await?;
     let set = sequences::set_further(ctx, order.settings.sequence_margin);
-    let (seen, sequences) = tokio::try_join!(arrived(ctx, &marker, until), set)?;
+    let (seen, sequences, altered) =
+        tokio::try_join!(arrived(ctx, &marker, until), set, altered(ctx))?;
     let Some(seen) = seen else {
         return Ok(timed_out("all that was written was at the destination"));
     };
     if seen.last_change > seen.marker && !Law::Proof.is_left_out() {
         return Ok(refused(who_writes(ctx, &session).await?));
+    }
+    // A table whose columns are others and whose rows were changed is parked, which `parked` tells better.
+    if let Some(altered) = altered {
+        return Ok(refused(altered));
     }
     let mut copied = None;
     if order.settings.copy_again {
@@ -59,6 +64,17 @@ pub(super) async fn run(
     }
     session.close().await;
     Ok(CutoverDone::Proved { marker: seen.marker, sequences, again, copied })
+}
+
+/// Tables that were altered before the fence, when nothing looked at them any more.
+async fn altered(ctx: &UnitContext) -> Result<Option<Failure>, UnitEnd> {
+    let (source, destination) =
+        tokio::try_join!(ctx.session(Side::Source), ctx.session(Side::Destination))?;
+    ctx.still_mine()?;
+    let altered = shape::changed(ctx, &source, &destination).await?;
+    ctx.means.pool.give(source);
+    ctx.means.pool.give(destination);
+    Ok(altered)
 }
 
 /// What differs may be what somebody writes in this moment, or what is kept and not applied: then that is what is wrong.
@@ -140,6 +156,6 @@ pub(super) async fn seen(
 
 /// The failure of a cutover behind whose marker there is a change.
 pub(super) async fn who_writes(ctx: &UnitContext, session: &Session) -> Result<Failure, UnitEnd> {
-    let who = source::others(ctx, session, "true").await.about(session.access())?;
+    let who = sessions::others(ctx, session, "true").await.about(session.access())?;
     Ok(still_writing(&who).about(session.access().to_string()))
 }

@@ -6,7 +6,7 @@ use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder};
 use pgconvoy_shared::endpoint::Side;
 
 use super::check::{not_followed, parked};
-use super::{again, fresh, lag, refused, source};
+use super::{again, fresh, lag, refused, shape, source};
 use crate::pg::About;
 use crate::unit::{UnitContext, UnitEnd};
 
@@ -23,6 +23,10 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     let in_the_way = match in_the_way {
         Some(failure) => Some(failure),
         None => parked(ctx, &*destination).await.about(&there)?,
+    };
+    let in_the_way = match in_the_way {
+        Some(failure) => Some(failure),
+        None => shape::changed(ctx, &session, &destination).await?,
     };
     if let Some(failure) = in_the_way {
         return Ok(refused(failure));

@@ -4,8 +4,6 @@
 //! began before know nothing of it, and are ended. Nobody is kept out for certain: what is written in spite of it is found by
 //! the proof, which undoes the cutover then.
 
-use std::time::Duration;
-
 use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, Writers};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
@@ -13,7 +11,7 @@ use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{quote_identifier, quote_literal};
 
 use super::check::not_followed;
-use super::{Until, refused, timed_out};
+use super::{Until, refused, sessions, timed_out};
 use crate::laws::Law;
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::{About, PgError, Session};
@@ -22,12 +20,6 @@ use crate::unit::{UnitContext, UnitEnd};
 
 /// The setting that keeps writers away.
 pub(super) const SETTING: &str = "default_transaction_read_only";
-
-/// How often it is looked whether ended sessions are gone.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// Sessions that are named.
-const NAMED_MAX: i64 = 5;
 
 /// A session with the source from which all older owners' are gone.
 pub(super) async fn session(ctx: &UnitContext) -> Result<Session, UnitEnd> {
@@ -55,14 +47,13 @@ pub(super) async fn fence(
         Writers::Fenced => {
             let on = format!("alter database {} set {SETTING} = on", database(&session));
             session.batch_execute(&on).await.about(&access)?;
-            match end_others(ctx, &session, until).await? {
+            match sessions::end_earlier(ctx, &session, until).await? {
                 Ok(count) => ended = count,
                 Err(failure) => return Ok(refused(failure)),
             }
         }
         Writers::Stopped => {
-            let at_work =
-                others(ctx, &session, "a.backend_xid is not null").await.about(&access)?;
+            let at_work = sessions::at_work(ctx, &session).await.about(&access)?;
             if !at_work.is_empty() {
                 return Ok(refused(still_writing(&at_work)));
             }
@@ -94,88 +85,10 @@ pub(super) async fn lift(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cuto
         };
         session.batch_execute(&lift).await.about(&access)?;
         // Whoever came while it was fenced would go on reading only; a pool keeps such a session for hours.
-        let end = format!(
-            "select pg_catalog.pg_terminate_backend(a.pid) from pg_catalog.pg_stat_activity a where {OTHERS}"
-        );
-        let ours = of_task(ctx);
-        if let Err(error) = session.query(&end, &[&ours]).await {
-            tracing::warn!(
-                "sessions that began while the source was fenced stay as they are: {error}"
-            );
-        }
+        sessions::end_all(ctx, &session).await;
     }
     session.close().await;
     Ok(CutoverDone::Lifted)
-}
-
-/// Sessions of this database that are not the task's own.
-const OTHERS: &str = "a.datname = pg_catalog.current_database() and a.backend_type = 'client backend' \
-                      and a.pid <> pg_catalog.pg_backend_pid() and not pg_catalog.starts_with(a.application_name, $1)";
-
-fn of_task(ctx: &UnitContext) -> String {
-    format!("pgconvoy/{}/", ctx.task)
-}
-
-/// Ends every session that began before now, and waits until they are gone. How many there were, or who does not go.
-async fn end_others(
-    ctx: &UnitContext,
-    session: &Session,
-    until: Until,
-) -> Result<Result<u32, Failure>, UnitEnd> {
-    let access = session.access();
-    let now = "select pg_catalog.clock_timestamp()::text";
-    let row = session.query_one(now, &[]).await.about(access)?;
-    let older = format!("a.backend_start <= {}::timestamptz", quote_literal(row.get(0)));
-    let ours = of_task(ctx);
-    let count = format!(
-        "select pg_catalog.count(*) from pg_catalog.pg_stat_activity a where {OTHERS} and {older}"
-    );
-    let count: i64 = session.query_one(&count, &[&ours]).await.about(access)?.get(0);
-    let end = format!(
-        "select pg_catalog.pg_terminate_backend(a.pid) from pg_catalog.pg_stat_activity a where {OTHERS} and {older}"
-    );
-    loop {
-        ctx.still_mine()?;
-        let ended = session.query(&end, &[&ours]).await;
-        match ended.map_err(PgError::from) {
-            Ok(rows) if rows.is_empty() => break,
-            Ok(_) if !until.is_over() => tokio::time::sleep(LOOK_AGAIN).await,
-            Ok(_) => {
-                let left = others(ctx, session, &older).await.about(access)?;
-                let message = format!("sessions do not end: {}", left.join("; "));
-                return Ok(Err(Failure::definite("cutover_sessions_stay", message)
-                    .about(access.to_string())
-                    .remedy("end them by hand, or give the cutover more time by --timeout")));
-            }
-            Err(error) if error.sqlstate() == Some("42501") => {
-                let left = others(ctx, session, &older).await.about(access)?;
-                let message = format!("the source's role may not end: {}", left.join("; "));
-                return Ok(Err(Failure::definite("cutover_sessions_stay", message)
-                    .about(access.to_string())
-                    .remedy(
-                    "end them by hand, or grant pg_signal_backend to the role (sessions of superusers only they can end)",
-                )));
-            }
-            Err(error) => return Err(access.failure(&error).into()),
-        }
-    }
-    Ok(Ok(u32::try_from(count).unwrap_or(u32::MAX)))
-}
-
-/// Sessions of others, by application name, address and role.
-pub(super) async fn others(
-    ctx: &UnitContext,
-    session: &Session,
-    which: &str,
-) -> Result<Vec<String>, PgError> {
-    let ask = format!(
-        "select pg_catalog.format('%s from %s as %s', coalesce(nullif(a.application_name, ''), 'a nameless session'), \
-         coalesce(a.client_addr::text, 'a local socket'), a.usename) \
-         from pg_catalog.pg_stat_activity a where {OTHERS} and ({which}) \
-         order by a.backend_xid is null, a.xact_start desc nulls last, a.state_change desc nulls last limit $2"
-    );
-    let rows = session.query(&ask, &[&of_task(ctx), &NAMED_MAX]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// The failure of a cutover that found somebody writing.
@@ -194,6 +107,21 @@ pub(super) fn connected(who: &[String]) -> String {
 
 /// So many transactions are named.
 const PREPARED_NAMED: usize = 5;
+
+/// Transactions that are open or prepared behind the fence: what they wrote is in the stream only once they are committed. One that ends
+/// meanwhile is told by the next marker.
+pub(super) async fn open_still(
+    ctx: &UnitContext,
+    session: &Session,
+) -> Result<Option<Failure>, PgError> {
+    let prepared = prepared::now(session, Within::Database).await?;
+    if let Some(prepared) = in_the_way(session, &prepared) {
+        return Ok(Some(prepared));
+    }
+    let at_work = sessions::at_work_for_long(ctx, session).await?;
+    let failure = || still_writing(&at_work).about(session.access().to_string());
+    Ok((!at_work.is_empty()).then(failure))
+}
 
 /// While the source is in use: transactions that are prepared and stay so.
 pub(super) async fn prepared_for_long(session: &Session) -> Result<Option<Failure>, PgError> {

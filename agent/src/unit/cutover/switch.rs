@@ -2,7 +2,7 @@
 //!
 //! 1. Is the task's row gone? Then an owner before had decided, and died before it could say so.
 //! 2. Own the unit, so that an older owner that still sleeps cannot decide after this one.
-//! 3. A second marker, at the destination: everything that could be written until now has come. No sequence has moved on since
+//! 3. No transaction that could still commit a change is open or prepared at the source. Then a second marker, at the destination: everything that could be written until now has come. No sequence has moved on since
 //!    the destination's were set: drawing a number is no change that the stream tells.
 //! 4. In one transaction: hold the unit and the applier's row; no change came behind the first marker, and no table was parked
 //!    on the way to it; triggers and rules that fire always are made; the task's row goes, and with it every right to write for the task (laws O1, O3, O9). Else: nothing is
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::check::parked;
 use super::proof::{self, arrived, who_writes};
-use super::{Until, named, refused, source, timed_out};
+use super::{Until, named, refused, sessions, source, timed_out};
 use crate::laws::Law;
 use crate::pg::About;
 use crate::pg::destination::AWAKE;
@@ -39,6 +39,11 @@ pub(super) async fn run(
         return Ok(timed_out("the destination took over"));
     }
     let source = source::session(ctx).await?;
+    if !Law::Proof.is_left_out()
+        && let Some(open) = source::open_still(ctx, &source).await.about(source.access())?
+    {
+        return Ok(refused(open));
+    }
     let marker = proof::name(ctx, order, 2);
     proof::write(ctx, &source, &marker).await?;
     let Some(seen) = arrived(ctx, &marker, until).await? else {
@@ -51,7 +56,7 @@ pub(super) async fn run(
     }
     let moved = sequences::not_set(ctx, &source, &session, order.settings.sequence_margin).await?;
     if !moved.is_empty() && !Law::Proof.is_left_out() {
-        let who = source::others(ctx, &source, "true").await.about(source.access())?;
+        let who = sessions::others(ctx, &source, "true").await.about(source.access())?;
         let message = format!(
             "sequences were used behind the fence: {}; {}",
             named(moved),

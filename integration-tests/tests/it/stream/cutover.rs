@@ -1,8 +1,10 @@
 //! Cutovers: what was acknowledged is at the destination and nothing else, or all is as before.
 
+mod fence;
 mod killed;
 mod left;
 mod oldest;
+mod resynced;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -108,6 +110,11 @@ async fn cluster_a_cutover_under_load_loses_nothing_and_ends_the_task() {
         "{arrived} of {acknowledged}: {why}"
     );
     assert!(read_only_by_default(&pair.source).await);
+    // What is printed lifts the fence, also where it is said within the database.
+    let (_, lifts) = finished.stdout.split_once("written to again: ").unwrap();
+    let fenced = pair.source.client(DATABASE).await.unwrap();
+    fenced.batch_execute(lifts.trim()).await.unwrap();
+    assert!(!read_only_by_default(&pair.source).await);
     // Views are as young as the cutover, each filled after those that it reads. The source's are as they were.
     let turns = pair.count("select count from turns").await;
     assert!((201..=arrived).contains(&turns), "{turns} of {arrived}");

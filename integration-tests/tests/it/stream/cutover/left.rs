@@ -70,3 +70,28 @@ async fn cluster_what_no_stream_brings_is_copied_again_behind_the_fence() {
     let next = "insert into child (of, words) values (78, 'next') returning id";
     assert!(pair.count(next).await > 51, "its identity goes on");
 }
+
+/// Those that an undone cutover copied go again, where the source has removed all of its own since.
+#[tokio::test]
+async fn cluster_large_objects_that_the_source_has_no_more_go_at_the_destination_too() {
+    let schema = "create table kept (id int primary key); create unlogged table draft (words text);
+        insert into draft values ('one'); select lo_from_bytea(20001, 'one')";
+    let pair = Pair::new(schema).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let refuse = "truncate draft; alter table draft add constraint other check (words <> 'one')";
+    pair.destination.sql(DATABASE, refuse).await.unwrap();
+    let cutover = ["task", "cutover", "shop", "--fence", "--compare", "none"];
+    let copies = [&cutover[..], &["--copy-again"]].concat();
+    fleet.refused(&copies, 1, "other").await;
+    assert_ne!(large_objects(&pair.destination).await, "");
+
+    pair.source.sql(DATABASE, "select lo_unlink(20001)").await.unwrap();
+    pair.destination.sql(DATABASE, "alter table draft drop constraint other").await.unwrap();
+    let left = [&cutover[..], &["--ignore", "cutover_unlogged_tables"]].concat();
+    fleet.refused(&left, 1, "cutover_large_objects").await;
+    fleet.ok(&copies).await;
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    assert_eq!(large_objects(&pair.destination).await, "");
+    pair.same().await;
+}

@@ -1,0 +1,189 @@
+//! Who stands behind the fence: sessions that the task's role may hardly see, that began in the very moment, that have something open.
+
+use pgconvoy_integration_tests::postgres::{PASSWORD, Postgres, SUPERUSER};
+use pgconvoy_integration_tests::process::Process;
+use pgconvoy_integration_tests::wait;
+use pgconvoy_proto::v1::TaskStatus;
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::{SCHEMA, following, held_at, is_followed, read_only_by_default, until_blocked};
+use crate::stream::FOLLOWED;
+use crate::world::{DATABASE, Fleet, LIMIT, Pair, SOON, told};
+
+/// A session under a name and a role of its own.
+async fn session(server: &Postgres, name: &str, role: &str) -> Client {
+    let mut config = server.url(DATABASE).parse::<Config>().unwrap();
+    let (client, connection) =
+        config.user(role).application_name(name).connect(NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// A role that may end others' sessions may not see when they began, nor what they are.
+#[tokio::test]
+async fn cluster_sessions_that_the_role_may_not_look_into_are_ended_too() {
+    let ledger = "create table ledger (id int primary key); insert into ledger values (1)";
+    let pair = Pair::new(ledger).await;
+    let roles = format!(
+        "create role mover login replication in role pg_signal_backend password '{PASSWORD}';
+         create role front login password '{PASSWORD}'; grant all on ledger to front;
+         alter table ledger owner to mover; alter database {DATABASE} owner to mover;"
+    );
+    pair.source.sql(DATABASE, &roles).await.unwrap();
+    let file = format!(
+        "name: shop\nsource: {{ url: \"{}\", password: {{ file: password }} }}\n\
+         destination: {{ url: \"{}\", password: {{ file: password }} }}\n{FOLLOWED}\n",
+        pair.source_url().replace(&format!("//{SUPERUSER}@"), "//mover@"),
+        pair.destination_url()
+    );
+    let file = pair.write("shop.yaml", &file);
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = fleet.begin(&file).await;
+    job.until("the source to be followed", is_followed).await;
+
+    // Whom it may not end stands in the way before anybody is stopped.
+    let admin = session(&pair.source, "admin", SUPERUSER).await;
+    let finished = fleet.run(&["task", "cutover", "shop", "--fence", "--dry-run"]).await;
+    assert_eq!(finished.code(), Some(1), "{}", told(&finished));
+    assert!(finished.log.contains("cutover_sessions_stay"), "{}", told(&finished));
+    assert!(finished.log.contains("admin from "), "{}", told(&finished));
+    drop(admin);
+    wait::until(SOON, "it to be gone", async || {
+        let left = "select count(*)::text from pg_stat_activity where application_name = 'admin'";
+        match pair.source.value(DATABASE, left).await.unwrap().as_deref() {
+            Some("0") => Ok(()),
+            left => Err(format!("{left:?}")),
+        }
+    })
+    .await
+    .unwrap();
+
+    let front = session(&pair.source, "shop_front", "front").await;
+    front.batch_execute("insert into ledger values (2)").await.unwrap();
+    let finished = fleet.run(&["task", "cutover", "shop", "--fence"]).await;
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    let written = front.batch_execute("insert into ledger values (3)").await;
+    assert!(written.is_err(), "the destination has taken over: {}", told(&finished));
+    let task =
+        job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    assert_eq!(task.cutover.unwrap().ended_sessions, 1);
+    assert_eq!(pair.count("select count(*) from ledger").await, 2);
+    pair.left_nothing().await;
+}
+
+/// A session has read its settings a moment before others can see it.
+#[tokio::test]
+async fn cluster_a_session_that_begins_while_the_fence_is_set_is_ended() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let (lock, waiting) = held_at(&pair, "", "fence").await;
+    let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
+    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+    until_blocked(&pair.source, &waiting, &client).await;
+    // It has read its settings, and cannot be seen for so long.
+    let begun = tokio::spawn({
+        let mut config = pair.source.url(DATABASE).parse::<Config>().unwrap();
+        config.application_name("late").options("-c post_auth_delay=4");
+        async move { config.connect(NoTls).await }
+    });
+    wait::until(SOON, "it to have begun", async || {
+        let pending = "select count(*)::text from pg_locks where locktype = 'object' and classid = 'pg_database'::regclass
+            and mode = 'RowExclusiveLock'";
+        match pair.source.value(DATABASE, pending).await.unwrap().as_deref() {
+            Some("1") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    lock.batch_execute("rollback").await.unwrap();
+    let exit = client.wait(LIMIT).await.unwrap().code();
+    assert_eq!(exit, Some(0), "{}", client.log());
+    if let Ok((late, connection)) = begun.await.unwrap() {
+        tokio::spawn(connection);
+        let written = late.batch_execute("insert into still values (7)").await;
+        assert!(written.is_err(), "the destination has taken over: {}", client.log());
+    }
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+}
+
+/// What is open is in no log yet.
+#[tokio::test]
+async fn cluster_a_transaction_that_is_open_behind_the_fence_undoes_the_cutover() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let (lock, waiting) = held_at(&pair, "", "prove").await;
+    let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
+    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+    until_blocked(&pair.destination, &waiting, &client).await;
+    let defiant = pair.source.client(DATABASE).await.unwrap();
+    defiant.batch_execute("begin read write; insert into still values (7)").await.unwrap();
+    lock.batch_execute("rollback").await.unwrap();
+    let exit = client.wait(LIMIT).await.unwrap().code();
+    assert_eq!(exit, Some(1), "{}", client.log());
+    assert!(client.log().contains("cutover_writers"), "{}", client.log());
+    assert!(client.log().contains("harness from"), "{}", client.log());
+    assert!(!read_only_by_default(&pair.source).await);
+    job.until("it to follow", is_followed).await;
+}
+
+/// A table is altered once it was compared, and no change of a row tells of it.
+#[tokio::test]
+async fn cluster_a_table_that_is_altered_after_it_was_compared_undoes_the_cutover() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let (lock, waiting) = held_at(&pair, "", "fence").await;
+    let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
+    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+    until_blocked(&pair.source, &waiting, &client).await;
+    pair.source.sql(DATABASE, "insert into still values (1)").await.unwrap();
+    let altered = "alter table still add extra int default 5";
+    pair.source.sql(DATABASE, altered).await.unwrap();
+    lock.batch_execute("rollback").await.unwrap();
+    let exit = client.wait(LIMIT).await.unwrap().code();
+    assert_eq!(exit, Some(4), "{}", client.log());
+    assert!(client.log().contains("cutover_tables_changed"), "{}", client.log());
+    assert!(client.log().contains("public.still"), "{}", client.log());
+    assert!(!read_only_by_default(&pair.source).await);
+    job.until("it to follow", is_followed).await;
+
+    // From then on it is seen before anybody is stopped.
+    let cutover = ["task", "cutover", "shop", "--fence", "--compare", "none"];
+    let finished = fleet.run(&cutover).await;
+    assert_eq!(finished.code(), Some(4), "{}", told(&finished));
+    assert!(finished.stdout.contains("nobody was stopped"), "{}", told(&finished));
+
+    // Nothing is told of the table since; but it is the same at both ends.
+    pair.destination.sql(DATABASE, altered).await.unwrap();
+    // And so is a sequence that could not be set.
+    pair.source.sql(DATABASE, "create sequence later").await.unwrap();
+    let finished = fleet.run(&cutover).await;
+    assert_eq!(finished.code(), Some(4), "{}", told(&finished));
+    assert!(finished.stdout.contains("public.later"), "{}", told(&finished));
+    assert!(finished.stdout.contains("nobody was stopped"), "{}", told(&finished));
+    pair.source.sql(DATABASE, "drop sequence later").await.unwrap();
+    fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    pair.same().await;
+}
+
+/// A rehearsal is none of what was asked for.
+#[tokio::test]
+async fn cluster_a_cutover_does_not_begin_beside_a_rehearsal() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let (lock, waiting) = held_at(&pair, "", "compare").await;
+    let rehearse = fleet.convoy.cli(["task", "cutover", "shop", "--fence", "--dry-run"]).unwrap();
+    let client = Process::start("rehearse", rehearse, &pair.path("")).unwrap();
+    until_blocked(&pair.source, &waiting, &client).await;
+    fleet.refused(&["task", "cutover", "shop", "--fence"], 2, "cutover_under_way").await;
+    lock.batch_execute("rollback").await.unwrap();
+    assert_eq!(client.wait(LIMIT).await.unwrap().code(), Some(0), "{}", client.log());
+    fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    assert!(read_only_by_default(&pair.source).await);
+}

@@ -146,8 +146,8 @@ fn move_rows(
     Ok(Statement { sql, parameters: values.parameters })
 }
 
-/// Rows are compared as the server prints them: so it is for types that know no equality, and for values that are equal and
-/// not the same.
+/// Rows are compared as the server prints them, byte by byte: so it is for types that know no equality, and for values that
+/// are equal and not the same. The columns' collations are of no matter: they may differ, or take other letters for the same.
 fn remove_alike(target: &Target, rows: &[(Tuple, u64)]) -> Result<Statement, NotTold> {
     let mut values = Values::default();
     let all: Vec<usize> = (0..target.columns.len()).collect();
@@ -158,7 +158,10 @@ fn remove_alike(target: &Target, rows: &[(Tuple, u64)]) -> Result<Statement, Not
     let wanted = list(all.iter().map(|column| format!("v.c{column}")));
     let printed = |column: &usize| {
         let name = name(target, *column);
-        format!("case when t.{name} is null then null else pg_catalog.format('%s', t.{name}) end")
+        // Of a composite value `is null` asks for its fields.
+        format!(
+            "case when t.{name} is distinct from null then pg_catalog.format('%s', t.{name}) end"
+        )
     };
     let printed = list(all.iter().map(printed));
     let (named, rows) = (named(target), values.rows());
@@ -166,7 +169,7 @@ fn remove_alike(target: &Target, rows: &[(Tuple, u64)]) -> Result<Statement, Not
         "with wanted as (select array[{wanted}]::text[] as alike, v.n from {rows}), \
          found as (select t.tableoid, t.ctid, wanted.n, \
          pg_catalog.row_number() over (partition by wanted.alike) as nth \
-         from {named} as t join wanted on array[{printed}]::text[] = wanted.alike), \
+         from {named} as t join wanted on array[{printed}]::text[] collate pg_catalog.\"C\" = wanted.alike), \
          done as (delete from {named} as t using found \
          where t.ctid = found.ctid and t.tableoid = found.tableoid and found.nth <= found.n returning 1) {}",
         require("done", "(select pg_catalog.sum(n)::bigint from wanted)")

@@ -13,6 +13,7 @@ mod parked;
 mod resync;
 mod seen;
 mod sites;
+mod traps;
 
 use pgconvoy_integration_tests::postgres::Postgres;
 use pgconvoy_proto::v1::{Phase, RunningUnit, Task};

@@ -39,6 +39,7 @@ mod resume;
 mod sending;
 mod source;
 mod spool;
+mod statements;
 mod takeover;
 
 use std::sync::Arc;

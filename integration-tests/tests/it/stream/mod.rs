@@ -10,6 +10,7 @@ mod lost;
 mod meaning;
 mod overlap;
 mod parked;
+mod plans;
 mod resync;
 mod seen;
 mod sites;

@@ -5,6 +5,7 @@ mod cutover;
 mod faults;
 mod feedback;
 mod identity;
+mod kept;
 mod live;
 mod lost;
 mod meaning;

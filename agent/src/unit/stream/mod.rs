@@ -49,7 +49,9 @@ use tokio::sync::{mpsc, watch};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::unit::{StreamOrder, WorkResult};
 
+use super::copy_shard::Encoding;
 use super::{UnitContext, UnitEnd, marker};
+use crate::pg::About;
 use applying::{Applier, Reports};
 use catalog::Course;
 use figures::Figures;
@@ -96,6 +98,10 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let mut source = source::reach(ctx, &order, &taken).await?;
     let TakenOver { session, position, tables, mut rereads, consistent_at } = taken;
     let mut course = Course::of(&session, tables).await?;
+    if source.encoding == Encoding::Unknown {
+        let as_they_are = "set client_encoding = 'SQL_ASCII'";
+        session.batch_execute(as_they_are).await.about(session.access())?;
+    }
 
     let (applied, watched) =
         watch::channel(Applied { lsn: position.lsn, consistent_at, parked: 0 });

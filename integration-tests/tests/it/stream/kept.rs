@@ -93,3 +93,36 @@ async fn a_table_that_a_parked_one_points_at_can_be_emptied() {
     same_rows(&pair).await;
     ends(pair).await;
 }
+
+/// Strictly means both ways: what is to come must not be there, either.
+#[tokio::test]
+async fn a_row_that_is_there_already_parks_its_table() {
+    let pair =
+        Pair::new("create table t (id int primary key, n int); insert into t values (1, 1)").await;
+    sync(&pair, 0).await;
+    pair.destination.sql(DATABASE, "insert into t values (2, 0), (-1, 0)").await.unwrap();
+    pair.source.sql(DATABASE, "insert into t values (2, 2)").await.unwrap();
+    sync(&pair, 1).await;
+    let of_insert = cause(&pair, "public.t").await;
+    assert_eq!(
+        (&of_insert["failure"]["sqlstate"], &of_insert["key"]),
+        (&"23505".into(), &"(id)=(2)".into())
+    );
+    pair.destination.sql(DATABASE, "delete from t where id = 2").await.unwrap();
+    pair.source.sql(DATABASE, "update t set id = -1 where id = 1").await.unwrap();
+    resume(&pair, "public.t").await;
+    sync(&pair, 1).await;
+    let of_move = cause(&pair, "public.t").await;
+    assert_eq!(
+        (&of_move["failure"]["sqlstate"], &of_move["operation"]),
+        (&"23505".into(), &"update".into())
+    );
+    let rows = "select string_agg(id || ':' || n, ' ' order by id) from t";
+    let there = pair.destination.value(DATABASE, rows).await.unwrap();
+    assert_eq!(there.as_deref(), Some("-1:0 1:1 2:2"), "the row stays where it was");
+    pair.destination.sql(DATABASE, "delete from t where id = -1").await.unwrap();
+    resume(&pair, "public.t").await;
+    sync(&pair, 0).await;
+    cancel(&pair).await;
+    pair.same().await;
+}

@@ -58,6 +58,17 @@ async fn a_slot_that_was_dropped_is_told_and_not_made_again() {
     ends_with(&pair, "slot_lost", 0).await;
 }
 
+/// Somebody else has read from it.
+#[tokio::test]
+async fn a_slot_that_was_moved_on_by_others_is_told() {
+    let pair = followed().await;
+    change(&pair.source, 1).await;
+    let moved = "select pg_replication_slot_advance(slot_name, pg_current_wal_flush_lsn()) from pg_replication_slots";
+    pair.source.sql(DATABASE, moved).await.unwrap();
+    change(&pair.source, 2).await;
+    ends_with(&pair, "slot_lost", 0).await;
+}
+
 #[tokio::test]
 async fn a_slot_that_is_dropped_while_it_is_read_ends_the_task() {
     let pair = followed().await;

@@ -2,6 +2,7 @@
 
 mod compared;
 mod cutover;
+mod encodings;
 mod faults;
 mod feedback;
 mod identity;

@@ -123,6 +123,7 @@ mod tests {
         Target {
             name: QualifiedName::new("public", "t"),
             only: true,
+            has_rules: false,
             columns: ["b", "a", "x"].map(column).into(),
             key: if keyed { key.into() } else { Box::default() },
         }

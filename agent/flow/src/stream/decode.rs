@@ -68,9 +68,10 @@ impl Decoder {
         let tag = rest.u8().map_err(|_| "empty")?;
         let within = match tag {
             b'R' | b'Y' | b'I' | b'U' | b'D' | b'T' | b'M' if self.in_block => Some(rest.xid()?),
-            b'B' | b'C' | b'O' | b'S' | b'c' | b'A' if self.in_block => {
+            b'B' | b'C' | b'S' | b'c' | b'A' if self.in_block => {
                 return Err("within a block of a transaction in progress");
             }
+            // `O` too may come within a block, behind its start: of the whole transaction.
             b'E' if !self.in_block => return Err("no block of a transaction in progress is open"),
             _ => None,
         };

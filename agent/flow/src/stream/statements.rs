@@ -11,7 +11,7 @@
 //! Sessions have an empty `search_path`. Operators of keys are named by their schema, for a key may be of a type that an
 //! extension brought.
 
-use pgconvoy_shared::name::quote_identifier;
+use pgconvoy_shared::name::{quote_identifier, quote_literal};
 
 use super::operation::{Expect, InTheWay, Moved, Operation};
 use super::table::{Target, TargetColumn};
@@ -39,10 +39,8 @@ pub struct NotTold {
 pub fn statement(operation: &Operation, targets: &[Target]) -> Result<Statement, NotTold> {
     match operation {
         Operation::Truncate { targets: emptied, restart_identity } => {
-            let emptied: Vec<String> = emptied.iter().map(|each| named(&targets[*each])).collect();
-            let identity = if *restart_identity { " restart identity" } else { "" };
-            let sql = format!("truncate {}{identity}", emptied.join(", "));
-            Ok(Statement { sql, parameters: Vec::new() })
+            let emptied: Vec<&Target> = emptied.iter().map(|each| &targets[*each]).collect();
+            Ok(Statement { sql: truncate(&emptied, *restart_identity), parameters: Vec::new() })
         }
         Operation::Remove { target, keys, expect } => {
             let target = &targets[*target];
@@ -58,7 +56,8 @@ pub fn statement(operation: &Operation, targets: &[Target]) -> Result<Statement,
         }
         Operation::RemoveAlike { target, rows } => remove_alike(&targets[*target], rows),
         Operation::Move { target, rows, expect, in_the_way } => {
-            move_rows(&targets[*target], rows, *expect, *in_the_way)
+            let target = &targets[*target];
+            move_rows(target, rows, *expect, possible(*in_the_way, target))
         }
         Operation::Update { target, columns, rows, expect } => {
             let target = &targets[*target];
@@ -80,6 +79,7 @@ pub fn statement(operation: &Operation, targets: &[Target]) -> Result<Statement,
         }
         Operation::Insert { target, rows, in_the_way } => {
             let target = &targets[*target];
+            let in_the_way = possible(*in_the_way, target);
             let mut values = Values::default();
             let all: Vec<usize> = (0..target.columns.len()).collect();
             values.columns(target, &all, rows.iter())?;
@@ -88,13 +88,42 @@ pub fn statement(operation: &Operation, targets: &[Target]) -> Result<Statement,
             }
             let selected = list(all.iter().map(|column| format!("v.c{column}")));
             let rows = values.rows();
-            let (clearing, cleared) = clearing(target, &values, None, *in_the_way);
+            let (clearing, cleared) = clearing(target, &values, None, in_the_way);
             let query = format!("select {selected} from {rows}{cleared}");
-            let insert = insert(target, &query, *in_the_way);
+            let insert = insert(target, &query, in_the_way);
             let with = clearing.map(|clearing| format!("with {clearing} ")).unwrap_or_default();
             Ok(values.into_statement(with + &insert, Expect::Any))
         }
     }
+}
+
+/// A table that another one points at is not truncated without it, though no foreign key is looked at here: and that one may be
+/// parked. So then rows are removed one by one, and sequences begin anew by themselves.
+fn truncate(targets: &[&Target], restart_identity: bool) -> String {
+    let emptied = list(targets.iter().map(|target| named(target)));
+    let removed = targets.iter().map(|target| format!("delete from {}; ", named(target)));
+    let removed: String = removed.collect();
+    let (identity, restarted) = match restart_identity {
+        true => (" restart identity", restarting(targets)),
+        false => ("", String::new()),
+    };
+    let block = format!(
+        "declare restarted regclass; begin truncate {emptied}{identity}; \
+         exception when feature_not_supported then {removed}{restarted}end"
+    );
+    format!("do language plpgsql {}", quote_literal(&block))
+}
+
+/// Begins the sequences of some tables' columns anew.
+fn restarting(targets: &[&Target]) -> String {
+    let tables = list(targets.iter().map(|target| quote_literal(&target.name.quoted())));
+    format!(
+        "for restarted in select d.objid from pg_catalog.pg_depend d \
+         join pg_catalog.pg_class c on c.oid = d.objid and c.relkind = 'S' \
+         where d.classid = 'pg_catalog.pg_class'::regclass and d.refclassid = d.classid \
+         and d.deptype in ('a', 'i') and d.refobjid = any (array[{tables}]::regclass[]) \
+         loop execute pg_catalog.format('alter sequence %s restart', restarted); end loop; "
+    )
 }
 
 /// Rows may swap their keys, so all of them are taken away before the first is put: sorting reads the whole of what it sorts.
@@ -146,8 +175,8 @@ fn move_rows(
     Ok(Statement { sql, parameters: values.parameters })
 }
 
-/// Rows are compared as the server prints them: so it is for types that know no equality, and for values that are equal and
-/// not the same.
+/// Rows are compared as the server prints them, byte by byte: so it is for types that know no equality, and for values that
+/// are equal and not the same. The columns' collations are of no matter: they may differ, or take other letters for the same.
 fn remove_alike(target: &Target, rows: &[(Tuple, u64)]) -> Result<Statement, NotTold> {
     let mut values = Values::default();
     let all: Vec<usize> = (0..target.columns.len()).collect();
@@ -158,7 +187,10 @@ fn remove_alike(target: &Target, rows: &[(Tuple, u64)]) -> Result<Statement, Not
     let wanted = list(all.iter().map(|column| format!("v.c{column}")));
     let printed = |column: &usize| {
         let name = name(target, *column);
-        format!("case when t.{name} is null then null else pg_catalog.format('%s', t.{name}) end")
+        // Of a composite value `is null` asks for its fields.
+        format!(
+            "case when t.{name} is distinct from null then pg_catalog.format('%s', t.{name}) end"
+        )
     };
     let printed = list(all.iter().map(printed));
     let (named, rows) = (named(target), values.rows());
@@ -166,12 +198,20 @@ fn remove_alike(target: &Target, rows: &[(Tuple, u64)]) -> Result<Statement, Not
         "with wanted as (select array[{wanted}]::text[] as alike, v.n from {rows}), \
          found as (select t.tableoid, t.ctid, wanted.n, \
          pg_catalog.row_number() over (partition by wanted.alike) as nth \
-         from {named} as t join wanted on array[{printed}]::text[] = wanted.alike), \
+         from {named} as t join wanted on array[{printed}]::text[] collate pg_catalog.\"C\" = wanted.alike), \
          done as (delete from {named} as t using found \
          where t.ctid = found.ctid and t.tableoid = found.tableoid and found.nth <= found.n returning 1) {}",
         require("done", "(select pg_catalog.sum(n)::bigint from wanted)")
     );
     Ok(Statement { sql, parameters: values.parameters })
+}
+
+/// A table with rules, though they do not fire, takes no `on conflict do update`.
+fn possible(in_the_way: InTheWay, target: &Target) -> InTheWay {
+    match in_the_way {
+        InTheWay::IsReplaced if target.has_rules => InTheWay::IsRemoved,
+        other => other,
+    }
 }
 
 /// What removes the rows that are in the way of those to be put, and how whoever puts them waits for it. A row that is taken

@@ -51,6 +51,8 @@ pub struct Target {
     pub name: QualifiedName,
     /// Whether it is meant without what inherits from it: not so for the root of a partition tree.
     pub only: bool,
+    /// Whether it has rules.
+    pub has_rules: bool,
     /// The columns that are written.
     pub columns: Box<[TargetColumn]>,
     /// The apply key: the columns by which a change finds its row. Empty: rows are found by all of their values.

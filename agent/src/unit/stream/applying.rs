@@ -37,6 +37,7 @@ use super::folding::{Folded, Run};
 use super::parking::{Why, is_refusal, not_as_planned};
 use super::reading::{Cut, Noted};
 use super::sending::{TextArray, answers_in_order};
+use super::statements::Statements;
 use super::{Applied, Position, count};
 use crate::laws::Law;
 use crate::pg::{About, Access, PgError, Session, Value};
@@ -45,9 +46,6 @@ use crate::unit::{UnitContext, UnitEnd};
 /// What is refused is rolled back to here.
 const SAVEPOINT: &str = "savepoint piece";
 
-/// Prepared statements that are kept: a few for each table, and for each set of columns that is updated.
-const STATEMENTS_MAX: usize = 1_000;
-
 /// Applies batches.
 pub(super) struct Applier<'a> {
     pub(super) ctx: &'a UnitContext,
@@ -55,7 +53,7 @@ pub(super) struct Applier<'a> {
     pub(super) session: Session,
     pub(super) targets: Arc<[Target]>,
     tables: BTreeMap<TableNo, Known>,
-    pub(super) statements: BTreeMap<String, tokio_postgres::Statement>,
+    pub(super) statements: Statements,
     pub(super) position: Position,
     consistent_at: Lsn,
     /// A transaction has begun that the next batch goes on with.
@@ -143,7 +141,7 @@ impl<'a> Applier<'a> {
             held: BTreeSet::new(),
             untold: Vec::new(),
             touchy: BTreeSet::new(),
-            statements: BTreeMap::new(),
+            statements: Statements::default(),
             position,
             consistent_at,
             session,
@@ -332,7 +330,7 @@ impl<'a> Applier<'a> {
         let session = &self.session;
         let mut sent: Vec<BoxFuture<'_, Result<(), tokio_postgres::Error>>> = Vec::new();
         for Run { statement: Statement { sql, parameters }, .. } in &runs {
-            let known = &self.statements[sql];
+            let known = self.statements.get(sql).expect("all of them are prepared");
             let parameters = parameters.iter().map(TextArray);
             sent.push(session.execute_raw(known, parameters).map_ok(drop).boxed());
         }
@@ -342,17 +340,17 @@ impl<'a> Applier<'a> {
             let refused = |error| self.stop(*target, &statement.sql, PgError::from(error));
             answer.map_err(refused)?;
         }
-        answers
-            .collect::<Result<(), _>>()
-            .map_err(|error| Stop::End(UnitEnd::Failed(self.access.failure(&PgError::from(error)))))
+        answers.collect::<Result<(), _>>().map_err(|error| {
+            Stop::End(UnitEnd::Failed(self.access.failure(&PgError::from(error))))
+        })?;
+        self.statements.written(entries);
+        Ok(())
     }
 
     /// Makes the statements known to the server that it does not know yet.
     async fn prepare(&mut self, runs: &[Run]) -> Result<(), Stop> {
-        if self.statements.len() >= STATEMENTS_MAX {
-            self.statements.clear();
-        }
-        let is_new = |run: &&Run| !self.statements.contains_key(&run.statement.sql);
+        self.statements.make_room();
+        let is_new = |run: &&Run| self.statements.get(&run.statement.sql).is_none();
         let new: Vec<&Run> = runs.iter().filter(is_new).collect();
         let session = &self.session;
         let sent = new.iter().map(|run| session.prepare(&run.statement.sql).boxed()).collect();
@@ -360,7 +358,7 @@ impl<'a> Applier<'a> {
         for (Run { target, statement }, answer) in new.into_iter().zip(answers) {
             let refused = |error| self.stop(*target, &statement.sql, PgError::from(error));
             let known = answer.map_err(refused)?;
-            self.statements.insert(statement.sql.clone(), known);
+            self.statements.add(statement.sql.clone(), *target, known);
         }
         Ok(())
     }

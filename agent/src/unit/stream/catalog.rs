@@ -21,7 +21,8 @@ use crate::unit::apply_key::{Followed, FollowedColumn};
 const COLUMNS: &str = "
     select a.attname::text, tn.nspname::text, t.typname::text, a.attidentity = 'a', c.relkind = 'p',
         t.typtype = 'd' or exists (select from pg_catalog.pg_cast
-            where castsource = 'pg_catalog.text'::pg_catalog.regtype and casttarget = t.oid and castmethod = 'f')
+            where castsource = 'pg_catalog.text'::pg_catalog.regtype and casttarget = t.oid and castmethod = 'f'),
+        c.relhasrules
     from pg_catalog.pg_class c
     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
     join pg_catalog.pg_type t on t.oid = a.atttypid join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
@@ -123,12 +124,14 @@ async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure
         })
         .collect();
     let only = !rows.first().is_some_and(|row| row.get(4));
+    let has_rules = rows.first().is_some_and(|row| row.get(6));
     let key = match key(&indexes, table, &columns) {
         // Nothing is written to it as it is.
         Err(failure) if table.is_aside() && failure.class == FailureClass::Definite => vec![],
         key => key?,
     };
-    Ok(Target { name: name.clone(), only, columns: columns.into(), key: key.into() })
+    let (columns, key) = (columns.into(), key.into());
+    Ok(Target { name: name.clone(), only, has_rules, columns, key })
 }
 
 /// The index of the apply key, known by its columns: it may have any name here.

@@ -42,15 +42,19 @@ impl Applier<'_> {
             changed.keys.iter().map(|(table, key)| (i64::from(table.0), key.as_str())).unzip();
         let untold: BTreeSet<i64> = changed.untold.iter().map(|table| i64::from(table.0)).collect();
         let untold: Vec<i64> = untold.into_iter().collect();
-        if !self.statements.contains_key(NOTE) {
-            let note = self.session.prepare(NOTE).await.about(&self.access)?;
-            self.statements.insert(NOTE.to_owned(), note);
-        }
-        let (note, task) = (&self.statements[NOTE], self.ctx.task.as_str());
+        let note = match self.statements.get(NOTE) {
+            Some(note) => note.clone(),
+            None => {
+                let note = self.session.prepare(NOTE).await.about(&self.access)?;
+                self.statements.add(NOTE.to_owned(), None, note.clone());
+                note
+            }
+        };
+        let task = self.ctx.task.as_str();
         let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
             [&task, &tables, &keys, &untold, &KEYS_MAX];
         let sent = vec![
-            Client::query(&self.session, note, &values).map_ok(drop).boxed(),
+            Client::query(&self.session, &note, &values).map_ok(drop).boxed(),
             self.session.batch_execute("release savepoint piece; savepoint piece").boxed(),
         ];
         let mut answers = answers_in_order(sent).await.into_iter();

@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Applied;
 use super::figures::{Figures, Watcher};
+use super::published::Published;
 use crate::pg::{About, PgError, Session};
 use crate::unit::slot::{self, Watch};
 use crate::unit::{UnitContext, UnitEnd, open_stream};
@@ -34,6 +35,7 @@ pub(super) struct Looker<'a> {
     ctx: &'a UnitContext,
     session: Session,
     slot: String,
+    published: Published,
     looks: Looks,
     watch: Watch,
     watcher: Watcher,
@@ -57,7 +59,7 @@ impl<'a> Looker<'a> {
     pub(super) fn new(
         ctx: &'a UnitContext,
         session: Session,
-        names: BTreeMap<TableNo, QualifiedName>,
+        (names, published): (BTreeMap<TableNo, QualifiedName>, Published),
         figures: Arc<Figures>,
         notes: mpsc::UnboundedSender<StreamNote>,
         may_begin_anew: watch::Sender<bool>,
@@ -67,6 +69,7 @@ impl<'a> Looker<'a> {
             ctx,
             session,
             slot: open_stream::name(&ctx.task),
+            published,
             looks: Looks::default(),
             watch: Watch::default(),
             watcher: Watcher::new(names, now),
@@ -95,6 +98,7 @@ impl<'a> Looker<'a> {
                 _time = times.tick() => {
                     let behind = applied.borrow().lsn;
                     self.look(behind).await.about(&access)?;
+                    self.look_for_tables(Instant::now()).await?;
                 }
                 changed = applied.changed() => {
                     if changed.is_err() {
@@ -146,15 +150,18 @@ impl<'a> Looker<'a> {
         self.ctx.progress.follow(|progress| {
             watcher.tell(figures, now, progress);
         });
-        if self.tables_at <= now {
-            self.tables_at = now + TABLES_PAUSE;
-            self.look_for_tables().await?;
-        }
         Ok(())
     }
 
-    async fn look_for_tables(&mut self) -> Result<(), PgError> {
-        let tables = open_stream::unpublished(&self.session, self.ctx).await?;
+    /// Now and then: whether there are new ones, and those that are followed are still published.
+    async fn look_for_tables(&mut self, now: Instant) -> Result<(), UnitEnd> {
+        if now < self.tables_at {
+            return Ok(());
+        }
+        self.tables_at = now + TABLES_PAUSE;
+        self.published.check(&self.session).await?;
+        let tables = open_stream::unpublished(&self.session, self.ctx).await;
+        let tables = tables.about(self.session.access())?;
         let new: Vec<_> =
             tables.into_iter().filter(|table| self.not_followed.insert(table.clone())).collect();
         self.note((!new.is_empty()).then_some(StreamNote::NotFollowed(new)));

@@ -11,8 +11,8 @@
 //!
 //! 1. Take over (laws O3, O5): sessions of older owners are ended, the epoch at the destination is raised, and from the same
 //!    transaction comes all that is gone on from: position, number of the batch, plans with their snapshots, N of each table.
-//! 2. Look whether the source is the one that was left, and its slot still holds what comes next (law O7). A slot that is
-//!    lost is told, and never made again: that would be a gap.
+//! 2. Look whether the source is the one that was left, its slot still holds what comes next (law O7), and its publication names the
+//!    same tables as ever ([`published`], law S1). A slot that is lost is told, and never made again: that would be a gap.
 //! 3. Tables that were parked and are mended, or copied anew, go on: what was kept of them is applied ([`resume`]). Of those that
 //!    are to be copied anew changes are kept from here on ([`hold`]).
 //! 4. [`reading`]: transactions are put together, decided on change by change, and cut into batches, which are [folded](folding).
@@ -32,6 +32,7 @@ mod folding;
 mod hold;
 mod looking;
 mod parking;
+mod published;
 mod reading;
 mod recording;
 mod reread;
@@ -39,6 +40,7 @@ mod resume;
 mod sending;
 mod source;
 mod spool;
+mod statements;
 mod takeover;
 
 use std::sync::Arc;
@@ -48,11 +50,14 @@ use tokio::sync::{mpsc, watch};
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::unit::{StreamOrder, WorkResult};
 
+use super::copy_shard::Encoding;
 use super::{UnitContext, UnitEnd, marker};
+use crate::pg::About;
 use applying::{Applier, Reports};
 use catalog::Course;
 use figures::Figures;
 use looking::Looker;
+use published::Published;
 use reading::{Behind, Outlet, Reader};
 use source::Streaming;
 use takeover::TakenOver;
@@ -94,7 +99,13 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let taken = takeover::take_over(ctx, &order).await?;
     let mut source = source::reach(ctx, &order, &taken).await?;
     let TakenOver { session, position, tables, mut rereads, consistent_at } = taken;
+    let published = Published::of(&ctx.task, &tables);
+    published.check(&source.looker).await?;
     let mut course = Course::of(&session, tables).await?;
+    if source.encoding == Encoding::Unknown {
+        let as_they_are = "set client_encoding = 'SQL_ASCII'";
+        session.batch_execute(as_they_are).await.about(session.access())?;
+    }
 
     let (applied, watched) =
         watch::channel(Applied { lsn: position.lsn, consistent_at, parked: 0 });
@@ -120,7 +131,8 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let (safe, confirmed) = watch::channel(order.checkpoint.applied.min(position.lsn));
 
     let names = course.tables.iter().map(|table| (table.no, table.name.clone())).collect();
-    let looker = Looker::new(ctx, looker, names, Arc::clone(&figures), notes, may_begin_anew);
+    let figured = Arc::clone(&figures);
+    let looker = Looker::new(ctx, looker, (names, published), figured, notes, may_begin_anew);
     let source = (rereader, newest);
     let to_applier = Outlet::new(to_applier, finishes);
     let markers = marker::table(&ctx.task);

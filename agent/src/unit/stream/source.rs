@@ -13,6 +13,7 @@ use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::wire::replication::{CopyBoth, Event, Large, Replication, Switch, System};
 use crate::pg::wire::{Wire, field};
 use crate::pg::{About, Access, PgError, Session};
+use crate::unit::copy_shard::{Encoding, see_bytes_as_they_are};
 use crate::unit::{UnitContext, UnitEnd, open_stream};
 
 /// With more of the log than this behind, large transactions are taken whole. One that is so large that it would be sent in
@@ -24,6 +25,8 @@ pub(super) struct Source {
     access: Access,
     replication: Replication,
     system: System,
+    /// Of its text.
+    pub(super) encoding: Encoding,
     /// For looking how far its log is.
     pub(super) looker: Session,
     /// For rows that are read again.
@@ -43,6 +46,7 @@ pub(super) async fn reach(
     end_old_sessions(&mut looker).await?;
     ctx.still_mine()?;
     let mut replication = access.replication().await.about(&access)?;
+    let encoding = see_bytes_as_they_are(replication.sql()).await.about(&access)?;
     let system = check_history(&mut replication, order, taken).await?;
     check_slot(ctx, replication.sql(), taken.position.lsn, order.checkpoint.applied).await?;
 
@@ -52,7 +56,7 @@ pub(super) async fn reach(
     let rows = rereader.query(newest).await.about(&access)?;
     let row = rows.first().ok_or_else(|| PgError::protocol("no snapshot")).about(&access)?;
     let newest = FullXid(field(row, 0).about(&access)?);
-    Ok(Source { access, replication, system, looker, rereader, newest })
+    Ok(Source { access, replication, system, encoding, looker, rereader, newest })
 }
 
 /// A source that is followed.
@@ -75,7 +79,7 @@ impl Source {
         ctx: &UnitContext,
         from: Lsn,
     ) -> Result<Streaming<'_>, UnitEnd> {
-        let Self { access, replication, system, looker, rereader, newest } = self;
+        let Self { access, replication, system, looker, rereader, newest, encoding: _ } = self;
         ctx.still_mine()?;
         let slot = open_stream::name(&ctx.task);
         let flushed = system.flushed;
@@ -121,6 +125,7 @@ impl Feed<'_> {
         let Ok(Anew { from, taker }) = anew.await else { return Ok(()) };
         stream.end().await.about(&access)?;
         let mut replication = access.replication().await.about(&access)?;
+        see_bytes_as_they_are(replication.sql()).await.about(&access)?;
         let now = replication.identify().await.about(&access)?;
         let is_same = (now.identifier, now.timeline) == (system.identifier, system.timeline);
         if !is_same || now.flushed < from {

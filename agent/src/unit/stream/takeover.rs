@@ -67,7 +67,8 @@ const TABLES: &str = "
 
 /// Triggers, rules and foreign keys did their work at the source. And a statement is run with the plan for few rows, each of
 /// which is found by its key, however many come with it: one made for just these rows is planned each time, and where they are
-/// many it reads the whole table. The server would come to the same after five runs.
+/// many it reads the whole table. The server would come to the same after five runs. (How long a plan is kept:
+/// [`super::statements`].)
 const SETTINGS: &str =
     "set session_replication_role = replica; set plan_cache_mode = force_generic_plan";
 

@@ -5,6 +5,7 @@ use pgconvoy_integration_tests::postgres::Postgres;
 use pgconvoy_integration_tests::process::Process;
 use pgconvoy_integration_tests::wait;
 
+use super::faults::says_yes;
 use super::live::{cancel, in_sync};
 use super::{FOLLOWED, ONE_AFTER_THE_OTHER};
 use crate::world::{DATABASE, Gate, LIMIT, Pair, told};
@@ -56,6 +57,50 @@ async fn a_slot_that_was_dropped_is_told_and_not_made_again() {
     pair.source.sql(DATABASE, DROP).await.unwrap();
     change(&pair.source, 1).await;
     ends_with(&pair, "slot_lost", 0).await;
+}
+
+/// Somebody else has read from it.
+#[tokio::test]
+async fn a_slot_that_was_moved_on_by_others_is_told() {
+    let pair = followed().await;
+    change(&pair.source, 1).await;
+    let moved = "select pg_replication_slot_advance(slot_name, pg_current_wal_flush_lsn()) from pg_replication_slots";
+    pair.source.sql(DATABASE, moved).await.unwrap();
+    change(&pair.source, 2).await;
+    ends_with(&pair, "slot_lost", 0).await;
+}
+
+/// What is changed while a table is not published is not sent, and nothing in the stream tells of that.
+#[tokio::test]
+async fn a_publication_that_somebody_changed_is_told_though_it_is_as_before() {
+    let pair = followed().await;
+    let publication = "select pubname from pg_publication";
+    let publication = pair.source.value(DATABASE, publication).await.unwrap().unwrap();
+    let alter = async |how: &str| {
+        let alter = format!("alter publication {publication} {how}");
+        pair.source.sql(DATABASE, &alter).await.unwrap();
+    };
+    change(&pair.source, 1).await;
+    alter("drop table account").await;
+    change(&pair.source, 2).await;
+    alter("add table account").await;
+    change(&pair.source, 3).await;
+    ends_with(&pair, "publication_changed", 0).await;
+}
+
+/// While it is followed, too.
+#[tokio::test]
+async fn a_table_that_is_taken_out_of_the_publication_ends_the_stream() {
+    let pair = followed().await;
+    let follow = pair.migrate().args(["--types", "schema,full,incremental"]);
+    let process = Process::start("migrate", follow, &pair.path("")).unwrap();
+    says_yes(&pair, "the slot to be read", "select bool_or(active) from pg_replication_slots")
+        .await;
+    let drop = "do $$ begin execute (select format('alter publication %I drop table account', pubname) from pg_publication); end $$";
+    pair.source.sql(DATABASE, drop).await.unwrap();
+    let status = process.wait(LIMIT).await.unwrap();
+    assert_eq!(status.code(), Some(1), "{}", process.log());
+    ends_with(&pair, "publication_changed", 0).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use pgconvoy_integration_tests::types;
 use super::live::{cancel, in_sync};
 use crate::world::{DATABASE, LIMIT, Pair, told};
 
-async fn synced(pair: &Pair) {
+pub(super) async fn synced(pair: &Pair) {
     let finished = in_sync(pair).run(LIMIT).await.unwrap();
     assert_eq!(finished.code(), Some(0), "{}", told(&finished));
     let parked = "select count(*) from pgconvoy.table_state where parked is not null";
@@ -15,13 +15,13 @@ async fn synced(pair: &Pair) {
 }
 
 /// The rows, the sequences aside: those are set once.
-async fn same_rows(pair: &Pair) {
+pub(super) async fn same_rows(pair: &Pair) {
     let [left, right] = [&pair.source, &pair.destination].map(|of| End::new(of, DATABASE));
     oracle::compare_rows(left, right).await.unwrap().refuse().unwrap();
 }
 
 /// Follows a source that was moved while it rested, and then does this.
-async fn follows(options: Options, schema: &str, changes: &[&str]) -> Pair {
+pub(super) async fn follows(options: Options, schema: &str, changes: &[&str]) -> Pair {
     let pair = Pair::of(options, Options::default(), schema).await;
     synced(&pair).await;
     for change in changes {
@@ -32,7 +32,7 @@ async fn follows(options: Options, schema: &str, changes: &[&str]) -> Pair {
     pair
 }
 
-async fn ends(pair: Pair) {
+pub(super) async fn ends(pair: Pair) {
     cancel(&pair).await;
     pair.left_nothing().await;
 }

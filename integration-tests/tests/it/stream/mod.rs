@@ -2,17 +2,21 @@
 
 mod compared;
 mod cutover;
+mod encodings;
 mod faults;
 mod feedback;
 mod identity;
+mod kept;
 mod live;
 mod lost;
 mod meaning;
 mod overlap;
 mod parked;
+mod plans;
 mod resync;
 mod seen;
 mod sites;
+mod traps;
 
 use pgconvoy_integration_tests::postgres::Postgres;
 use pgconvoy_proto::v1::{Phase, RunningUnit, Task};

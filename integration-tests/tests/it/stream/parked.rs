@@ -10,28 +10,28 @@ use super::{caught_up, follower};
 use crate::world::{DATABASE, Fleet, LIMIT, Pair, SOON, told};
 
 /// A command on the embedded task.
-async fn task(pair: &Pair, arguments: &[&str]) -> Finished {
+pub(super) async fn task(pair: &Pair, arguments: &[&str]) -> Finished {
     let (command, rest) = arguments.split_first().unwrap();
     let program = Program::pgconvoy().unwrap().args(["task", command, DATABASE]);
     let program = program.args(rest.iter().copied()).arg("--data-dir").arg(pair.path("data"));
     program.env("PGPASSFILE", pair.path("pgpass")).run(SOON).await.unwrap()
 }
 
-async fn resume(pair: &Pair, table: &str) {
+pub(super) async fn resume(pair: &Pair, table: &str) {
     let finished = task(pair, &["resume", "--table", table]).await;
     assert_eq!(finished.code(), Some(0), "{}", told(&finished));
     assert!(finished.stdout.contains("goes on"), "{}", told(&finished));
 }
 
 /// Until all is at the destination that was committed before; with this exit code.
-async fn sync(pair: &Pair, exit: i32) -> Finished {
+pub(super) async fn sync(pair: &Pair, exit: i32) -> Finished {
     let finished = in_sync(pair).run(LIMIT).await.unwrap();
     assert_eq!(finished.code(), Some(exit), "{}", told(&finished));
     finished
 }
 
 /// Why a table is parked, as JSON shows it.
-async fn cause(pair: &Pair, table: &str) -> Value {
+pub(super) async fn cause(pair: &Pair, table: &str) -> Value {
     let shown = task(pair, &["show", "-o", "json"]).await;
     let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
     let tables = shown["tables"].as_array().unwrap();

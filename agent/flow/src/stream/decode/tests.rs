@@ -24,6 +24,8 @@ fn within_a_block_messages_name_their_sub_transaction() {
     let mut decoder = Decoder::default();
     let mut next = |bytes: &'static [u8]| decoder.decode(Bytes::from_static(bytes));
     next(b"S\0\0\0\x07\x01").unwrap();
+    let origin = next(b"O\0\0\0\0\0\0\0\x01elsewhere\0").unwrap();
+    assert_eq!(origin.within, None, "that is of the whole transaction");
     let insert = next(b"I\0\0\0\x08\0\0\0\x01N\0\x01n").unwrap();
     assert_eq!(insert.within, Some(Xid(8)));
     assert!(next(b"B").is_err(), "no transaction begins within a block");
@@ -142,6 +144,11 @@ fn logical() -> impl Strategy<Value = Message> {
     )
 }
 
+fn origin() -> impl Strategy<Value = Message> {
+    let origin = |(lsn, name)| Message::Origin { commit_lsn: Lsn(lsn), name };
+    (any::<u64>(), text()).prop_map(origin)
+}
+
 /// What may stand within a block as well as outside.
 fn anywhere() -> impl Strategy<Value = Message> {
     prop_oneof![
@@ -161,8 +168,7 @@ fn outside() -> impl Strategy<Value = Message> {
             xid
         })),
         commit().prop_map(Message::Commit),
-        (any::<u64>(), text())
-            .prop_map(|(lsn, name)| Message::Origin { commit_lsn: Lsn(lsn), name }),
+        origin(),
         (xid(), commit()).prop_map(|(xid, commit)| Message::StreamCommit { xid, commit }),
         (xid(), xid()).prop_map(|(xid, aborted)| Message::StreamAbort { xid, aborted }),
         anywhere(),
@@ -171,11 +177,17 @@ fn outside() -> impl Strategy<Value = Message> {
 
 /// Messages in an order that a decoder can follow: some of them in blocks.
 fn stream() -> impl Strategy<Value = Vec<Received>> {
-    let block = (any::<u32>(), any::<bool>(), prop::collection::vec(anywhere(), 0..4));
-    let block = block.prop_map(|(xid, first, messages)| {
+    let origin = prop::option::of(origin());
+    let block = (any::<u32>(), any::<bool>(), origin, prop::collection::vec(anywhere(), 0..4));
+    let block = block.prop_map(|(xid, first, origin, messages)| {
         let start = Message::StreamStart { xid: Xid(xid), first };
+        let origin = origin.into_iter().map(|origin| (None, origin));
         let within = messages.into_iter().map(|message| (Some(Xid(xid)), message));
-        let block = [(None, start)].into_iter().chain(within).chain([(None, Message::StreamStop)]);
+        let block = [(None, start)]
+            .into_iter()
+            .chain(origin)
+            .chain(within)
+            .chain([(None, Message::StreamStop)]);
         block.map(|(within, message)| Received { within, message }).collect::<Vec<_>>()
     });
     let plain = outside().prop_map(|message| vec![Received { within: None, message }]);

@@ -28,6 +28,7 @@ fn target(key: &[usize], identity_always: bool) -> Target {
     Target {
         name: QualifiedName::new("s", "t"),
         only: true,
+        has_rules: false,
         columns: ["id", "a", "b"].map(column).into(),
         key: key.iter().map(|column| KeyColumn { column: *column, equals: equals() }).collect(),
     }

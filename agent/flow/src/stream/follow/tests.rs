@@ -14,6 +14,7 @@ fn follower() -> Follower {
     let target = |no: u32| Target {
         name: name(no),
         only: true,
+        has_rules: false,
         columns: COLUMNS
             .iter()
             .map(|column| TargetColumn {

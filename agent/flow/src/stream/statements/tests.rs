@@ -18,6 +18,7 @@ fn target(key: &[usize], identity_always: bool) -> Target {
     Target {
         name: QualifiedName::new("s", "t"),
         only: true,
+        has_rules: false,
         columns: columns.map(column).into(),
         key: key.iter().map(|column| KeyColumn { column: *column, equals: equals() }).collect(),
     }
@@ -92,6 +93,19 @@ fn a_row_in_the_way_is_removed_where_it_cannot_be_replaced() {
 }
 
 #[test]
+fn a_row_in_the_way_is_removed_where_there_are_rules() {
+    let put = |has_rules| {
+        let rows = vec![row(&["1", "a", "b"])];
+        let insert = Operation::Insert { target: 0, rows, in_the_way: InTheWay::IsReplaced };
+        written(&insert, Target { has_rules, ..target(&[0], false) }).0
+    };
+    assert!(put(false).contains("on conflict"));
+    assert!(
+        put(true).starts_with("with cleared as (delete from") && !put(true).contains("on conflict")
+    );
+}
+
+#[test]
 fn moved_rows_are_all_taken_away_before_any_is_put() {
     let moved = |from, row_after: &[&str]| Moved { from: row(&[from]), row: row(row_after) };
     let rows = vec![moved("1", &["2", "a", "-"]), moved("2", &["1", "b", "x"])];
@@ -110,17 +124,23 @@ fn of_equal_rows_just_as_many_go_as_were_removed() {
     let rows = vec![(row(&["1", "null", "x"]), 2)];
     assert_eq!(
         written(&Operation::RemoveAlike { target: 0, rows }, target(&[], false)).0,
-        r#"with wanted as (select array[v.c0, v.c1, v.c2]::text[] as alike, v.n from (select u.c0 as c0, u.c1 as c1, u.c2 as c2, u.n::bigint as n from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as u(c0, c1, c2, n)) as v), found as (select t.tableoid, t.ctid, wanted.n, pg_catalog.row_number() over (partition by wanted.alike) as nth from only "s"."t" as t join wanted on array[case when t."id" is null then null else pg_catalog.format('%s', t."id") end, case when t."na""me" is null then null else pg_catalog.format('%s', t."na""me") end, case when t."long" is null then null else pg_catalog.format('%s', t."long") end]::text[] = wanted.alike), done as (delete from only "s"."t" as t using found where t.ctid = found.ctid and t.tableoid = found.tableoid and found.nth <= found.n returning 1) select pgconvoy.require_rows((select pg_catalog.count(*) from done), (select pg_catalog.sum(n)::bigint from wanted))"#
+        r#"with wanted as (select array[v.c0, v.c1, v.c2]::text[] as alike, v.n from (select u.c0 as c0, u.c1 as c1, u.c2 as c2, u.n::bigint as n from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as u(c0, c1, c2, n)) as v), found as (select t.tableoid, t.ctid, wanted.n, pg_catalog.row_number() over (partition by wanted.alike) as nth from only "s"."t" as t join wanted on array[case when t."id" is distinct from null then pg_catalog.format('%s', t."id") end, case when t."na""me" is distinct from null then pg_catalog.format('%s', t."na""me") end, case when t."long" is distinct from null then pg_catalog.format('%s', t."long") end]::text[] collate pg_catalog."C" = wanted.alike), done as (delete from only "s"."t" as t using found where t.ctid = found.ctid and t.tableoid = found.tableoid and found.nth <= found.n returning 1) select pgconvoy.require_rows((select pg_catalog.count(*) from done), (select pg_catalog.sum(n)::bigint from wanted))"#
     );
 }
 
 #[test]
 fn tables_are_truncated_together() {
-    let truncate = Operation::Truncate { targets: [0].into(), restart_identity: true };
+    let emptied = |restart_identity| {
+        let truncate = Operation::Truncate { targets: [0].into(), restart_identity };
+        written(&truncate, target(&[0], false)).0
+    };
     assert_eq!(
-        written(&truncate, target(&[0], false)).0,
-        r#"truncate only "s"."t" restart identity"#
+        emptied(false),
+        r#"do language plpgsql 'declare restarted regclass; begin truncate only "s"."t"; exception when feature_not_supported then delete from only "s"."t"; end'"#
     );
+    let restarting = emptied(true);
+    assert!(restarting.contains(r#"truncate only "s"."t" restart identity; "#), "{restarting}");
+    assert!(restarting.contains(r#"(array[''"s"."t"'']::regclass[])"#), "{restarting}");
 }
 
 #[test]

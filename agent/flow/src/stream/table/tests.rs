@@ -31,6 +31,7 @@ fn target(key: &[usize]) -> Target {
     Target {
         name: QualifiedName::new("s", "t"),
         only: true,
+        has_rules: false,
         columns: ["id", "a", "b"].map(column).into(),
         key: key.iter().map(|column| KeyColumn { column: *column, equals: equals() }).collect(),
     }

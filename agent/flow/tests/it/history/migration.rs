@@ -482,6 +482,7 @@ fn target(table: usize, kind: Kind, identity: bool) -> Target {
     Target {
         name: name(table),
         only: true,
+        has_rules: false,
         columns: COLUMNS.iter().map(column).collect(),
         key: kind.key().iter().map(key).collect(),
     }

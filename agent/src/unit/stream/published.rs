@@ -1,0 +1,101 @@
+//! Whether the publication is as it was when tables were planned.
+//!
+//! The source sends what the publication said at the moment of a change, and nothing tells that it said something else: a table
+//! that somebody took out of it, or out of all of it, has a gap there, and still has it when it is put back. (From PostgreSQL 18 on not
+//! even a publication that is gone ends the stream.) So each table must be in it by an entry that its plan has seen.
+
+use pgconvoy_flow::stream::message::Xid;
+use pgconvoy_flow::stream::snapshot::{Snapshot, Widener};
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::TaskId;
+use pgconvoy_shared::name::QualifiedName;
+
+use super::takeover::TakenTable;
+use crate::pg::{About, Session, Value};
+use crate::unit::{UnitEnd, open_stream};
+
+/// Tables are gone when somebody drops them: then nothing more is to come of them.
+const ENTRIES: &str = "
+    select c.oid, r.xmin::text::bigint
+    from pg_catalog.pg_class c
+    left join (pg_catalog.pg_publication_rel r join pg_catalog.pg_publication p on p.oid = r.prpubid
+        and p.pubname = $1 and p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate) on r.prrelid = c.oid
+    where c.oid = any ($2::oid[])";
+
+/// What is followed, as it was planned.
+pub(super) struct Published {
+    name: String,
+    tables: Vec<PlannedTable>,
+}
+
+struct PlannedTable {
+    relation: u32,
+    name: QualifiedName,
+    plan: Snapshot,
+}
+
+impl Published {
+    pub(super) fn of(task: &TaskId, taken: &[TakenTable]) -> Self {
+        let tables = taken.iter().map(|table| PlannedTable {
+            relation: table.followed.relation,
+            name: table.followed.name.clone(),
+            plan: table.plan.clone(),
+        });
+        Self { name: open_stream::name(task), tables: tables.collect() }
+    }
+
+    /// Fails where a change may not have been sent.
+    pub(super) async fn check(&self, source: &Session) -> Result<(), UnitEnd> {
+        let access = source.access();
+        let relations: Vec<u32> = self.tables.iter().map(|table| table.relation).collect();
+        let values: [&dyn Value; 2] = [&self.name, &relations];
+        let entries = source.query(ENTRIES, &values).await.about(access)?;
+        for row in &entries {
+            let (relation, made_by): (u32, Option<i64>) = (row.get(0), row.get(1));
+            let mut tables = self.tables.iter().filter(|table| table.relation == relation);
+            let missed = tables.find(|table| !made_by.is_some_and(|by| table.has_seen(by)));
+            if let Some(table) = missed {
+                return Err(changed(&self.name, &table.name).about(access.to_string()).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PlannedTable {
+    /// Whether it was planned when this transaction had ended; `xid` is of 32 bits.
+    fn has_seen(&self, xid: i64) -> bool {
+        let Ok(xid) = u32::try_from(xid) else { return false };
+        self.plan.shows(Widener::new(self.plan.xmin()).widen(Xid(xid)))
+    }
+}
+
+fn changed(publication: &str, table: &QualifiedName) -> Failure {
+    let message = format!(
+        "publication {publication} was changed by somebody else: {table} is not in it any more, or was not for some time"
+    );
+    Failure::definite("publication_changed", message).remedy(
+        "changes are missing that nothing can bring back: cancel the task, empty the destination and create the task again",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_as_old_as_the_plan_whichever_round_ids_are_in() {
+        let table = |snapshot: &str| PlannedTable {
+            relation: 1,
+            name: QualifiedName::new("s", "t"),
+            plan: snapshot.parse().unwrap(),
+        };
+        assert!(table("700:705:701").has_seen(699));
+        assert!(!table("700:705:701").has_seen(701));
+        assert!(!table("700:705:701").has_seen(705));
+        // 2^32 + 10: the entry was made before ids began anew, or after it.
+        assert!(table("4294967306:4294967306:").has_seen(4_294_967_000));
+        assert!(table("4294967306:4294967306:").has_seen(9));
+        assert!(!table("4294967306:4294967306:").has_seen(11));
+    }
+}

@@ -83,8 +83,9 @@ async fn connect(
     };
     let name = endpoint.to_string();
     if endpoint.site.is_none() || endpoint.site != relay.shared.site {
+        // The owner does not know yet that this agent is of another site now, and others may be of this one.
         let failure =
-            Failure::definite("not_of_this_site", format!("{name} is not of this agent's site"));
+            Failure::transient("not_of_this_site", format!("{name} is not of this agent's site"));
         return (name, Err(refused(failure)));
     }
     let limit = connect_limit(&endpoint);

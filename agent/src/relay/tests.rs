@@ -221,7 +221,9 @@ async fn a_stranger_gets_nothing() {
     let asks = Endpoint { site: Some("elsewhere".to_owned()), ..endpoint };
     let opened = sites.owner.relay.open("there", &asks, Attempt::Plain, Patience::Short).await;
     let refused = opened.expect_err("a partner opens sessions of its own site only");
-    assert_eq!(refused.failure("").code, "not_of_this_site");
+    let failure = refused.failure("");
+    assert_eq!(failure.code, "not_of_this_site");
+    assert_eq!(failure.class, FailureClass::Transient, "the owner will be told who is of it now");
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ use pgconvoy_shared::unit::{
 use pgconvoy_shared::verify::Purpose;
 
 use super::link::{Link, link};
+use super::schema::as_archived;
 use super::{UnitContext, UnitEnd, apply_key, large_objects};
 use crate::keeper::{self, TakenSnapshot};
 use crate::pg::destination::takeover::end_old_sessions;
@@ -74,12 +75,6 @@ impl AtDestination {
     fn lacks(&self, table: &QualifiedName) -> bool {
         self.made.as_ref().is_some_and(|made| !made.contains(&as_archived(table)))
     }
-}
-
-/// A name as an archive's table of contents has it: on one line.
-fn as_archived(name: &QualifiedName) -> QualifiedName {
-    let one_line = |text: &str| text.replace(['\n', '\r'], " ");
-    QualifiedName::new(one_line(&name.schema), one_line(&name.name))
 }
 
 /// Surveys the task's tables.

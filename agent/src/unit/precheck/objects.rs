@@ -19,7 +19,7 @@ pub(super) struct SourceFacts {
     c_functions: Vec<QualifiedName>,
     /// Patterns to include for which there is nothing.
     matching_nothing: Vec<String>,
-    /// Views and foreign keys of what comes, over what does not.
+    /// What comes but for needing what does not.
     left_out: Vec<String>,
     event_triggers: Vec<String>,
     publications_of_all: Vec<String>,
@@ -173,6 +173,31 @@ async fn left_out(
              join pg_class r on r.oid = k.confrelid
              join pg_namespace rn on rn.oid = r.relnamespace
              where k.contype = 'f' and k.conparentid = 0
+             union
+             select o.kind, vn.nspname::text, o.name, rn.nspname::text, r.relname::text
+             from (select 'pg_class'::regclass, oid, 'table', relnamespace, relname::text from pg_class where relkind in ('r', 'p', 'f')
+                   union all select 'pg_attrdef'::regclass, a.oid, 'table', c.relnamespace, c.relname::text
+                   from pg_attrdef a join pg_class c on c.oid = a.adrelid and c.relkind in ('r', 'p', 'f')
+                   union all select 'pg_policy'::regclass, p.oid, 'policy ' || p.polname || ' of', c.relnamespace, c.relname::text
+                   from pg_policy p join pg_class c on c.oid = p.polrelid
+                   union all select 'pg_proc'::regclass, oid, 'function', pronamespace, proname::text from pg_proc
+                  ) as o (class, oid, kind, namespace, name)
+             join pg_namespace vn on vn.oid = o.namespace
+             join pg_depend d on d.classid = o.class and d.objid = o.oid
+             -- A child and its parent are told apart from these.
+                  and not (d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass)
+             join (select 'pg_class'::regclass, oid, oid from pg_class
+                   union all select 'pg_type'::regclass, reltype, oid from pg_class where reltype <> 0
+                   union all select 'pg_type'::regclass, t.typarray, c.oid from pg_class c join pg_type t on t.oid = c.reltype
+                   where t.typarray <> 0
+                   union all select 'pg_class'::regclass, s.objid, s.refobjid from pg_depend s
+                   where s.classid = 'pg_class'::regclass and s.refclassid = 'pg_class'::regclass and s.deptype in ('a', 'i')
+                   and exists (select from pg_class c where c.oid = s.objid and c.relkind = 'S')
+                  ) as f (class, oid, relation) on f.class = d.refclassid and f.oid = d.refobjid
+             join pg_class r on r.oid = f.relation and r.relkind in ('r', 'p', 'v', 'm', 'f')
+             join pg_namespace rn on rn.oid = r.relnamespace
+             where vn.nspname !~ '^pg_' and vn.nspname <> 'information_schema'
+               and rn.nspname !~ '^pg_' and rn.nspname <> 'information_schema'
              order by 1, 2, 3, 4, 5",
             &[],
         )

@@ -12,7 +12,7 @@ use pgconvoy_shared::spec::ObjectRules;
 use super::catalog::{SourceCatalog, TwoSteps};
 use super::select::select;
 use super::text::statements;
-use super::toc::TocEntry;
+use super::toc::{TocEntry, as_archived};
 
 /// When an entry is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,7 +102,8 @@ pub(super) fn arrange(
         }
     }
     if with_rows {
-        let filled = source.populated.iter().filter(|view| views.contains(&view.name));
+        let filled =
+            source.populated.iter().filter(|view| views.contains(&as_archived(&view.name)));
         entries.extend(filled.map(|view| refresh(&view.name, view.wave)));
     }
     entries

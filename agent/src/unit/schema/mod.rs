@@ -50,6 +50,7 @@ pub(super) use roles::{Role, of_source as roles_that_come};
 pub(super) use run::run;
 pub(super) use scan::scan;
 pub(super) use store::Pick;
+pub(super) use toc::as_archived;
 
 /// Pieces of the archive on their way.
 const LINK_CAPACITY: usize = 16;

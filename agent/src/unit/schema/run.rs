@@ -15,8 +15,9 @@
 //! Whom an object is given to must be allowed to make such objects in its schema, unless a superuser gives it; at the source that may be long
 //! ago, or the right be granted further down. So where that is refused, the right is lent for the statement alone.
 //!
-//! What may fail without stopping the migration: grants to roles that are not there and changes of owner that the role
-//! may not make (the precheck has warned of both), and what belongs to the server: here they are logged.
+//! What may fail without stopping the migration: grants to roles that are not there, their user mappings, and changes of owner
+//! that the role may not make (the precheck has warned of these), comments on what belongs to somebody else, and what belongs
+//! to the server: here they are logged.
 
 use std::mem;
 
@@ -35,6 +36,8 @@ use crate::unit::{UnitContext, UnitEnd};
 /// Short statements that share a transaction: their locks must fit the lock table (64 for each connection by default).
 const BATCH_ENTRIES: usize = 48;
 const BATCH_BYTES: usize = 256 * 1024;
+
+const USER_MAPPING: &str = "USER MAPPING";
 
 const UNDEFINED_OBJECT: &str = "42704";
 const MISSING_PRIVILEGE: &str = "42501";
@@ -223,10 +226,12 @@ fn pieces(entry: &StoredEntry) -> Option<Vec<Piece<'_>>> {
             Some(parts.map(|(nth, statement)| Piece { statement, needed: nth == 0 }).collect())
         }
         roles::MEMBERSHIP | settings::SETTING => Some(vec![optional(&entry.statement)]),
-        // Only its owner may comment on an extension, and that may be somebody else where it was there before.
-        "COMMENT" if entry.object.starts_with("EXTENSION ") => {
+        // Only its owner may comment on an extension or a schema, and that may be somebody else where it was there before.
+        "COMMENT" if ["EXTENSION ", "SCHEMA "].iter().any(|of| entry.object.starts_with(of)) => {
             Some(vec![optional(&entry.statement)])
         }
+        // Its role may not be there.
+        USER_MAPPING => Some(vec![optional(&entry.statement)]),
         _ => {
             let body = without_owner(&entry.statement);
             let owner = &entry.statement[body.len()..];
@@ -261,7 +266,11 @@ async fn run_leniently(
             drop(session.batch_execute("rollback").await);
             return Err(failure(entry, &error).into());
         }
-        warn!("left out of {}: {}: {error}", entry.title(), piece.statement.trim());
+        warn!(
+            "left out of {}: {}: {error}",
+            entry.title(),
+            tellable(entry, piece.statement.trim())
+        );
         session.batch_execute("rollback to piece").await.map_err(refused)?;
     }
     let end = format!("{}; commit", finish(ctx, entry));
@@ -277,6 +286,14 @@ fn with_right_lent(entry: &StoredEntry, piece: &Piece<'_>, error: &PgError) -> O
     Some(format!(
         "grant create on schema {schema} to {owner};\n{change}\nrevoke create on schema {schema} from {owner}"
     ))
+}
+
+/// A statement without what nobody is told: among the options of a user mapping there is a password.
+fn tellable<'a>(entry: &StoredEntry, statement: &'a str) -> &'a str {
+    match entry.kind.as_str() {
+        USER_MAPPING => statement.split(" OPTIONS (").next().unwrap_or_default(),
+        _ => statement,
+    }
 }
 
 /// Which object, which statement, and what the server said.
@@ -311,7 +328,7 @@ fn failure(entry: &StoredEntry, error: &PgError) -> Failure {
         ),
         _ => {}
     }
-    let statement: String = entry.statement.chars().take(400).collect();
+    let statement: String = tellable(entry, &entry.statement).chars().take(400).collect();
     failure.message = format!("{}; statement: {statement}", failure.message);
     failure
 }

@@ -17,6 +17,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pgconvoy_shared::name::QualifiedName;
+
 use super::text::{Piece, pieces};
 
 /// An entry of the table of contents.
@@ -49,6 +51,12 @@ pub(super) struct CatalogRow {
     pub(super) class: u32,
     /// OID of the row.
     pub(super) oid: u32,
+}
+
+/// A name as an archive's table of contents has it: on one line.
+pub(in crate::unit) fn as_archived(name: &QualifiedName) -> QualifiedName {
+    let one_line = |text: &str| text.replace(['\n', '\r'], " ");
+    QualifiedName::new(one_line(&name.schema), one_line(&name.name))
 }
 
 /// What pg_restore wrote is not understood: nothing is run then.

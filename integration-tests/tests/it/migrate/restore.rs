@@ -112,6 +112,109 @@ async fn keys_are_made_of_indexes_and_constraints_validated_beside_each_other() 
     }
 }
 
+/// What `a` reads no catalogue knows; `c` reads it, and is of a later wave. The last one's name is of two lines.
+const READ_BY_FUNCTIONS: &str = "
+    create table t (n int); insert into t values (1), (2);
+    create materialized view z as select count(*) as n from t;
+    create view y as select n from z;
+    create materialized view x as select n from y;
+    create function read() returns bigint language sql as 'select n from public.x';
+    create materialized view a as select read() as n;
+    create materialized view b as select n from a;
+    create materialized view c as select n from b;
+    create materialized view \"two\nlines\" as select count(*) as n from t;";
+
+#[tokio::test]
+async fn views_are_filled_that_are_read_by_functions_or_have_odd_names() {
+    let pair = Pair::new(READ_BY_FUNCTIONS).await;
+    let file = pair.task_file("views", "copy: { index_jobs: 1 }\nretry: { other: 5s }");
+    let finished =
+        pair.command("migrate").args(["--yes", "-f"]).arg(file).run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    assert_eq!(pair.same().await.rows, 2 + 6);
+}
+
+#[tokio::test]
+async fn a_view_that_cannot_be_filled_is_told_once_all_others_are() {
+    let pair = Pair::new(
+        "create table t (n int); insert into t values (1);
+         create materialized view empty as select n from t with no data;
+         create function read() returns int language sql as 'select 1';
+         create materialized view a as select read() as n;
+         create materialized view b as select n from t;
+         create or replace function read() returns int language sql as 'select n from public.empty';",
+    )
+    .await;
+    let file = pair.task_file("views", "retry: { other: 1s }");
+    let command = pair.command("migrate").args(["--yes", "-f"]).arg(file);
+    let refused = command.run(LIMIT).await.unwrap();
+    assert_eq!(refused.code(), Some(1), "{}", told(&refused));
+    assert!(told(&refused).contains("\"empty\" has not been populated"), "{}", told(&refused));
+    assert_eq!(pair.count("select count(*) from b").await, 1);
+}
+
+#[tokio::test]
+async fn a_mapping_of_a_user_that_is_not_there_is_left_out_and_no_password_told() {
+    let pair = Pair::new(
+        "create role ghost; create foreign data wrapper w; create server s foreign data wrapper w;
+         create user mapping for ghost server s options (\"user\" 'a', password 'teal-1815-unmistakable');
+         create user mapping for public server s options (\"user\" 'b');
+         create table t (id int primary key); insert into t values (1);",
+    )
+    .await;
+    let finished = pair.migrated().await;
+    assert!(!told(&finished).contains("unmistakable"), "{}", told(&finished));
+    assert_eq!(pair.count("select count(*) from pg_user_mappings").await, 1);
+    assert_eq!(pair.count("select count(*) from t").await, 1);
+}
+
+/// Somebody else owns schema `public` there, so its comment is not theirs to make; and policies hold for owners, too.
+#[tokio::test]
+async fn a_role_that_is_no_superuser_makes_what_it_may() {
+    let pair = Pair::new(
+        "comment on schema public is 'ours';
+         create table parent (id int primary key); create table child (parent int references parent);
+         insert into parent values (1); insert into child values (1);
+         create policy all_rows on parent using (true);
+         alter table parent enable row level security, force row level security;",
+    )
+    .await;
+    let mover = format!(
+        "create role mover login password 'kestrel-4711-unmistakable'; grant create on database {DATABASE} to mover;
+         grant all on schema public to mover"
+    );
+    pair.destination.sql(DATABASE, &mover).await.unwrap();
+    let url = format!("postgres://mover@127.0.0.1:{}/{DATABASE}", pair.destination.port());
+    let file = pair.task_file("some", "");
+    let command = pair.command("migrate").args(["--yes", "--destination", &url, "-f"]).arg(file);
+    let finished = command.run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    let proven = "select count(*) from pg_constraint where contype = 'f' and convalidated";
+    assert_eq!(pair.count(proven).await, 1);
+}
+
+#[tokio::test]
+async fn what_needs_a_table_that_does_not_come_is_told_beforehand() {
+    let pair = Pair::new(
+        "create table a (id serial primary key);
+         create table b (id int default nextval('a_id_seq')); create table holds (one a, more a[]);
+         create table kept (id int primary key); create policy looks on kept using (exists (select from a));
+         create function takes(a) returns int language sql as 'select 1';
+         create function counts() returns bigint language sql begin atomic; select count(*) from a; end;",
+    )
+    .await;
+    let file = pair.task_file("some", "objects: { exclude: [public.a] }");
+    let check = pair.command("precheck").arg("-f").arg(file).run(LIMIT).await.unwrap();
+    let words = told(&check);
+    for object in
+        ["table public.b", "table public.holds", "function public.takes", "function public.counts"]
+    {
+        assert!(words.contains(&format!("{object}, which needs public.a")), "{object}: {words}");
+    }
+    assert!(words.contains("policy looks of public.kept, which needs public.a"), "{words}");
+    assert!(!words.contains("table public.kept"), "{words}");
+}
+
 #[tokio::test]
 async fn a_refused_constraint_is_told_and_the_task_goes_on_once_it_is_mended() {
     let pair = Pair::new(

@@ -4,7 +4,7 @@
 //! foreign key is made `NOT VALID` and validated later; the key of a large table is built as an index, beside the table's
 //! other indexes, and becomes the key when it is there. What comes out of it is the same object.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgconvoy_shared::name::{QualifiedName, quote_identifier};
 use pgconvoy_shared::spec::ObjectRules;
@@ -86,12 +86,13 @@ pub(super) fn arrange(
     };
     let with_rows = filling != Filling::Nothing;
     let mut entries = Vec::new();
-    let mut views = BTreeSet::new();
+    let mut views = BTreeMap::new();
     for entry in toc.into_iter().filter(|entry| chosen.contains(&entry.id)) {
         if entry.kind == "MATERIALIZED VIEW"
             && let Some(schema) = &entry.schema
         {
-            views.insert(QualifiedName::new(schema.as_str(), entry.name.as_str()));
+            let name = QualifiedName::new(schema.as_str(), entry.name.as_str());
+            views.insert(name, assignable.contains(&entry.owner));
         }
         let is_live = live.contains(&entry.id);
         let entry = adapted(entry, assignable);
@@ -102,9 +103,10 @@ pub(super) fn arrange(
         }
     }
     if with_rows {
-        let filled =
-            source.populated.iter().filter(|view| views.contains(&as_archived(&view.name)));
-        entries.extend(filled.map(|view| refresh(&view.name, view.wave)));
+        entries.extend(source.populated.iter().filter_map(|view| {
+            let by_its_owner = views.get(&as_archived(&view.name))?;
+            Some(refresh(&view.name, view.wave, *by_its_owner))
+        }));
     }
     entries
 }
@@ -222,7 +224,10 @@ fn not_valid(statement: &str) -> Option<String> {
     }
 }
 
-pub(super) fn refresh(view: &QualifiedName, wave: i32) -> SchemaEntry {
+/// Fills a materialized view. A server reads for it as its owner: what policies hide from that role is not in it, here as at the
+/// source. Where it belongs to somebody else here, they must hide nothing, or it is refused.
+pub(super) fn refresh(view: &QualifiedName, wave: i32, by_its_owner: bool) -> SchemaEntry {
+    let policies = if by_its_owner { "SET LOCAL row_security = on; " } else { "" };
     SchemaEntry {
         section: Section::Scan,
         kind: "MATERIALIZED VIEW DATA".to_owned(),
@@ -230,7 +235,7 @@ pub(super) fn refresh(view: &QualifiedName, wave: i32) -> SchemaEntry {
         object: view.name.to_string(),
         table: Some(view.clone()),
         wave,
-        statement: format!("REFRESH MATERIALIZED VIEW {};", view.quoted()),
+        statement: format!("{policies}REFRESH MATERIALIZED VIEW {};", view.quoted()),
     }
 }
 

@@ -42,7 +42,7 @@ pub(in crate::unit) async fn keep_refreshes(
         .iter()
         .zip(there)
         .filter(|(_, there)| *there)
-        .map(|(view, _)| entry::refresh(&view.name, view.wave))
+        .map(|(view, _)| entry::refresh(&view.name, view.wave, true))
         .collect();
     Ok(store::save(ctx, session, &entries, &path).await?)
 }

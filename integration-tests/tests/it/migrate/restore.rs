@@ -135,6 +135,22 @@ async fn views_are_filled_that_are_read_by_functions_or_have_odd_names() {
 }
 
 #[tokio::test]
+async fn a_view_shows_what_policies_let_its_owner_see() {
+    let pair = Pair::new("").await;
+    let role = "create role app; grant create on schema public to app";
+    for server in [&pair.source, &pair.destination] {
+        server.sql(DATABASE, role).await.unwrap();
+    }
+    let made = "create table t (n int, owner text); insert into t values (1, 'app'), (2, 'else'), (3, 'app');
+         create policy own on t using (owner = current_user); alter table t enable row level security;
+         grant select on t to app; set role app; create materialized view own as select n from t;";
+    pair.source.sql(DATABASE, made).await.unwrap();
+    pair.migrated().await;
+    assert_eq!(pair.count("select sum(n) from own").await, 4);
+    assert_eq!(pair.same().await.rows, 3 + 2);
+}
+
+#[tokio::test]
 async fn a_view_that_cannot_be_filled_is_told_once_all_others_are() {
     let pair = Pair::new(
         "create table t (n int); insert into t values (1);

@@ -59,9 +59,13 @@ pub(super) async fn others(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// In a transaction that writes. Where the role may not see its id, everybody sees the lock on it.
+const AT_WORK: &str = "a.backend_xid is not null or a.backend_type is null and a.pid in (select l.pid from pg_catalog.pg_locks l \
+    where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted)";
+
 /// Those in a transaction that writes.
 pub(super) async fn at_work(ctx: &UnitContext, session: &Session) -> Result<Vec<String>, PgError> {
-    others(ctx, session, "a.backend_xid is not null").await
+    others(ctx, session, AT_WORK).await
 }
 
 /// Those that are so for more than a moment.

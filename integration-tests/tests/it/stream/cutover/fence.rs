@@ -25,7 +25,7 @@ async fn cluster_sessions_that_the_role_may_not_look_into_are_ended_too() {
     let ledger = "create table ledger (id int primary key); insert into ledger values (1)";
     let pair = Pair::new(ledger).await;
     let roles = format!(
-        "create role mover login replication in role pg_signal_backend password '{PASSWORD}';
+        "create role report; create role mover login replication in role pg_signal_backend password '{PASSWORD}';
          create role front login password '{PASSWORD}'; grant all on ledger to front;
          alter table ledger owner to mover; alter database {DATABASE} owner to mover;"
     );
@@ -41,12 +41,19 @@ async fn cluster_sessions_that_the_role_may_not_look_into_are_ended_too() {
     let job = fleet.begin(&file).await;
     job.until("the source to be followed", is_followed).await;
 
-    // Whom it may not end stands in the way before anybody is stopped.
+    let report = async |setting: &str| {
+        let alter = format!("alter role report set default_transaction_read_only = {setting}");
+        pair.source.sql(DATABASE, &alter).await.unwrap();
+    };
+    report("off").await;
+    // Whom it may not end, or keep from writing, stands in the way before anybody is stopped.
     let admin = session(&pair.source, "admin", SUPERUSER).await;
     let finished = fleet.run(&["task", "cutover", "shop", "--fence", "--dry-run"]).await;
     assert_eq!(finished.code(), Some(1), "{}", told(&finished));
     assert!(finished.log.contains("cutover_sessions_stay"), "{}", told(&finished));
     assert!(finished.log.contains("admin from "), "{}", told(&finished));
+    assert!(finished.log.contains("cutover_role_settings"), "{}", told(&finished));
+    report("on").await;
     drop(admin);
     wait::until(SOON, "it to be gone", async || {
         let left = "select count(*)::text from pg_stat_activity where application_name = 'admin'";
@@ -59,7 +66,14 @@ async fn cluster_sessions_that_the_role_may_not_look_into_are_ended_too() {
     .unwrap();
 
     let front = session(&pair.source, "shop_front", "front").await;
-    front.batch_execute("insert into ledger values (2)").await.unwrap();
+    // It has been said that nobody writes, and in the log there is nothing yet.
+    front.batch_execute("begin; insert into ledger values (2)").await.unwrap();
+    let finished = fleet.run(&["task", "cutover", "shop", "--writers-stopped"]).await;
+    assert_eq!(finished.code(), Some(1), "{}", told(&finished));
+    assert!(finished.log.contains("cutover_writers"), "{}", told(&finished));
+    assert!(finished.log.contains("shop_front from "), "{}", told(&finished));
+    front.batch_execute("commit").await.unwrap();
+    job.until("the source to be followed again", is_followed).await;
     let finished = fleet.run(&["task", "cutover", "shop", "--fence"]).await;
     assert_eq!(finished.code(), Some(0), "{}", told(&finished));
     let written = front.batch_execute("insert into ledger values (3)").await;

@@ -74,9 +74,8 @@ async fn told(ctx: &UnitContext, session: &Session, which: &str) -> Result<Vec<S
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// In a transaction that writes. Where the role may not see its id, everybody sees the lock on it.
-const AT_WORK: &str = "a.backend_xid is not null or a.backend_type is null and a.pid in (select l.pid from pg_catalog.pg_locks l \
-    where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted)";
+/// In a transaction that writes: of every session everybody sees its id.
+const AT_WORK: &str = "a.backend_xid is not null";
 
 /// Who is in a transaction that writes, for more than a moment.
 pub(super) async fn at_work(ctx: &UnitContext, session: &Session) -> Result<Vec<String>, PgError> {

@@ -96,7 +96,7 @@ async fn setting(session: &Session) -> Result<Option<String>, PgError> {
     Ok(row.map(|row| row.get(0)))
 }
 
-/// The role may fence the database, and no other role's settings overrule that.
+/// The role may fence the database, and no other role's settings overrule that; who may only read by default anyway, is let be.
 async fn may_fence(session: &Session) -> Result<Option<Failure>, PgError> {
     let ask = "select pg_catalog.pg_has_role(datdba, 'usage') from pg_catalog.pg_database where datname = pg_catalog.current_database()";
     let owns: bool = session.query_one(ask, &[]).await?.get(0);
@@ -110,7 +110,8 @@ async fn may_fence(session: &Session) -> Result<Option<Failure>, PgError> {
         join pg_catalog.pg_roles r on r.oid = d.setrole
         cross join pg_catalog.unnest(d.setconfig) as s (setting)
         where d.setdatabase in (0, (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()))
-        and pg_catalog.starts_with(s.setting, $1::text || '=') order by 1";
+        and pg_catalog.starts_with(s.setting, $1::text || '=')
+        and pg_catalog.lower(pg_catalog.split_part(s.setting, '=', 2)) not in ('on', 'true', 'yes', '1') order by 1";
     let rows = session.query(ask, &[&source::SETTING]).await?;
     if rows.is_empty() {
         return Ok(None);

@@ -21,11 +21,21 @@ const AT_WORK_MAX: Duration = Duration::from_millis(300);
 /// Sessions that are named.
 const NAMED_MAX: i64 = 5;
 
-/// Sessions of this database that are not the task's own.
-const OTHERS: &str = "a.datname = pg_catalog.current_database() and a.pid <> pg_catalog.pg_backend_pid() \
-    and not pg_catalog.starts_with(a.application_name, $1) and case when a.backend_type is null \
-    then a.usesysid is not null and not exists (select from pg_catalog.pg_stat_replication r where r.pid = a.pid) \
-    else a.backend_type = 'client backend' end";
+/// Sessions of this database that are not the task's own, of the kinds that `which` says.
+fn of_others(which: &str) -> String {
+    format!(
+        "a.datname = pg_catalog.current_database() and a.pid <> pg_catalog.pg_backend_pid() \
+         and not pg_catalog.starts_with(a.application_name, $1) and case when a.backend_type is null \
+         then a.usesysid is not null and not exists (select from pg_catalog.pg_stat_replication r where r.pid = a.pid) \
+         else a.backend_type {which} end"
+    )
+}
+
+/// Those of clients.
+const CLIENTS: &str = "= 'client backend'";
+
+/// Those that may write: a server's own workers run jobs, and apply what comes by replication. Statistics are no user's rows.
+const WRITERS: &str = "<> 'autovacuum worker'";
 
 /// The current role may end this session.
 const MAY_END: &str = "(select r.rolsuper or not o.rolsuper and (pg_catalog.pg_has_role(o.oid, 'usage') \
@@ -43,35 +53,36 @@ fn of_task(ctx: &UnitContext) -> String {
     format!("pgconvoy/{}/", ctx.task)
 }
 
-/// Sessions of others, by application name, address and role.
+/// Sessions of other clients, by application name, address and role.
 pub(super) async fn others(
     ctx: &UnitContext,
     session: &Session,
     which: &str,
 ) -> Result<Vec<String>, PgError> {
+    told(ctx, session, &format!("{} and ({which})", of_others(CLIENTS))).await
+}
+
+async fn told(ctx: &UnitContext, session: &Session, which: &str) -> Result<Vec<String>, PgError> {
     let ask = format!(
-        "select pg_catalog.format('%s from %s as %s', coalesce(nullif(a.application_name, ''), 'a nameless session'), \
+        "select pg_catalog.format('%s from %s as %s', coalesce(nullif(a.application_name, ''), \
+         'a ' || nullif(a.backend_type, 'client backend'), 'a nameless session'), \
          case when a.backend_type is null then 'an address that the role may not see' else coalesce(a.client_addr::text, 'a local socket') end, \
-         a.usename) from pg_catalog.pg_stat_activity a where {OTHERS} and ({which}) \
+         a.usename) from pg_catalog.pg_stat_activity a where {which} \
          order by a.backend_xid is null, a.xact_start desc nulls last, a.state_change desc nulls last limit $2"
     );
     let rows = session.query(&ask, &[&of_task(ctx), &NAMED_MAX]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Those in a transaction that writes.
-pub(super) async fn at_work(ctx: &UnitContext, session: &Session) -> Result<Vec<String>, PgError> {
-    others(ctx, session, "a.backend_xid is not null").await
-}
+/// In a transaction that writes: of every session everybody sees its id.
+const AT_WORK: &str = "a.backend_xid is not null";
 
-/// Those that are so for more than a moment.
-pub(super) async fn at_work_for_long(
-    ctx: &UnitContext,
-    session: &Session,
-) -> Result<Vec<String>, PgError> {
+/// Who is in a transaction that writes, for more than a moment.
+pub(super) async fn at_work(ctx: &UnitContext, session: &Session) -> Result<Vec<String>, PgError> {
+    let which = format!("{} and ({AT_WORK})", of_others(WRITERS));
     let end = Instant::now() + AT_WORK_MAX;
     loop {
-        let at_work = at_work(ctx, session).await?;
+        let at_work = told(ctx, session, &which).await?;
         if at_work.is_empty() || Instant::now() >= end {
             return Ok(at_work);
         }
@@ -126,12 +137,13 @@ pub(super) async fn end_earlier(
         beginning = Some(left);
         sleep(LOOK_AGAIN).await;
     }
-    let list = format!("select a.pid from pg_catalog.pg_stat_activity a where {OTHERS}");
+    let clients = of_others(CLIENTS);
+    let list = format!("select a.pid from pg_catalog.pg_stat_activity a where {clients}");
     let rows = session.query(&list, &[&of_task(ctx)]).await.about(access)?;
     let pids: Vec<String> = rows.iter().map(|row| row.get::<_, i32>(0).to_string()).collect();
     let earlier = format!("a.pid = any ('{{{}}}'::int4[])", pids.join(","));
     let end = format!(
-        "select pg_catalog.pg_terminate_backend(a.pid) from pg_catalog.pg_stat_activity a where {OTHERS} and {earlier}"
+        "select pg_catalog.pg_terminate_backend(a.pid) from pg_catalog.pg_stat_activity a where {clients} and {earlier}"
     );
     loop {
         ctx.still_mine()?;
@@ -158,7 +170,8 @@ pub(super) async fn end_earlier(
 /// session for hours.
 pub(super) async fn end_all(ctx: &UnitContext, session: &Session) {
     let end = format!(
-        "select pg_catalog.pg_terminate_backend(a.pid) from pg_catalog.pg_stat_activity a where {OTHERS} and {MAY_END}"
+        "select pg_catalog.pg_terminate_backend(a.pid) from pg_catalog.pg_stat_activity a where {} and {MAY_END}",
+        of_others(CLIENTS)
     );
     if let Err(error) = session.query(&end, &[&of_task(ctx)]).await {
         tracing::warn!("sessions that began while the source was fenced stay as they are: {error}");

@@ -7,7 +7,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
 
 use super::named;
-use crate::pg::{About, PgError, Session, Value};
+use crate::pg::{About, PgError, Session};
 use crate::unit::apply_key::{Followed, FollowedColumn};
 use crate::unit::{UnitContext, UnitEnd};
 
@@ -23,12 +23,14 @@ const COLUMNS: &str = "select c.oid, n.nspname::text, c.relname::text,
     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
     where c.oid = any ($1::text[]::pg_catalog.oid[]) group by c.oid, c.relname, n.nspname";
 
+/// Names and types of columns in words, which are those of either end.
+type Told = BTreeSet<(String, String)>;
+
 /// A table as one end has it.
 struct Table {
     name: QualifiedName,
     columns: Vec<FollowedColumn>,
-    /// The same in words, which are those of either end.
-    told: BTreeSet<(String, String)>,
+    told: Told,
 }
 
 /// Tables of the source that are no longer as they are followed, nor as the destination has them.
@@ -47,29 +49,51 @@ pub(super) async fn changed(
     }
     let oids = followed.iter().map(|(of, _)| of.relation.to_string()).collect();
     let now = tables(source, oids).await.about(source.access())?;
-    let mut changed = Vec::new();
+    let (mut renamed, mut altered) = (Vec::new(), Vec::new());
     for (of, write_to) in followed {
         // One that was dropped has no rows that could be missing.
         let Some(table) = now.get(&of.relation) else { continue };
         if table.name != of.name {
-            changed.push(format!("{} is called {}", of.name, table.name));
+            renamed.push(format!("{} is called {}", of.name, table.name));
         } else if table.columns != of.columns {
-            let oid = "select coalesce(pg_catalog.to_regclass($1)::pg_catalog.oid, 0)";
-            let values: [&dyn Value; 1] = [&write_to.quoted()];
-            let oid: u32 = destination.query_one(oid, &values).await.about(there)?.get(0);
-            let same = tables(destination, vec![oid.to_string()]).await.about(there)?;
-            if same.get(&oid).is_none_or(|same| same.told != table.told) {
-                changed.push(of.name.to_string());
-            }
+            altered.push((of.name, table, write_to));
         }
     }
-    Ok((!changed.is_empty()).then(|| {
+    if !renamed.is_empty() {
         let message =
-            format!("tables of the source were altered since they were copied: {}", named(changed));
+            format!("tables of the source were renamed since they were copied: {}", named(renamed));
+        return Ok(Some(
+            Failure::definite("cutover_tables_changed", message)
+                .about(source.access().to_string())
+                .remedy("give them their names back, begin anew, and rename them at the destination when it has taken over"),
+        ));
+    }
+    let names = altered.iter().map(|(_, _, write_to)| write_to.quoted()).collect();
+    let written = told(destination, names).await.about(there)?;
+    let differ = altered.iter().zip(written);
+    let differ = differ.filter(|((_, table, _), written)| written.as_ref() != Some(&table.told));
+    let differ: Vec<String> = differ.map(|((name, ..), _)| name.to_string()).collect();
+    Ok((!differ.is_empty()).then(|| {
+        let message =
+            format!("tables of the source were altered since they were copied: {}", named(differ));
         Failure::definite("cutover_tables_changed", message)
             .about(source.access().to_string())
             .remedy("make the same change at the destination and begin anew; rows that it filled or converted need `pgconvoy task resync`")
     }))
+}
+
+/// Columns in words of tables of the destination, as far as those are there. All are asked for at once: writers may be stopped.
+async fn told(session: &Session, names: Vec<String>) -> Result<Vec<Option<Told>>, PgError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ask = "select coalesce(pg_catalog.to_regclass(t.name)::pg_catalog.oid, 0)
+        from unnest($1::text[]) with ordinality as t (name, nth) order by t.nth";
+    let rows = session.query(ask, &[&names]).await?;
+    let oids: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
+    let tables = tables(session, oids.iter().map(u32::to_string).collect()).await?;
+    // Several may be written to the same one, a root.
+    Ok(oids.iter().map(|oid| tables.get(oid).map(|table| table.told.clone())).collect())
 }
 
 async fn tables(session: &Session, oids: Vec<String>) -> Result<BTreeMap<u32, Table>, PgError> {

@@ -118,7 +118,7 @@ pub(super) async fn open_still(
     if let Some(prepared) = in_the_way(session, &prepared) {
         return Ok(Some(prepared));
     }
-    let at_work = sessions::at_work_for_long(ctx, session).await?;
+    let at_work = sessions::at_work(ctx, session).await?;
     let failure = || still_writing(&at_work).about(session.access().to_string());
     Ok((!at_work.is_empty()).then(failure))
 }

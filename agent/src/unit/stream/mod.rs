@@ -99,7 +99,7 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let taken = takeover::take_over(ctx, &order).await?;
     let mut source = source::reach(ctx, &order, &taken).await?;
     let TakenOver { session, position, tables, mut rereads, consistent_at } = taken;
-    let published = Published::of(&ctx.task, &tables);
+    let published = Published::of(&ctx.task, &tables, &order);
     published.check(&source.looker).await?;
     let mut course = Course::of(&session, tables).await?;
     if source.encoding == Encoding::Unknown {

@@ -4,11 +4,14 @@
 //! that somebody took out of it, or out of all of it, has a gap there, and still has it when it is put back. (From PostgreSQL 18 on not
 //! even a publication that is gone ends the stream.) So each table must be in it by an entry that its plan has seen.
 
+use std::collections::BTreeMap;
+
 use pgconvoy_flow::stream::message::Xid;
 use pgconvoy_flow::stream::snapshot::{Snapshot, Widener};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::name::QualifiedName;
+use pgconvoy_shared::unit::StreamOrder;
 
 use super::takeover::TakenTable;
 use crate::pg::{About, Session, Value};
@@ -22,43 +25,50 @@ const ENTRIES: &str = "
         and p.pubname = $1 and p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate) on r.prrelid = c.oid
     where c.oid = any ($2::oid[])";
 
-/// What is followed, as it was planned.
+/// Tables that are named in one failure.
+const NAMED_MAX: usize = 5;
+
+/// What is followed, as it was planned, by object id.
 pub(super) struct Published {
     name: String,
-    tables: Vec<PlannedTable>,
+    tables: BTreeMap<u32, PlannedTable>,
 }
 
 struct PlannedTable {
-    relation: u32,
     name: QualifiedName,
     plan: Snapshot,
 }
 
 impl Published {
-    pub(super) fn of(task: &TaskId, taken: &[TakenTable]) -> Self {
-        let tables = taken.iter().map(|table| PlannedTable {
-            relation: table.followed.relation,
-            name: table.followed.name.clone(),
-            plan: table.plan.clone(),
-        });
-        Self { name: open_stream::name(task), tables: tables.collect() }
+    pub(super) fn of(task: &TaskId, taken: &[TakenTable], order: &StreamOrder) -> Self {
+        let is_planned = |table: &&TakenTable| match order.hold.contains(&table.no) {
+            true => false,
+            false => !table.held || order.resume.contains(&table.no),
+        };
+        let planned = |table: &TakenTable| {
+            let (name, plan) = (table.followed.name.clone(), table.plan.clone());
+            (table.followed.relation, PlannedTable { name, plan })
+        };
+        let tables = taken.iter().filter(is_planned).map(planned).collect();
+        Self { name: open_stream::name(task), tables }
     }
 
     /// Fails where a change may not have been sent.
     pub(super) async fn check(&self, source: &Session) -> Result<(), UnitEnd> {
         let access = source.access();
-        let relations: Vec<u32> = self.tables.iter().map(|table| table.relation).collect();
+        let relations: Vec<u32> = self.tables.keys().copied().collect();
         let values: [&dyn Value; 2] = [&self.name, &relations];
         let entries = source.query(ENTRIES, &values).await.about(access)?;
-        for row in &entries {
+        let missed = entries.iter().filter_map(|row| {
             let (relation, made_by): (u32, Option<i64>) = (row.get(0), row.get(1));
-            let mut tables = self.tables.iter().filter(|table| table.relation == relation);
-            let missed = tables.find(|table| !made_by.is_some_and(|by| table.has_seen(by)));
-            if let Some(table) = missed {
-                return Err(changed(&self.name, &table.name).about(access.to_string()).into());
-            }
+            let table = self.tables.get(&relation)?;
+            (!made_by.is_some_and(|by| table.has_seen(by))).then_some(&table.name)
+        });
+        let missed: Vec<&QualifiedName> = missed.collect();
+        match missed[..] {
+            [] => Ok(()),
+            _ => Err(changed(&self.name, &missed).about(access.to_string()).into()),
         }
-        Ok(())
     }
 }
 
@@ -70,12 +80,17 @@ impl PlannedTable {
     }
 }
 
-fn changed(publication: &str, table: &QualifiedName) -> Failure {
+fn changed(publication: &str, missed: &[&QualifiedName]) -> Failure {
+    let named: Vec<_> = missed.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = missed.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let message = format!(
-        "publication {publication} was changed by somebody else: {table} is not in it any more, or was not for some time"
+        "publication {publication} was changed by somebody else: it does not name {}{more}, or did not for some time",
+        named.join(", ")
     );
     Failure::definite("publication_changed", message).remedy(
-        "changes are missing that nothing can bring back: cancel the task, empty the destination and create the task again",
+        "put each of them back (alter publication … add table only …), have it copied anew (`pgconvoy task resync`) and resume the task; \
+         where that is refused, cancel the task, empty the destination and create the task again",
     )
 }
 
@@ -86,7 +101,6 @@ mod tests {
     #[test]
     fn an_entry_is_as_old_as_the_plan_whichever_round_ids_are_in() {
         let table = |snapshot: &str| PlannedTable {
-            relation: 1,
             name: QualifiedName::new("s", "t"),
             plan: snapshot.parse().unwrap(),
         };

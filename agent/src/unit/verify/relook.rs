@@ -89,10 +89,11 @@ impl<'a> Relook<'a> {
     /// All rows with these keys, and a position that everything seen was committed before.
     pub(super) async fn look(&mut self, keys: &Keys) -> Result<(Vec<Kept>, Lsn), PgError> {
         source_table::begin_now(&mut self.wire).await?;
+        source_table::lock(&mut self.wire, self.end.table).await?;
+        // It takes the snapshot: behind the lock, or rows that are rewritten meanwhile would not be seen (law S4).
         if let Some(find_operators) = sql::find_operators(&self.order.shard.table.key, true) {
             self.wire.query(&find_operators).await?;
         }
-        source_table::lock(&mut self.wire, self.end.table).await?;
         let (_, noted) = source_table::note_moment(&mut self.wire).await?;
         let rows = self.read(keys).await?;
         self.wire.query("commit").await?;

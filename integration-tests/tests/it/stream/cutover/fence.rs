@@ -25,7 +25,7 @@ async fn cluster_sessions_that_the_role_may_not_look_into_are_ended_too() {
     let ledger = "create table ledger (id int primary key); insert into ledger values (1)";
     let pair = Pair::new(ledger).await;
     let roles = format!(
-        "create role mover login replication in role pg_signal_backend password '{PASSWORD}';
+        "create role report; create role mover login replication in role pg_signal_backend password '{PASSWORD}';
          create role front login password '{PASSWORD}'; grant all on ledger to front;
          alter table ledger owner to mover; alter database {DATABASE} owner to mover;"
     );
@@ -41,12 +41,19 @@ async fn cluster_sessions_that_the_role_may_not_look_into_are_ended_too() {
     let job = fleet.begin(&file).await;
     job.until("the source to be followed", is_followed).await;
 
-    // Whom it may not end stands in the way before anybody is stopped.
+    let report = async |setting: &str| {
+        let alter = format!("alter role report set default_transaction_read_only = {setting}");
+        pair.source.sql(DATABASE, &alter).await.unwrap();
+    };
+    report("off").await;
+    // Whom it may not end, or keep from writing, stands in the way before anybody is stopped.
     let admin = session(&pair.source, "admin", SUPERUSER).await;
     let finished = fleet.run(&["task", "cutover", "shop", "--fence", "--dry-run"]).await;
     assert_eq!(finished.code(), Some(1), "{}", told(&finished));
     assert!(finished.log.contains("cutover_sessions_stay"), "{}", told(&finished));
     assert!(finished.log.contains("admin from "), "{}", told(&finished));
+    assert!(finished.log.contains("cutover_role_settings"), "{}", told(&finished));
+    report("on").await;
     drop(admin);
     wait::until(SOON, "it to be gone", async || {
         let left = "select count(*)::text from pg_stat_activity where application_name = 'admin'";
@@ -59,7 +66,14 @@ async fn cluster_sessions_that_the_role_may_not_look_into_are_ended_too() {
     .unwrap();
 
     let front = session(&pair.source, "shop_front", "front").await;
-    front.batch_execute("insert into ledger values (2)").await.unwrap();
+    // It has been said that nobody writes, and in the log there is nothing yet.
+    front.batch_execute("begin; insert into ledger values (2)").await.unwrap();
+    let finished = fleet.run(&["task", "cutover", "shop", "--writers-stopped"]).await;
+    assert_eq!(finished.code(), Some(1), "{}", told(&finished));
+    assert!(finished.log.contains("cutover_writers"), "{}", told(&finished));
+    assert!(finished.log.contains("shop_front from "), "{}", told(&finished));
+    front.batch_execute("commit").await.unwrap();
+    job.until("the source to be followed again", is_followed).await;
     let finished = fleet.run(&["task", "cutover", "shop", "--fence"]).await;
     assert_eq!(finished.code(), Some(0), "{}", told(&finished));
     let written = front.batch_execute("insert into ledger values (3)").await;
@@ -129,6 +143,45 @@ async fn cluster_a_transaction_that_is_open_behind_the_fence_undoes_the_cutover(
     job.until("it to follow", is_followed).await;
 }
 
+/// What applies changes from elsewhere is no client, and no fence reaches it.
+#[tokio::test]
+async fn cluster_a_subscription_in_the_middle_of_a_transaction_is_a_writer() {
+    let pair = Pair::new(&format!("{SCHEMA} create table fed (id int primary key);")).await;
+    let feed = "create table fed (id int primary key); create publication feed for table fed;";
+    pair.source.sql("postgres", feed).await.unwrap();
+    let slot = "select pg_create_logical_replication_slot('feed', 'pgoutput')";
+    pair.source.sql("postgres", slot).await.unwrap();
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    // Its transaction stays open.
+    let subscribe = format!(
+        "create function wait() returns trigger language plpgsql as 'begin perform pg_sleep(3600); return null; end';
+         create trigger wait after insert on fed for each row execute function wait();
+         alter table fed enable always trigger wait;
+         create subscription feed connection '{}' publication feed with (create_slot = false, copy_data = false)",
+        pair.source.url("postgres")
+    );
+    pair.source.sql(DATABASE, &subscribe).await.unwrap();
+    pair.source.sql("postgres", "insert into fed values (1)").await.unwrap();
+    wait::until(SOON, "it to be applied", async || {
+        let open = "select count(*)::text from pg_stat_activity where backend_type like 'logical replication%' and backend_xid is not null";
+        match pair.source.value(DATABASE, open).await.unwrap().as_deref() {
+            Some("1") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    for writers in ["--writers-stopped", "--fence"] {
+        let cutover = ["task", "cutover", "shop", writers, "--compare", "none"];
+        let finished = fleet.run(&cutover).await;
+        assert_eq!(finished.code(), Some(1), "{}", told(&finished));
+        assert!(finished.log.contains("cutover_writers"), "{}", told(&finished));
+        assert!(finished.log.contains("a logical replication"), "{}", told(&finished));
+        job.until("the source to be followed again", is_followed).await;
+    }
+}
+
 /// A table is altered once it was compared, and no change of a row tells of it.
 #[tokio::test]
 async fn cluster_a_table_that_is_altered_after_it_was_compared_undoes_the_cutover() {
@@ -165,6 +218,12 @@ async fn cluster_a_table_that_is_altered_after_it_was_compared_undoes_the_cutove
     assert!(finished.stdout.contains("public.later"), "{}", told(&finished));
     assert!(finished.stdout.contains("nobody was stopped"), "{}", told(&finished));
     pair.source.sql(DATABASE, "drop sequence later").await.unwrap();
+    // One that was renamed is written to under its old name.
+    pair.source.sql(DATABASE, "alter table still rename to quiet").await.unwrap();
+    let finished = fleet.run(&cutover).await;
+    assert_eq!(finished.code(), Some(4), "{}", told(&finished));
+    assert!(finished.log.contains("public.still is called public.quiet"), "{}", told(&finished));
+    pair.source.sql(DATABASE, "alter table quiet rename to still").await.unwrap();
     fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
     job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
     pair.same().await;

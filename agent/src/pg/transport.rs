@@ -11,7 +11,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -19,6 +19,7 @@ use postgres_protocol::message::frontend;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -33,6 +34,10 @@ use crate::relay::{Errands, Relay, Tunnel};
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
+
+/// So long rests a reader that has read all there was ([`Transport::rest_between_reads`]). What comes meanwhile waits in the
+/// socket's buffer.
+const REST: Duration = Duration::from_millis(1);
 
 /// How long sent bytes may stay unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +105,7 @@ pub(crate) enum Way {
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {
-    /// See [`Transport::lay_aside`].
+    /// What arrives until the next read or write wakes nobody, where that can be had.
     fn lay_aside(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -128,6 +133,16 @@ pub(crate) struct Transport {
     encrypted: bool,
     /// Of another agent, which connected for us.
     errands: Option<Errands>,
+    rests: Option<Rests>,
+}
+
+/// A reader that rests.
+#[derive(Default)]
+struct Rests {
+    /// Until its end nothing is read.
+    current: Option<Pin<Box<Sleep>>>,
+    /// Told once all that came before is read.
+    broke: Option<io::Error>,
 }
 
 impl std::fmt::Debug for Transport {
@@ -187,11 +202,15 @@ impl Transport {
         channel_binding: Option<Vec<u8>>,
         errands: Errands,
     ) -> Self {
-        Self { io: Box::new(io), channel_binding, encrypted, errands: Some(errands) }
+        Self { errands: Some(errands), ..Self::over(io, encrypted, channel_binding) }
     }
 
     fn plain(io: impl Io + 'static) -> Self {
-        Self { io: Box::new(io), channel_binding: None, encrypted: false, errands: None }
+        Self::over(io, false, None)
+    }
+
+    fn over(io: impl Io + 'static, encrypted: bool, channel_binding: Option<Vec<u8>>) -> Self {
+        Self { io: Box::new(io), channel_binding, encrypted, errands: None, rests: None }
     }
 
     async fn encrypted(socket: TcpStream, endpoint: &Endpoint) -> Result<Self, PgError> {
@@ -203,12 +222,16 @@ impl Transport {
             .map_err(|source| PgError::TlsHandshake { endpoint: endpoint.to_string(), source })?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let channel_binding = certificate.and_then(tls::channel_binding);
-        Ok(Self { io: Box::new(stream), channel_binding, encrypted: true, errands: None })
+        Ok(Self::over(stream, true, channel_binding))
     }
 
-    /// What arrives until the next read or write wakes nobody, where that can be had.
-    pub(super) fn lay_aside(&mut self) -> io::Result<()> {
-        self.io.lay_aside()
+    /// From now on, each read takes all that has come, and rests for a moment after that. A server that is followed sends
+    /// each change by itself: whoever reads as soon as something is there wakes up for each of them, and makes the server
+    /// wake it.
+    ///
+    /// Not while it is written to by another task: what waits to write is not woken during a rest, but by its end.
+    pub(crate) fn rest_between_reads(&mut self) {
+        self.rests.get_or_insert_default();
     }
 
     /// Whether TLS is spoken with the server.
@@ -254,13 +277,48 @@ async fn asks_for_tls(socket: &mut TcpStream) -> Result<bool, PgError> {
     }
 }
 
-impl AsyncRead for Transport {
+impl Rests {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        &mut self,
+        io: &mut dyn Io,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.io).poll_read(cx, buf)
+        if let Some(rest) = &mut self.current {
+            ready!(rest.as_mut().poll(cx));
+            self.current = None;
+        }
+        self.broke.take().map_or(Ok(()), Err)?;
+        let empty = buf.filled().len();
+        loop {
+            let had = buf.filled().len();
+            match Pin::new(&mut *io).poll_read(cx, buf) {
+                Poll::Ready(Ok(())) if buf.filled().len() > had && buf.remaining() > 0 => {}
+                Poll::Ready(Err(error)) if had > empty => {
+                    self.broke = Some(error);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Pending if had > empty => {
+                    self.current = Some(Box::pin(sleep(REST)));
+                    return Poll::Ready(io.lay_aside());
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { io, rests, .. } = self.get_mut();
+        match rests {
+            Some(rests) => rests.poll_read(&mut **io, cx, buf),
+            None => Pin::new(&mut **io).poll_read(cx, buf),
+        }
     }
 }
 
@@ -279,5 +337,68 @@ impl AsyncWrite for Transport {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// Gives a piece at each read, then nothing once, and so on; at the end nothing ever.
+    struct Pieces(VecDeque<Vec<io::Result<&'static [u8]>>>);
+
+    impl Io for Pieces {}
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let Some(burst) = self.0.front_mut() else { return Poll::Pending };
+            if burst.is_empty() {
+                self.0.pop_front();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            buf.put_slice(burst.remove(0)?);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Pieces {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            unreachable!("it is only read")
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            unreachable!("it is only read")
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            unreachable!("it is only read")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_rests_takes_all_that_came_and_what_broke_comes_last() {
+        let broke = || Err(io::ErrorKind::ConnectionReset.into());
+        let bursts = [vec![Ok(&b"one "[..]), Ok(b"two ")], vec![Ok(b"three"), broke()]];
+        let mut transport = Transport::plain(Pieces(bursts.into()));
+        transport.rest_between_reads();
+        let began = tokio::time::Instant::now();
+        let mut read = BytesMut::with_capacity(64);
+        assert_eq!(transport.read_buf(&mut read).await.unwrap(), 8);
+        assert_eq!(transport.read_buf(&mut read).await.unwrap(), 5);
+        assert!(began.elapsed() >= REST);
+        assert_eq!(&read[..], b"one two three");
+        let error = transport.read_buf(&mut read).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }

@@ -33,13 +33,6 @@ const MESSAGE_BYTES_MAX: usize = (1 << 30) + 1024;
 /// The longest silence towards the server, however patient it is.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// A read that brought less is followed by a pause. A server sends each change by itself: whoever reads as soon as something is
-/// there wakes up for each of them, and makes the server wake it.
-const FULL_READ: usize = READ_BYTES / 4;
-
-/// So long: what comes meanwhile waits in the socket's buffer, and is read at once.
-const READ_PAUSE: Duration = Duration::from_millis(1);
-
 /// PostgreSQL counts time from 2000-01-01.
 const EPOCH_SECS: u64 = 946_684_800;
 
@@ -68,8 +61,6 @@ pub(crate) struct CopyBoth {
     /// What the server was told last.
     safe: Lsn,
     told: Instant,
-    /// Nothing is read before.
-    read_at: Instant,
 }
 
 /// A message at the beginning of the inbox.
@@ -103,8 +94,8 @@ impl CopyBoth {
         let patience = Duration::from_millis(timeout_ms) / 4;
         let silence = if patience.is_zero() { SILENCE_MAX } else { patience.min(SILENCE_MAX) };
         // Where it begins is not what is safe; zero says nothing to the server.
-        let now = Instant::now();
-        Ok(Self { wire, silence, safe: Lsn(0), told: now, read_at: now })
+        wire.transport.rest_between_reads();
+        Ok(Self { wire, silence, safe: Lsn(0), told: Instant::now() })
     }
 
     /// Passes on what comes, and tells the server what is safe, until nobody takes it any more. What was read by then and not
@@ -138,7 +129,7 @@ impl CopyBoth {
                     let Ok(room) = room else { return Ok(self) };
                     room.send(std::mem::take(&mut events));
                 }
-                read = self.read(), if events.is_empty() => {
+                read = self.wire.read(), if events.is_empty() => {
                     read?;
                     self.take(&mut events).await?;
                 }
@@ -169,18 +160,6 @@ impl CopyBoth {
                 }
             }
         }
-    }
-
-    /// Loses nothing when it is dropped before it is ready.
-    async fn read(&mut self) -> Result<(), PgError> {
-        tokio::time::sleep_until(self.read_at).await;
-        let had = self.wire.inbox.len();
-        self.wire.read().await?;
-        if self.wire.inbox.len() - had < FULL_READ {
-            self.read_at = Instant::now() + READ_PAUSE;
-            self.wire.transport.lay_aside().map_err(|source| self.wire.broken(source))?;
-        }
-        Ok(())
     }
 
     /// Takes all whole messages out of the inbox, and answers where the server wants an answer.

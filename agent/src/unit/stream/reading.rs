@@ -37,10 +37,10 @@ use crate::pg::wire::replication::Event;
 use crate::unit::{UnitEnd, marker};
 
 /// What a batch may hold: enough to fold well, and a few of them beside each other cost an agent little.
-pub(super) const BATCH_BYTES: usize = 16 << 20;
+pub(super) const BATCH_BYTES: usize = 8 << 20;
 
 /// What transactions in progress may hold in memory, all together.
-const HELD_BYTES: usize = 32 << 20;
+const HELD_BYTES: usize = 16 << 20;
 
 /// Where nothing changes but the position, it is moved on this often.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);

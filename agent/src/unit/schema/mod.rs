@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  source half          destination half
-//!  pg_dump ──archive──▶ pg_restore ──▶ script ──▶ toc ──▶ select, arrange ──▶ pgconvoy.schema_entry ──▶ run
+//!  pg_dump ──archive──▶ contents; pg_restore ──▶ script ──▶ toc ──▶ select, arrange ──▶ pgconvoy.schema_entry ──▶ run
 //! ```
 //!
 //! Nobody knows PostgreSQL's objects better than pg_dump: what is done here is to choose, order and run what it wrote.
@@ -11,6 +11,7 @@
 
 mod catalog;
 mod compare;
+mod contents;
 mod dump;
 mod entry;
 mod live;
@@ -50,7 +51,6 @@ pub(super) use roles::{Role, of_source as roles_that_come};
 pub(super) use run::run;
 pub(super) use scan::scan;
 pub(super) use store::Pick;
-pub(super) use toc::as_archived;
 
 /// Pieces of the archive on their way.
 const LINK_CAPACITY: usize = 16;

@@ -119,7 +119,7 @@ async fn destination_half(
     // Both are tried at once: two wrong passwords are told together.
     let here = async {
         let session = open(ctx, Side::Destination).await?;
-        let facts = destination_facts(ctx, &session).await;
+        let facts = destination_facts(ctx, &session).boxed().await;
         Ok((session, facts))
     };
     let (here, seen, reaches) = join!(here.boxed(), link.expect(), reach::look(ctx).boxed());
@@ -301,5 +301,9 @@ fn of_both(
         }
         extensions::judge(&source.extensions, &destination.extensions, report);
         objects::judge_both(&source.objects, &destination.privileges, report);
+        if !destination.privileges.superuser {
+            let publications = &source.objects.publications;
+            roles::judge_publications(publications, &source.roles, &destination.roles, report);
+        }
     }
 }

@@ -54,11 +54,20 @@ pub(super) struct Line {
     sessions: Arc<()>,
 }
 
+/// A call that the partner offers.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) ends: Ends,
+    /// Which of its lives the partner is in, by its own word.
+    pub(super) life: Option<u64>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     connections: Vec<Channel>,
     next: usize,
-    offers: VecDeque<Ends>,
+    /// All of one life of the partner's.
+    offers: VecDeque<Offer>,
     failed: Option<Instant>,
 }
 
@@ -74,7 +83,7 @@ impl Line {
         let limit = if dialled.is_ok() { GLANCE } else { OFFER_LIMIT };
         let offered = timeout(limit, self.offer()).await;
         // Put back for a session that needs it.
-        let offers = offered.map(|ends| self.keep(ends)).is_ok();
+        let offers = offered.map(|offer| self.put_back(offer)).is_ok();
         match (dialled, offers) {
             (Ok(_), true) => Ok(vec![Direction::Dialled, Direction::Dials]),
             (Ok(_), false) => Ok(vec![Direction::Dialled]),
@@ -87,29 +96,40 @@ impl Line {
     pub(super) async fn call(&self, relay: &Shared) -> io::Result<Ends> {
         tokio::select! {
             biased;
-            ends = self.offer() => Ok(ends),
+            offer = self.offer() => Ok(offer.ends),
             dialled = self.dial(relay) => dialled,
         }
     }
 
     /// A call that the partner offers, now or later.
-    async fn offer(&self) -> Ends {
+    async fn offer(&self) -> Offer {
         loop {
             let offered = self.offered.notified();
-            if let Some(ends) = self.take_offer() {
-                return ends;
+            if let Some(offer) = self.take_offer() {
+                return offer;
             }
             offered.await;
         }
     }
 
-    /// The partner offers a call; it is kept until it is needed.
-    pub(super) fn keep(&self, ends: Ends) {
+    /// The partner offers a call; it is kept until it is needed. Those of an earlier life of the partner's are of no use, though
+    /// nothing else may tell that for a while.
+    pub(super) fn keep(&self, offer: Offer) {
         let mut state = self.state();
-        state.offers.retain(|offer| !offer.outgoing.is_closed());
-        state.offers.push_back(ends);
+        state.offers.retain_mut(|kept| kept.life == offer.life && !kept.ends.has_ended());
+        state.offers.push_back(offer);
         drop(state);
         self.offered.notify_one();
+    }
+
+    /// One that was not needed after all.
+    fn put_back(&self, offer: Offer) {
+        let mut state = self.state();
+        if state.offers.iter().all(|kept| kept.life == offer.life) {
+            state.offers.push_front(offer);
+            drop(state);
+            self.offered.notify_one();
+        }
     }
 
     /// To be held for as long as a session goes this way.
@@ -130,9 +150,13 @@ impl Line {
         self.state().failed.is_some_and(|failed| now.saturating_duration_since(failed) < time)
     }
 
-    fn take_offer(&self) -> Option<Ends> {
+    /// The one that waited longest: sessions go by each of the partner's connections in turn.
+    fn take_offer(&self) -> Option<Offer> {
         let mut state = self.state();
-        std::iter::from_fn(|| state.offers.pop_front()).find(|offer| !offer.outgoing.is_closed())
+        std::iter::from_fn(|| state.offers.pop_front()).find_map(|mut offer| {
+            let is_open = !offer.ends.has_ended();
+            is_open.then_some(offer)
+        })
     }
 
     async fn dial(&self, relay: &Shared) -> io::Result<Ends> {
@@ -167,7 +191,7 @@ impl Line {
 
 /// The first call that any of these partners offers.
 pub(super) async fn first_offer(lines: &[Arc<Line>]) -> Option<(&Arc<Line>, Ends)> {
-    let offers = lines.iter().map(|line| Box::pin(async move { (line, line.offer().await) }));
+    let offers = lines.iter().map(|line| Box::pin(async move { (line, line.offer().await.ends) }));
     let offers: Vec<_> = offers.collect();
     if offers.is_empty() {
         return None;

@@ -62,6 +62,9 @@ const GRUDGE: Duration = Duration::from_secs(10);
 /// Metadata key: the name of the agent that calls.
 const AGENT_KEY: &str = "pgconvoy-agent";
 
+/// Metadata key: a number that an agent draws when it starts.
+const LIFE_KEY: &str = "pgconvoy-life";
+
 /// This agent's dealings with those of other sites. Clones are the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Relay {
@@ -71,6 +74,8 @@ pub(crate) struct Relay {
 #[derive(Debug)]
 struct Shared {
     me: AgentId,
+    /// Another one each time it is started.
+    life: u64,
     site: Option<String>,
     dialer: Dialer,
     neighbours: watch::Sender<Neighbours>,
@@ -90,6 +95,7 @@ impl Relay {
     ) -> Result<Self, TlsError> {
         let shared = Shared {
             me,
+            life: rand::random(),
             site,
             dialer: Dialer::new(security)?,
             neighbours: watch::channel(Neighbours::default()).0,

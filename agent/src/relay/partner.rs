@@ -22,7 +22,7 @@ use tracing::{debug, info};
 
 use super::lines::{CONNECTIONS, request};
 use super::tunnel::{Ends, FRAME_BYTES, QUEUED_FRAMES, Tunnel};
-use super::{Relay, attempt_of};
+use super::{LIFE_KEY, Relay, attempt_of};
 use crate::pg::{Patience, PgError, Transport, connect_limit};
 
 /// Between attempts to offer a call to an owner that cannot be dialled.
@@ -164,14 +164,20 @@ async fn offer_on_one(relay: &Relay, owner: &Neighbour) {
 
 /// A call that the owner took; none if it ended it.
 async fn offered(relay: &Relay, channel: Channel) -> Result<Option<(v1::RelayOpen, Ends)>, String> {
-    let (outgoing, frames) = mpsc::channel(QUEUED_FRAMES);
-    let request = request(&relay.shared.me, ReceiverStream::new(frames));
-    let called = RelayServiceClient::new(channel).offer(request).await;
-    let incoming = called.map_err(|status| chain(&status))?.into_inner();
-    let mut ends = Ends { incoming, outgoing };
+    let mut ends = offer(relay, channel).await?;
     match ends.next().await.map_err(|error| error.to_string())? {
         Some(Frame::Open(open)) => Ok(Some((open, ends))),
         Some(_) => Err("it speaks out of turn".to_owned()),
         None => Ok(None),
     }
+}
+
+/// A call that waits for the owner.
+pub(super) async fn offer(relay: &Relay, channel: Channel) -> Result<Ends, String> {
+    let (outgoing, frames) = mpsc::channel(QUEUED_FRAMES);
+    let mut request = request(&relay.shared.me, ReceiverStream::new(frames));
+    request.metadata_mut().insert(LIFE_KEY, relay.shared.life.into());
+    let called = RelayServiceClient::new(channel).offer(request).await;
+    let incoming = called.map_err(|status| chain(&status))?.into_inner();
+    Ok(Ends { incoming, outgoing })
 }

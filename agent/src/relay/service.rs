@@ -19,8 +19,9 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::lines::Offer;
 use super::tunnel::{Ends, QUEUED_FRAMES};
-use super::{AGENT_KEY, Relay, is_among, partner};
+use super::{AGENT_KEY, LIFE_KEY, Relay, is_among, partner};
 
 /// For the leader's word on a neighbour to come here too.
 const INTRODUCTION_LIMIT: Duration = Duration::from_secs(5);
@@ -131,9 +132,11 @@ impl RelayService for Service {
     ) -> Result<Response<Frames>, Status> {
         let partner =
             self.caller(&request, |known, agent| is_among(agent, &known.partners)).await?;
+        let life =
+            request.metadata().get(LIFE_KEY).and_then(|life| life.to_str().ok()?.parse().ok());
         let (ends, response) = answering(request);
         match self.relay.line_to(&partner) {
-            Some(line) => line.keep(ends),
+            Some(line) => line.keep(Offer { ends, life }),
             None => return Err(Refusal::Left.into()),
         }
         Ok(response)

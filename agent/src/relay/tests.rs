@@ -300,6 +300,60 @@ async fn of_several_partners_one_that_fails_is_passed_over() {
     }
 }
 
+/// An owner that waits for a partner, which does not know of it yet.
+fn an_owner_that_waits() -> (End, End) {
+    let owner = End::start("owner", "here", &Security::Plaintext, true);
+    let partner = End::start("partner", "there", &Security::Plaintext, false);
+    let partners = vec![partner.neighbour()];
+    owner.relay.meet(Neighbours { partners, owners: Vec::new() });
+    (owner, partner)
+}
+
+/// As where a partner's machine died: its calls are open for as long as nobody asks.
+#[tokio::test]
+async fn a_partner_that_begins_anew_takes_back_what_it_offered_before() {
+    let (_server, endpoint) = server().await;
+    let (owner, partner) = an_owner_that_waits();
+    let former = Relay::new(partner.neighbour().agent, None, &Security::Plaintext).unwrap();
+    let channel = former.shared.channel_to(&owner.neighbour()).unwrap();
+    let mut stale = Vec::new();
+    for _ in 0..lines::CONNECTIONS {
+        stale.push(partner::offer(&former, channel.clone()).await.unwrap());
+    }
+    partner.relay.meet(Neighbours { partners: Vec::new(), owners: vec![owner.neighbour()] });
+    for mut ends in stale {
+        let heard = tokio::time::timeout(LIMIT, ends.next()).await;
+        assert!(matches!(heard, Ok(Ok(None) | Err(_))), "{heard:?}");
+    }
+    let sites = TwoSites { owner, partner };
+    assert_eq!(read_rows(&sites.access(&endpoint, "anew"), 10).await.unwrap(), 10);
+}
+
+#[tokio::test]
+async fn an_offer_that_the_partner_ended_is_passed_over() {
+    let (_server, endpoint) = server().await;
+    let (owner, partner) = an_owner_that_waits();
+    let channel = partner.relay.shared.channel_to(&owner.neighbour()).unwrap();
+    let mut ended = Vec::new();
+    for _ in 1..lines::CONNECTIONS {
+        let Ends { incoming, outgoing } =
+            partner::offer(&partner.relay, channel.clone()).await.unwrap();
+        drop(outgoing);
+        ended.push(incoming);
+    }
+    // On the same connection: once it is there, so are the ends of the others.
+    let (relay, name) = (partner.relay.clone(), owner.neighbour().agent);
+    let mut last = partner::offer(&relay, channel).await.unwrap();
+    let sites = TwoSites { owner, partner };
+    let access = sites.access(&endpoint, "passed over");
+    let served = async {
+        let Ok(Some(Frame::Open(open))) = last.next().await else { panic!("no request") };
+        partner::serve(relay, name, open, last).await;
+    };
+    let reads = async { assert_eq!(read_rows(&access, 10).await.unwrap(), 10) };
+    tokio::join!(reads, served);
+}
+
 fn question(wanted: Wanted, focus: Focus) -> Question {
     let mut secret = Box::new([0; HashKey::BYTES]);
     secret[7] = 4;

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use pgconvoy_flow::digest::Distiller;
 use pgconvoy_flow::gauge::Gauge;
 use pgconvoy_proto::v1;
@@ -60,6 +60,11 @@ impl Ends {
     pub(super) async fn next(&mut self) -> io::Result<Option<Frame>> {
         let frame = self.incoming.message().await.map_err(broken)?;
         frame.map(|frame| frame.frame.ok_or_else(|| nonsense("an empty frame"))).transpose()
+    }
+
+    /// Whether a call on which nothing is said yet has ended at the other end, as far as is known here.
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.outgoing.is_closed() || self.incoming.message().now_or_never().is_some()
     }
 
     /// Sends a frame; an error if nobody takes it any more.

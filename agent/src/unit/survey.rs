@@ -34,7 +34,6 @@ use pgconvoy_shared::unit::{
 use pgconvoy_shared::verify::Purpose;
 
 use super::link::{Link, link};
-use super::schema::as_archived;
 use super::{UnitContext, UnitEnd, apply_key, large_objects};
 use crate::keeper::{self, TakenSnapshot};
 use crate::pg::destination::takeover::end_old_sessions;
@@ -73,7 +72,7 @@ struct AtDestination {
 impl AtDestination {
     /// Whether the schema that the task moves is without this table.
     fn lacks(&self, table: &QualifiedName) -> bool {
-        self.made.as_ref().is_some_and(|made| !made.contains(&as_archived(table)))
+        self.made.as_ref().is_some_and(|made| !made.contains(table))
     }
 }
 
@@ -129,7 +128,7 @@ async fn tables_made(
         )
         .await?;
     let name = |row: &tokio_postgres::Row| {
-        as_archived(&QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
+        QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
     };
     Ok(rows.iter().map(name).collect())
 }

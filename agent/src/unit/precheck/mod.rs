@@ -66,6 +66,7 @@ struct SourceFacts {
 #[derive(Debug)]
 struct DestinationFacts {
     server: server::ServerFacts,
+    tables: tables::DestinationFacts,
     roles: roles::DestinationFacts,
     tablespaces: BTreeSet<String>,
     extensions: Vec<extensions::Available>,
@@ -118,7 +119,7 @@ async fn destination_half(
     // Both are tried at once: two wrong passwords are told together.
     let here = async {
         let session = open(ctx, Side::Destination).await?;
-        let facts = destination_facts(ctx, &session).await;
+        let facts = destination_facts(ctx, &session).boxed().await;
         Ok((session, facts))
     };
     let (here, seen, reaches) = join!(here.boxed(), link.expect(), reach::look(ctx).boxed());
@@ -141,6 +142,7 @@ async fn destination_half(
     of_destination(ctx, &destination, &mut report);
     if let Some(source) = &source {
         of_both(ctx, source, &destination, conflicts.as_ref(), &mut report);
+        tables::judge_both(ctx, verified, &source.tables, &destination.tables, &mut report);
         if verified {
             server::judge_comparison(ctx, &source.server, &destination.server, &mut report);
         }
@@ -209,6 +211,7 @@ async fn destination_facts(
 ) -> Result<DestinationFacts, tokio_postgres::Error> {
     let (
         server,
+        tables,
         roles,
         tablespaces,
         extensions,
@@ -219,6 +222,7 @@ async fn destination_facts(
         begun,
     ) = try_join!(
         server::facts(session),
+        tables::of_destination(session, &ctx.spec.objects),
         roles::of_destination(session),
         tablespaces::there(session),
         extensions::of_destination(session),
@@ -230,6 +234,7 @@ async fn destination_facts(
     )?;
     Ok(DestinationFacts {
         server,
+        tables,
         roles,
         tablespaces,
         extensions,
@@ -296,5 +301,9 @@ fn of_both(
         }
         extensions::judge(&source.extensions, &destination.extensions, report);
         objects::judge_both(&source.objects, &destination.privileges, report);
+        if !destination.privileges.superuser {
+            let publications = &source.objects.publications;
+            roles::judge_publications(publications, &source.roles, &destination.roles, report);
+        }
     }
 }

@@ -8,7 +8,8 @@ use pgconvoy_shared::spec::ObjectRules;
 use super::privileges;
 use super::report::{Finding, Report};
 use crate::pg::Session;
-use crate::unit::UnitContext;
+use crate::unit::schema::closed_mappings;
+use crate::unit::{UnitContext, open_stream};
 
 /// At the source.
 #[derive(Debug)]
@@ -22,8 +23,21 @@ pub(super) struct SourceFacts {
     /// What comes but for needing what does not.
     left_out: Vec<String>,
     event_triggers: Vec<String>,
-    publications_of_all: Vec<String>,
+    pub(super) publications: Vec<Publication>,
+    /// User mappings whose options the role may not read.
+    closed_mappings: Vec<(String, String)>,
     subscriptions: Vec<String>,
+}
+
+/// A publication that comes.
+#[derive(Debug)]
+pub(super) struct Publication {
+    pub(super) name: String,
+    pub(super) owner: String,
+    /// It is of all tables, or of schemas: a superuser makes and owns it.
+    sweeping: bool,
+    /// Tables that it names and the rules leave out.
+    without: Vec<QualifiedName>,
 }
 
 /// At the destination.
@@ -43,6 +57,7 @@ pub(super) async fn of_source(
     session: &Session,
     rules: &ObjectRules,
 ) -> Result<SourceFacts, tokio_postgres::Error> {
+    let all = rules.include.is_empty();
     let names = async |query: &str| -> Result<Vec<QualifiedName>, tokio_postgres::Error> {
         let rows = session.query(query, &[]).await?;
         let names = rows
@@ -59,7 +74,8 @@ pub(super) async fn of_source(
         matching_nothing,
         left_out,
         event_triggers,
-        publications_of_all,
+        publications,
+        closed_mappings,
         subscriptions,
     ) = try_join!(
         names(
@@ -94,10 +110,8 @@ pub(super) async fn of_source(
         matching_nothing(session, rules),
         left_out(session, rules),
         texts(session, ENABLED_EVENT_TRIGGERS),
-        texts(
-            session,
-            "select pubname::text from pg_publication where puballtables order by 1",
-        ),
+        publications(session, rules),
+        closed_mappings(session),
         // Its catalogue is open to everybody but for one column; some services close it whole.
         texts(
             session,
@@ -113,10 +127,48 @@ pub(super) async fn of_source(
         c_functions,
         matching_nothing,
         left_out,
-        event_triggers,
-        publications_of_all,
+        // Neither comes where only some objects do: they lie in no schema.
+        event_triggers: if all { event_triggers } else { Vec::new() },
+        publications,
+        closed_mappings: if all { closed_mappings } else { Vec::new() },
         subscriptions,
     })
+}
+
+async fn publications(
+    session: &Session,
+    rules: &ObjectRules,
+) -> Result<Vec<Publication>, tokio_postgres::Error> {
+    let of_schemas = match session.major() {
+        15.. => "exists (select from pg_publication_namespace n where n.pnpubid = p.oid)",
+        _ => "false",
+    };
+    let query = format!(
+        "select p.pubname::text, pg_get_userbyid(p.pubowner)::text, p.puballtables or {of_schemas},
+                array_remove(array_agg(n.nspname::text order by c.oid), null),
+                array_remove(array_agg(c.relname::text order by c.oid), null)
+         from pg_publication p
+         left join pg_publication_rel r on r.prpubid = p.oid
+         left join pg_class c on c.oid = r.prrelid
+         left join pg_namespace n on n.oid = c.relnamespace
+         where not starts_with(p.pubname, '{}')
+         group by p.oid, p.pubname, p.pubowner, p.puballtables order by 1",
+        open_stream::PREFIX
+    );
+    let rows = session.query(&query, &[]).await?;
+    let publication = |row: &tokio_postgres::Row| {
+        let (schemas, tables): (Vec<String>, Vec<String>) = (row.get(3), row.get(4));
+        let tables = schemas.into_iter().zip(tables);
+        let tables = tables.map(|(schema, table)| QualifiedName::new(schema, table));
+        let (with, without): (Vec<_>, Vec<_>) = tables.partition(|table| rules.matches(table));
+        (rules.include.is_empty() || !with.is_empty()).then(|| Publication {
+            name: row.get(0),
+            owner: row.get(1),
+            sweeping: row.get(2),
+            without,
+        })
+    };
+    Ok(rows.iter().filter_map(publication).collect())
 }
 
 /// A pattern may mean anything that has a name in a schema.
@@ -241,6 +293,20 @@ pub(super) fn judge_source(ctx: &UnitContext, facts: &SourceFacts, report: &mut 
         .observed("the rules name it and leave out what it needs")
         .remedy("include what it needs, or do without it");
     report.add_each(&left_out, &facts.left_out);
+    let narrowed = Finding::warning("object_left_out", side)
+        .observed("the publication comes without this table, which the rules leave out")
+        .remedy("include the table, or let what follows the publication do without it");
+    let without = facts.publications.iter().flat_map(|publication| {
+        let name = &publication.name;
+        publication.without.iter().map(move |table| format!("publication {name}: table {table}"))
+    });
+    report.add_each(&narrowed, without);
+    let closed = Finding::warning("user_mapping_without_options", side)
+        .observed("the role may not read its options")
+        .required("the user himself, the server's owner for PUBLIC, or a superuser")
+        .remedy("it is made without options: give it those at the destination (ALTER USER MAPPING … OPTIONS (ADD …))");
+    let mappings = facts.closed_mappings.iter();
+    report.add_each(&closed, mappings.map(|(user, server)| format!("{user}, server {server}")));
     let not_valid = Finding::info("constraint_not_valid", side)
         .observed("existing rows were never checked against it")
         .remedy("it is made NOT VALID at the destination too");
@@ -277,9 +343,11 @@ pub(super) fn judge_both(
     if destination.superuser {
         return;
     }
+    let sweeping = source.publications.iter().filter(|publication| publication.sweeping);
+    let sweeping = sweeping.map(|publication| &publication.name).collect();
     let kinds = [
-        ("event trigger", &source.event_triggers),
-        ("publication of all tables", &source.publications_of_all),
+        ("event trigger", source.event_triggers.iter().collect::<Vec<_>>()),
+        ("publication of all tables, or of schemas", sweeping),
     ];
     for (kind, objects) in kinds {
         let finding = Finding::error("superuser_needed", Side::Destination)

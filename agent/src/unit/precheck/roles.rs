@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use futures::try_join;
 use pgconvoy_shared::endpoint::Side;
 
+use super::objects::Publication;
 use super::report::{Finding, Report};
 use crate::pg::Session;
 use crate::unit::UnitContext;
@@ -29,6 +30,8 @@ pub(super) struct DestinationFacts {
     known: BTreeSet<String>,
     /// Those that objects may be given to.
     assignable: BTreeSet<String>,
+    /// Those that may create in the database.
+    creators: BTreeSet<String>,
     /// The role that migrates may make others.
     may_make: bool,
 }
@@ -101,13 +104,16 @@ pub(super) async fn of_destination(
 ) -> Result<DestinationFacts, tokio_postgres::Error> {
     let assignable = assignable(session.major());
     let query = format!(
-        "select rolname::text, {assignable}, rolname = current_user and (rolsuper or rolcreaterole) from pg_roles"
+        "select rolname::text, {assignable}, rolname = current_user and (rolsuper or rolcreaterole),
+                has_database_privilege(oid, (select oid from pg_database where datname = current_database()), 'create')
+         from pg_roles"
     );
     let rows = session.query(&query, &[]).await?;
     let name = |row: &tokio_postgres::Row| row.get::<_, String>(0);
     Ok(DestinationFacts {
         known: rows.iter().map(name).collect(),
         may_make: rows.iter().any(|row| row.get(2)),
+        creators: rows.iter().filter(|row| row.get(3)).map(name).collect(),
         assignable: rows.iter().filter(|row| row.get(1)).map(name).collect(),
     })
 }
@@ -160,4 +166,29 @@ fn judge_made(made: &[&Role], may_make: bool, report: &mut Report) {
         .observed("it will be made without a password")
         .remedy("set it: ALTER ROLE … PASSWORD …");
     report.add_each(&silent, made.iter().filter(|role| role.may_log_in).map(|role| &role.name));
+}
+
+/// Who is no superuser gives publications only to roles that may create in the database. Of those that it may give nothing to, or
+/// that are missing, that is told.
+pub(super) fn judge_publications(
+    publications: &[Publication],
+    source: &SourceFacts,
+    destination: &DestinationFacts,
+    report: &mut Report,
+) {
+    let is_made = |role: &String| source.coming.iter().any(|coming| coming.name == *role);
+    for Publication { name, owner, .. } in publications {
+        let there = destination.known.contains(owner);
+        let owns_others =
+            if there { destination.assignable.contains(owner) } else { is_made(owner) };
+        if owns_others && !destination.creators.contains(owner) {
+            report.add(
+                Finding::warning("role_not_assignable", Side::Destination)
+                    .object(format!("{owner}, owner of publication {name}"))
+                    .observed("the role may not create in the database there, so only a superuser gives it a publication")
+                    .required("CREATE on the database")
+                    .remedy("GRANT CREATE ON DATABASE … TO it; or the publication belongs to the role that migrates"),
+            );
+        }
+    }
 }

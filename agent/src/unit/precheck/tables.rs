@@ -1,9 +1,13 @@
 //! The tables whose rows are to be moved.
 
+use std::collections::BTreeSet;
+
+use futures::try_join;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::spec::ObjectRules;
 use pgconvoy_shared::unit::SnapshotMode;
+use pgconvoy_shared::verify::Purpose;
 
 use super::report::{Finding, Report};
 use crate::pg::Session;
@@ -20,6 +24,8 @@ pub(super) struct SourceTable {
     pub(super) readable: bool,
     /// A policy hides rows from the role that reads.
     pub(super) filtered: bool,
+    /// Its policies hold for its owner, too.
+    forced: bool,
     has_key: bool,
     /// A parent that the rules leave out.
     lost_parent: Option<QualifiedName>,
@@ -49,7 +55,7 @@ pub(super) async fn of_source(
                                                     and not a.attnotnull)),
                         pn.nspname::text, p.relname::text,
                         (select s.spcname::text from pg_tablespace s where s.oid = c.reltablespace),
-                        {COLUMNS}
+                        {COLUMNS}, c.relrowsecurity and c.relforcerowsecurity
                  from pg_class c
                  join pg_namespace n on n.oid = c.relnamespace
                  left join pg_inherits h on h.inhrelid = c.oid and h.inhseqno = 1
@@ -79,9 +85,35 @@ pub(super) async fn of_source(
             lost_parent: parent.filter(|parent| !rules.matches(parent)),
             tablespace: row.get(10),
             columns: row.get(11),
+            forced: row.get(12),
         })
     });
     Ok(tables.collect())
+}
+
+/// What policies do to the role at the destination.
+#[derive(Debug)]
+pub(super) struct DestinationFacts {
+    /// None of them holds for it.
+    bypasses: bool,
+    /// Tables there whose policies hold for it.
+    filtered: BTreeSet<QualifiedName>,
+}
+
+pub(super) async fn of_destination(
+    session: &Session,
+    rules: &ObjectRules,
+) -> Result<DestinationFacts, tokio_postgres::Error> {
+    let role = "select rolsuper or rolbypassrls from pg_roles where rolname = current_user";
+    let filtered = "select n.nspname::text, c.relname::text
+                    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                    where c.relkind in ('r', 'p') and row_security_active(c.oid)";
+    let (role, rows) = try_join!(session.query_one(role, &[]), session.query(filtered, &[]))?;
+    let name = |row: &tokio_postgres::Row| {
+        QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))
+    };
+    let filtered = rows.iter().map(name).filter(|name| rules.matches(name)).collect();
+    Ok(DestinationFacts { bypasses: role.get(0), filtered })
 }
 
 /// The columns of table `c`, for comparing two ends.
@@ -138,5 +170,35 @@ pub(super) fn judge(ctx: &UnitContext, tables: &[SourceTable], report: &mut Repo
             .required("a primary key, or copy.snapshot: task, which cuts it by blocks")
             .remedy("use copy.snapshot: task, or wait for the one unit");
         report.add_each(&finding, keyless.map(|table| &table.name));
+    }
+}
+
+/// Sessions read and write past policies, or not at all: a policy that holds for the role at the destination ends the copy into
+/// a table that is there, the comparison, and what follows. Tables that the task makes get theirs after the rows.
+pub(super) fn judge_both(
+    ctx: &UnitContext,
+    verified: bool,
+    tables: &[SourceTable],
+    destination: &DestinationFacts,
+    report: &mut Report,
+) {
+    if !ctx.with_rows() {
+        return;
+    }
+    let finding = Finding::error("row_level_security", Side::Destination);
+    if ctx.purpose == Purpose::Verify || !ctx.with_schema() {
+        let there = finding
+            .observed("a policy there holds for the role that reads and writes")
+            .required("all rows")
+            .remedy("ALTER ROLE … BYPASSRLS; or be the table's owner, and ALTER TABLE … NO FORCE ROW LEVEL SECURITY until the task is done");
+        let filtered = tables.iter().map(|table| &table.name);
+        report.add_each(&there, filtered.filter(|name| destination.filtered.contains(name)));
+    } else if !destination.bypasses && (verified || ctx.spec.is_incremental()) {
+        let coming = finding
+            .observed("its policies, which come with the schema, hold for its owner, too: it can be neither compared nor followed once they are there")
+            .required("a role with BYPASSRLS, or a superuser")
+            .remedy("ALTER ROLE … BYPASSRLS; or at the source ALTER TABLE … NO FORCE ROW LEVEL SECURITY until the task is done");
+        let forced = tables.iter().filter(|table| table.forced).map(|table| &table.name);
+        report.add_each(&coming, forced);
     }
 }

@@ -24,10 +24,14 @@ use super::privileges::{Named, Privileges, Roles, is_grant};
 use super::restore::Archive;
 use super::select::select;
 use super::toc::TocEntry;
-use super::{assignable, wording};
+use super::{assignable, closed_mappings, wording};
 use crate::pg::{About, Session};
 use crate::unit::link::{Link, link, out_of_turn};
 use crate::unit::{UnitContext, UnitEnd};
+
+/// Why something is not compared.
+const LATER: &str = "it comes with the cutover: it would fire for changes that are applied";
+const CLOSED: &str = "its options may not be read by the role that compares";
 
 /// `INDEX public.orders_day_idx` → what creates it.
 type Statements = BTreeMap<String, String>;
@@ -50,6 +54,8 @@ enum FromDestination {
         roles: Roles,
         /// Titles of what is not made there before the last change is applied.
         later: Vec<String>,
+        /// Titles of user mappings whose options are not shown there.
+        closed: Vec<String>,
         /// Titles of tables whose replica identity is, for a while, not the one that they came with.
         identified: Vec<String>,
     },
@@ -71,6 +77,7 @@ async fn source_half(
 ) -> Result<ObjectsCompared, UnitEnd> {
     let session = ctx.session(Side::Source).await?;
     let mine = session.major();
+    let mut closed = closed(&session).await.about(session.access())?;
     link.send(mine).await?;
     ctx.means.pool.give(session);
     let (tool, server) = match link.expect().await? {
@@ -83,16 +90,21 @@ async fn source_half(
         FromDestination::Described { .. } => return Err(out_of_turn().into()),
     };
     let mut ours = described(ctx, Side::Source, tool).await?;
-    let FromDestination::Described { mut schema, roles, later, identified } = link.expect().await?
+    let described_there = link.expect().await?;
+    let FromDestination::Described { mut schema, roles, later, closed: there, identified } =
+        described_there
     else {
         return Err(out_of_turn().into());
     };
+    closed.extend(there);
     for title in &identified {
         forget_identity(&mut ours.statements, title);
         forget_identity(&mut schema.statements, title);
     }
     let same = if mine == server { wording::same } else { wording::same_between_majors };
-    Ok(compared(ours, schema, &roles, &later, same))
+    let later = later.iter().map(|title| (title, LATER));
+    let skipped: Vec<_> = later.chain(closed.iter().map(|title| (title, CLOSED))).collect();
+    Ok(compared(ours, schema, &roles, &skipped, same))
 }
 
 async fn destination_half(
@@ -104,6 +116,7 @@ async fn destination_half(
     let mine = session.major();
     let roles = roles(&session).await.about(&access)?;
     let later = yet_to_come(&session).await.about(&access)?;
+    let closed = closed(&session).await.about(&access)?;
     let identified = identified(&session).await.about(&access)?;
     ctx.means.pool.give(session);
     let source = link.expect().await?;
@@ -113,7 +126,7 @@ async fn destination_half(
     };
     link.send(FromDestination::Chosen { tool, server: mine }).await?;
     let schema = described(ctx, Side::Destination, tool).await?;
-    link.send(FromDestination::Described { schema, roles, later, identified }).await
+    link.send(FromDestination::Described { schema, roles, later, closed, identified }).await
 }
 
 async fn roles(session: &Session) -> Result<Roles, tokio_postgres::Error> {
@@ -131,6 +144,14 @@ async fn roles(session: &Session) -> Result<Roles, tokio_postgres::Error> {
         roles.known.insert(name);
     }
     Ok(roles)
+}
+
+/// Titles of user mappings that an archive may have without their options.
+async fn closed(session: &Session) -> Result<Vec<String>, tokio_postgres::Error> {
+    let title = |(user, server): &(String, String)| {
+        title_of("USER MAPPING", "", &format!("USER MAPPING {user} SERVER {server}"))
+    };
+    Ok(closed_mappings(session).await?.iter().map(title).collect())
 }
 
 /// Tables to which a task gave another replica identity for as long as it lasts, whichever task that is.
@@ -200,17 +221,14 @@ fn compared(
     mut ours: Described,
     mut theirs: Described,
     roles: &Roles,
-    later: &[String],
+    skipped: &[(&String, &str)],
     same: fn(&str, &str) -> bool,
 ) -> ObjectsCompared {
     let mut compared = ObjectsCompared::default();
-    for title in later {
-        let here = ours.statements.remove(title);
-        if here.or(theirs.statements.remove(title)).is_some() {
-            compared.skip(
-                title,
-                "it comes with the cutover: it would fire for changes that are applied".to_owned(),
-            );
+    for (title, reason) in skipped {
+        let (here, there) = (ours.statements.remove(*title), theirs.statements.remove(*title));
+        if here.or(there).is_some() {
+            compared.skip(title, (*reason).to_owned());
         }
     }
     compared.objects = ours.statements.len() as u64;
@@ -274,7 +292,8 @@ mod tests {
         let ours = of(&[("INDEX a", "1"), ("TABLE b", "2"), ("VIEW c", "3"), ("TRIGGER e", "5")]);
         let later = ["TRIGGER e".to_owned(), "RULE f of another task".to_owned()];
         let theirs = of(&[("INDEX d", "4"), ("TABLE b", "2"), ("VIEW c", "other")]);
-        let compared = compared(ours, theirs, &Roles::default(), &later, str::eq);
+        let skipped: Vec<_> = later.iter().map(|title| (title, LATER)).collect();
+        let compared = compared(ours, theirs, &Roles::default(), &skipped, str::eq);
         assert_eq!((compared.objects, compared.differences), (3, 3));
         let skipped: Vec<_> = compared.skipped.iter().map(|s| s.object.as_str()).collect();
         assert_eq!(skipped, ["TRIGGER e"]);

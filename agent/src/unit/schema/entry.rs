@@ -11,8 +11,8 @@ use pgconvoy_shared::spec::ObjectRules;
 
 use super::catalog::{SourceCatalog, TwoSteps};
 use super::select::select;
-use super::text::statements;
-use super::toc::{TocEntry, as_archived};
+use super::text::{last_statement, statements, tokens};
+use super::toc::TocEntry;
 
 /// When an entry is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,7 +104,7 @@ pub(super) fn arrange(
     }
     if with_rows {
         entries.extend(source.populated.iter().filter_map(|view| {
-            let by_its_owner = views.get(&as_archived(&view.name))?;
+            let by_its_owner = views.get(&view.name)?;
             Some(refresh(&view.name, view.wave, *by_its_owner))
         }));
     }
@@ -149,7 +149,10 @@ fn adapted(mut entry: TocEntry, assignable: &BTreeSet<String>) -> TocEntry {
 
 /// An entry in the steps in which it is run. Without rows there is nothing to read, and one is enough.
 fn steps(entry: TocEntry, source: &SourceCatalog, with_rows: bool) -> Vec<SchemaEntry> {
-    let event_trigger = entry.kind == "EVENT TRIGGER" || entry.name.starts_with("EVENT TRIGGER ");
+    let event_trigger = match entry.kind.as_str() {
+        "COMMENT" | "SECURITY LABEL" => entry.name.starts_with("EVENT TRIGGER "),
+        kind => kind == "EVENT TRIGGER",
+    };
     match entry.kind.as_str() {
         "INDEX" | "CONSTRAINT" => {
             let index = source.indexes.get(&entry.object).filter(|index| index.plain);
@@ -239,26 +242,22 @@ pub(super) fn refresh(view: &QualifiedName, wave: i32, by_its_owner: bool) -> Sc
     }
 }
 
-/// A statement without its last paragraph, if that is `ALTER … OWNER TO role;`: pg_restore puts it there, on one line.
+/// A statement without its last paragraph, if that is `ALTER … OWNER TO role;`: pg_restore puts it there.
 pub(super) fn without_owner(statement: &str) -> &str {
-    let Some(at) = statement.rfind("\n\nALTER ") else { return statement };
-    match new_owner(&statement[at + 2..]) {
-        Some(_) => statement[..at].trim_end(),
-        None => statement,
+    let before = &statement[..last_statement(statement)];
+    match new_owner(&statement[before.len()..]) {
+        Some(_) if before.ends_with("\n\n") => before.trim_end(),
+        Some(_) | None => statement,
     }
 }
 
 /// Who owns an object after an `ALTER … OWNER TO role;`, as it stands there.
 pub(super) fn new_owner(statement: &str) -> Option<&str> {
-    let (alter, role) = statement.trim().rsplit_once(" OWNER TO ")?;
-    let role = role.strip_suffix(';')?;
-    let quoted = role.len() > 2 && role.starts_with('"') && role.ends_with('"');
-    let plain = role.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_$".contains(&byte));
-    (alter.starts_with("ALTER ")
-        && !alter.contains('\n')
-        && !role.contains('\n')
-        && (quoted || plain))
-        .then_some(role)
+    let alter = statement.trim().strip_suffix(';').filter(|alter| alter.starts_with("ALTER "))?;
+    match tokens(alter).as_slice() {
+        ["ALTER", .., "OWNER", "TO", role] => Some(role),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -416,5 +415,10 @@ mod tests {
         same("CREATE FUNCTION f AS $$\n\nALTER TABLE x OWNER TO y;\n$$;");
         same("COMMENT ON TABLE x IS '\n\nALTER TABLE x OWNER TO y';");
         same("CREATE x;\n\nALTER TABLE ONLY x REPLICA IDENTITY FULL;");
+        same("ALTER TABLE x OWNER TO y;");
+        let lines =
+            "-- made by initdb\n\n\nALTER SCHEMA \"a\n\nALTER b OWNER TO c;\" OWNER TO \"x\ny\";";
+        assert_eq!(without_owner(lines), "-- made by initdb");
+        assert_eq!(new_owner(&lines[19..]), Some("\"x\ny\""));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  source half          destination half
-//!  pg_dump ──archive──▶ pg_restore ──▶ script ──▶ toc ──▶ select, arrange ──▶ pgconvoy.schema_entry ──▶ run
+//!  pg_dump ──archive──▶ contents; pg_restore ──▶ script ──▶ toc ──▶ select, arrange ──▶ pgconvoy.schema_entry ──▶ run
 //! ```
 //!
 //! Nobody knows PostgreSQL's objects better than pg_dump: what is done here is to choose, order and run what it wrote.
@@ -11,9 +11,11 @@
 
 mod catalog;
 mod compare;
+mod contents;
 mod dump;
 mod entry;
 mod live;
+mod mappings;
 mod privileges;
 mod refresh;
 mod restore;
@@ -44,13 +46,13 @@ use roles::Maker;
 pub(super) use compare::compare;
 pub(super) use entry::Section;
 pub(super) use live::go_live;
+pub(super) use mappings::closed_mappings;
 pub(super) use refresh::{keep_refreshes, not_refreshable};
 pub(super) use restore::not_utf8;
 pub(super) use roles::{Role, of_source as roles_that_come};
 pub(super) use run::run;
 pub(super) use scan::scan;
 pub(super) use store::Pick;
-pub(super) use toc::as_archived;
 
 /// Pieces of the archive on their way.
 const LINK_CAPACITY: usize = 16;

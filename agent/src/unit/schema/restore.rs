@@ -1,15 +1,16 @@
 //! From an archive to its entries: pg_restore writes lists and a script, and runs nothing.
 
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::process::Stdio;
 
 use bytes::Bytes;
 use pgconvoy_runtime::tasks;
 use pgconvoy_shared::failure::Failure;
 
+use super::contents::{self, BadArchive};
 use super::dump;
-use super::toc::{self, TocEntry};
+use super::toc::{self, BadToc, TocEntry};
 use crate::tools::Toolset;
 use crate::unit::{UnitContext, UnitEnd};
 
@@ -42,8 +43,19 @@ impl Archive {
             script.push("--no-tablespaces");
         }
         let script = self.restore(ctx, tools, &script).await?;
-        let parsed = aside("the archive's contents", move || toc::parse(&all, &post_data, &script));
-        parsed.await?.map_err(|bad| {
+        let mut file = self.file.try_clone().map_err(|error| full(&error))?;
+        let read = aside("the archive's contents", move || {
+            let mut bytes = Vec::new();
+            file.rewind()?;
+            file.read_to_end(&mut bytes)?;
+            let archived = contents::contents(&bytes).map_err(BadToc::from);
+            Ok(archived.and_then(|archived| toc::parse(archived, &all, &post_data, &script)))
+        });
+        let parsed = read.await?.map_err(|error: io::Error| full(&error))?;
+        parsed.map_err(|bad| {
+            if bad == BadToc::Archive(BadArchive::NotUtf8) {
+                return not_utf8().into();
+            }
             let message =
                 format!("the archive of pg_dump {} is not understood: {bad}", tools.major);
             Failure::definite("archive_not_understood", message)
@@ -88,7 +100,7 @@ pub(super) async fn aside<T: Send + 'static>(
         .map_err(|died| Failure::other("internal_error", died.to_string()).into())
 }
 
-fn full(error: &std::io::Error) -> UnitEnd {
+fn full(error: &io::Error) -> UnitEnd {
     Failure::other("temporary_file", format!("cannot keep the schema's archive: {error}"))
         .remedy("free space in the agent's folder for temporary files (TMPDIR)")
         .into()

@@ -86,8 +86,13 @@ pub(super) fn select(entries: &[TocEntry], rules: &ObjectRules) -> BTreeSet<u32>
 fn owner_of(entry: &TocEntry, by_id: &BTreeMap<u32, &TocEntry>) -> Option<u32> {
     let known = entry.needs.iter().copied().filter(|id| by_id.contains_key(id));
     let relation = known.clone().find(|id| matches!(role(&by_id[id].kind), Role::Relation));
-    // An owned sequence belongs to its table; a free one to nothing, whatever it needs.
-    if entry.kind == "SEQUENCE" { relation } else { relation.or_else(|| known.clone().next()) }
+    match entry.kind.as_str() {
+        // An owned one belongs to its table; a free one to nothing, whatever it needs.
+        "SEQUENCE" => relation,
+        // Not to the schema, which may be there for a single table.
+        "PUBLICATION TABLES IN SCHEMA" => known.clone().find(|id| by_id[id].kind == "PUBLICATION"),
+        _ => relation.or_else(|| known.clone().next()),
+    }
 }
 
 /// Relations that the rules do not name, what pgconvoy made for a task, and all that cannot be made without those.
@@ -147,8 +152,10 @@ fn by_rules(entry: &TocEntry, rules: &ObjectRules) -> bool {
         }
         (_, None) => all,
         (_, Some(schema)) => {
-            // A function's name comes with its arguments.
-            let name = entry.name.split('(').next().unwrap_or(&entry.name);
+            let called = matches!(&*entry.kind, "AGGREGATE" | "FUNCTION" | "PROCEDURE");
+            // Its name comes with its arguments.
+            let name = entry.name.split_once('(').filter(|_| called);
+            let name = name.map_or(entry.name.as_str(), |(name, _)| name);
             rules.matches(&QualifiedName::new(schema.as_str(), name))
         }
     }
@@ -227,6 +234,16 @@ mod tests {
     fn an_included_table_brings_what_it_needs_and_what_belongs_to_it() {
         // Type and function of the other schema, its schema, sequence, default, key, trigger, comment; no foreign key.
         check(&["public.people"], &[], &[1, 3, 4, 5, 6, 9, 10, 12, 13]);
+    }
+
+    #[test]
+    fn only_what_is_called_has_arguments_in_its_name() {
+        let named = |kind, name| {
+            let rules = ObjectRules { include: vec!["public.f".to_owned()], ..Default::default() };
+            by_rules(&entry(1, kind, name, &[]), &rules)
+        };
+        assert!(named("FUNCTION", "public.f(integer)") && named("TABLE", "public.f"));
+        assert!(!named("TABLE", "public.f(integer)"));
     }
 
     #[test]

@@ -120,6 +120,21 @@ pub(super) fn statements(text: &str) -> Vec<&str> {
     found
 }
 
+/// Where the last statement of a text begins; comments before it do not belong to it.
+pub(super) fn last_statement(text: &str) -> usize {
+    let (mut last, mut ended) = (0, true);
+    for (piece, at, end) in pieces(text) {
+        if piece == Piece::LineComment || text[at..end].trim().is_empty() {
+            continue;
+        }
+        if ended {
+            last = at;
+        }
+        ended = piece == Piece::Plain && text.as_bytes()[at] == b';';
+    }
+    last
+}
+
 /// The words of a text: names and numbers, what stands in quotes, and single signs. White space is none.
 pub(super) fn tokens(text: &str) -> Vec<&str> {
     let bytes = text.as_bytes();
@@ -162,6 +177,14 @@ mod tests {
                 "'never closed ;"
             ]
         );
+    }
+
+    #[test]
+    fn the_last_statement_begins_behind_comments() {
+        let last = |text: &'static str| &text[last_statement(text)..];
+        assert_eq!(last("a; -- ;\n b ';';\n"), "b ';';\n");
+        assert_eq!(last("-- a;\nb"), "b");
+        assert_eq!(last(" -- nothing"), " -- nothing");
     }
 
     #[test]

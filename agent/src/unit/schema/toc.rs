@@ -11,14 +11,14 @@
 //! --
 //! ```
 //!
-//! A function's body or a comment on a table may contain just that; so a header counts only outside of quotes. What was
-//! found is compared with what `pg_restore --list` says is there: the same numbers made from the same catalogue rows,
-//! each once. Nothing is lost in between.
+//! A function's body or a comment on a table may contain just that; so a header counts only outside of quotes. Only the
+//! number and the catalogue row are read there: what an entry is called stands in the archive ([`contents`](super::contents)).
+//! What was found is compared with what `pg_restore --list` says is there: the same numbers made from the same catalogue
+//! rows, each once. Nothing is lost in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pgconvoy_shared::name::QualifiedName;
-
+use super::contents::{Archived, BadArchive};
 use super::text::{Piece, pieces};
 
 /// An entry of the table of contents.
@@ -53,15 +53,11 @@ pub(super) struct CatalogRow {
     pub(super) oid: u32,
 }
 
-/// A name as an archive's table of contents has it: on one line.
-pub(in crate::unit) fn as_archived(name: &QualifiedName) -> QualifiedName {
-    let one_line = |text: &str| text.replace(['\n', '\r'], " ");
-    QualifiedName::new(one_line(&name.schema), one_line(&name.name))
-}
-
 /// What pg_restore wrote is not understood: nothing is run then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadToc {
+    #[error("{0}")]
+    Archive(#[from] BadArchive),
     #[error("line `{0}` of the archive's list")]
     List(String),
     #[error("header `{0}` in the archive's script")]
@@ -70,19 +66,29 @@ pub(super) enum BadToc {
     Lost(Vec<u32>),
 }
 
-/// Puts together what `pg_restore --list` says of the archive and of its part after the rows, and the script.
-pub(super) fn parse(all: &str, post_data: &str, script: &str) -> Result<Vec<TocEntry>, BadToc> {
+/// Puts together what the archive says of its entries, what `pg_restore --list` says of it and of its part after the rows, and
+/// the script.
+pub(super) fn parse(
+    mut archived: BTreeMap<u32, Archived>,
+    all: &str,
+    post_data: &str,
+    script: &str,
+) -> Result<Vec<TocEntry>, BadToc> {
     let mut expected = list(all)?;
     let post_data: BTreeSet<u32> = list(post_data)?.into_keys().collect();
     let mut entries = Vec::with_capacity(expected.len());
     let mut lost = Vec::new();
     for section in sections(script) {
-        let mut entry = header(section.header)?;
-        if expected.remove(&entry.id) != Some(entry.object) {
-            lost.push(entry.id);
-        }
-        entry.post_data = post_data.contains(&entry.id);
-        entry.statement = without_column_versions(section.body.trim());
+        let (id, object) = header(section.header)?;
+        let listed = expected.remove(&id) == Some(object);
+        let of_it = archived.remove(&id).filter(|archived| listed && archived.object == object);
+        let Some(Archived { object, needs, kind, schema, name, owner }) = of_it else {
+            lost.push(id);
+            continue;
+        };
+        let post_data = post_data.contains(&id);
+        let statement = without_column_versions(section.body.trim());
+        let entry = TocEntry { id, object, needs, kind, schema, name, owner, post_data, statement };
         entries.push(entry);
     }
     lost.extend(expected.into_keys());
@@ -150,52 +156,17 @@ fn sections(script: &str) -> Vec<Section<'_>> {
     cut.collect()
 }
 
-fn header(text: &str) -> Result<TocEntry, BadToc> {
-    let bad = || BadToc::Header(text.lines().next().unwrap_or_default().to_owned());
-    let mut lines = text.lines();
-    let first = lines.next().ok_or_else(bad)?;
+/// The entry's number, and the row it was made from.
+fn header(text: &str) -> Result<(u32, CatalogRow), BadToc> {
+    let first = text.lines().next().unwrap_or_default();
     let number = |after: &str| -> Option<u32> {
         let digits = first.split_once(after)?.1;
         digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())].parse().ok()
     };
-    let (Some(id), Some(class), Some(oid)) =
-        (number("TOC entry "), number("(class "), number(" OID "))
-    else {
-        return Err(bad());
-    };
-    let mut needs = Vec::new();
-    let mut named = None;
-    for line in lines {
-        if let Some(numbers) = line.strip_prefix("-- Dependencies:") {
-            needs = numbers
-                .split_ascii_whitespace()
-                .map(|word| word.parse().map_err(|_| bad()))
-                .collect::<Result<_, _>>()?;
-        } else if let Some(line) = line.strip_prefix("-- Name: ") {
-            named = Some(line);
-        }
+    match (number("TOC entry "), number("(class "), number(" OID ")) {
+        (Some(id), Some(class), Some(oid)) => Ok((id, CatalogRow { class, oid })),
+        _ => Err(BadToc::Header(first.to_owned())),
     }
-    // Names may contain anything but a line end; what follows them is less likely to look like a label.
-    let parts = named.and_then(|line| {
-        let (rest, owner) = line.rsplit_once("; Owner: ")?;
-        // Where entries keep their tablespaces.
-        let owner = owner.split_once("; Tablespace: ").map_or(owner, |(owner, _)| owner);
-        let (rest, schema) = rest.rsplit_once("; Schema: ")?;
-        let (name, kind) = rest.rsplit_once("; Type: ")?;
-        Some((name, kind, schema, owner))
-    });
-    let (name, kind, schema, owner) = parts.ok_or_else(bad)?;
-    Ok(TocEntry {
-        id,
-        object: CatalogRow { class, oid },
-        needs,
-        kind: kind.to_owned(),
-        schema: (schema != "-").then(|| schema.to_owned()),
-        name: name.to_owned(),
-        owner: if owner == "-" { String::new() } else { owner.to_owned() },
-        post_data: false,
-        statement: String::new(),
-    })
 }
 
 /// A minor release of PostgreSQL counts a column's versions and keeps the count among the column's options, where a pg_dump
@@ -215,7 +186,7 @@ fn without_column_versions(statement: &str) -> String {
     if !statement.contains(VERSION) {
         return statement.to_owned();
     }
-    let lines: Vec<String> = statement.lines().filter_map(cleaned).collect();
+    let lines: Vec<String> = statement.split('\n').filter_map(cleaned).collect();
     lines.join("\n").trim().to_owned()
 }
 
@@ -306,21 +277,41 @@ CREATE TABLE "Odd ""name"."odd; Type: x" (
 --
 
 "#;
+    /// As the archive has them: of one kind, in schema `s`.
+    fn archived(entries: &[(u32, u32, u32, &str)]) -> BTreeMap<u32, Archived> {
+        let entry = |&(id, class, oid, kind): &(u32, u32, u32, &str)| {
+            let archived = Archived {
+                object: CatalogRow { class, oid },
+                needs: vec![8, 9],
+                kind: kind.to_owned(),
+                schema: Some("s".to_owned()),
+                name: format!("n{id}"),
+                owner: "app".to_owned(),
+            };
+            (id, archived)
+        };
+        entries.iter().map(entry).collect()
+    }
+
+    fn two() -> BTreeMap<u32, Archived> {
+        archived(&[(293, 1255, 16524, "FUNCTION"), (219, 1259, 16527, "TABLE")])
+    }
+
     const LIST: &str = ";\n; Archive created\n;\n293; 1255 16524 FUNCTION public f() app\n\
                         219; 1259 16527 TABLE Odd \"name odd; Type: x \n";
 
     #[test]
     fn entries_are_cut_at_headers_that_are_no_part_of_a_body() {
-        let entries = parse(LIST, "219; 1259 16527 TABLE x y z\n", SCRIPT).expect("a sound script");
+        let entries = parse(two(), LIST, "219; 1259 16527 TABLE x y z\n", SCRIPT);
+        let entries = entries.expect("a sound script");
         let [function, table] = entries.as_slice() else { panic!("two entries: {entries:#?}") };
         assert_eq!((function.id, function.kind.as_str()), (293, "FUNCTION"));
         assert_eq!(function.needs, [8, 9]);
         assert!(function.statement.starts_with("CREATE FUNCTION public.f()"));
         assert!(function.statement.ends_with("OWNER TO app;"), "{}", function.statement);
         assert!(function.statement.contains("drop table t;\n\\! rm"));
-        assert_eq!(table.name, "odd; Type: x");
-        assert_eq!(table.schema.as_deref(), Some("Odd \"name"));
-        assert!(table.post_data && !function.post_data && table.owner.is_empty());
+        assert_eq!((table.name.as_str(), table.schema.as_deref()), ("n219", Some("s")));
+        assert!(table.post_data && !function.post_data);
         assert!(table.statement.starts_with("SET default_table_access_method = heap;\n\nCREATE"));
         assert!(table.statement.ends_with("\n);"), "{}", table.statement);
     }
@@ -334,16 +325,14 @@ CREATE TABLE "Odd ""name"."odd; Type: x" (
             --\n-- TOC entry 3 (class 1259 OID 3)\n-- Name: i; Type: INDEX; Schema: s; Owner: app\n--\n\n\
             CREATE INDEX i ON s.t USING btree ((1));\n\n";
         let list = "1; 1259 1 SCHEMA - s app\n2; 1259 2 TABLE s t app\n3; 1259 3 INDEX s i app\n";
-        let entries = parse(list, "", script).expect("a sound script");
-        let told: Vec<_> =
-            entries.iter().map(|e| (e.owner.as_str(), e.statement.as_str())).collect();
+        let archived =
+            archived(&[(1, 1259, 1, "SCHEMA"), (2, 1259, 2, "TABLE"), (3, 1259, 3, "INDEX")]);
+        let entries = parse(archived, list, "", script).expect("a sound script");
+        let told: Vec<_> = entries.iter().map(|entry| entry.statement.as_str()).collect();
         let expected = [
-            ("app", "CREATE SCHEMA s;"),
-            (
-                "app",
-                "SET default_tablespace = slow;\n\nSET default_table_access_method = heap;\n\nCREATE TABLE s.t ();",
-            ),
-            ("app", "SET default_tablespace = '';\n\nCREATE INDEX i ON s.t USING btree ((1));"),
+            "CREATE SCHEMA s;",
+            "SET default_tablespace = slow;\n\nSET default_table_access_method = heap;\n\nCREATE TABLE s.t ();",
+            "SET default_tablespace = '';\n\nCREATE INDEX i ON s.t USING btree ((1));",
         ];
         assert_eq!(told, expected);
     }
@@ -363,9 +352,11 @@ CREATE TABLE "Odd ""name"."odd; Type: x" (
     #[test]
     fn an_entry_that_is_missing_doubled_or_another_is_told() {
         let more = format!("{LIST}7; 2615 16386 SCHEMA - x y\n");
-        assert_eq!(parse(&more, "", SCRIPT), Err(BadToc::Lost(vec![7])));
+        assert_eq!(parse(two(), &more, "", SCRIPT), Err(BadToc::Lost(vec![7])));
         let other = LIST.replace("16527", "16528");
-        assert_eq!(parse(&other, "", SCRIPT), Err(BadToc::Lost(vec![219])));
-        assert!(matches!(parse("what is this", "", SCRIPT), Err(BadToc::List(_))));
+        assert_eq!(parse(two(), &other, "", SCRIPT), Err(BadToc::Lost(vec![219])));
+        let fewer = archived(&[(293, 1255, 16524, "FUNCTION")]);
+        assert_eq!(parse(fewer, LIST, "", SCRIPT), Err(BadToc::Lost(vec![219])));
+        assert!(matches!(parse(two(), "what is this", "", SCRIPT), Err(BadToc::List(_))));
     }
 }

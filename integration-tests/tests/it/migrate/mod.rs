@@ -1,6 +1,7 @@
 //! `pgconvoy migrate`, the whole job with nothing else to start: what it moves, how it goes on, what it refuses.
 
 mod interrupted;
+mod left_out;
 mod moves;
 mod refuses;
 mod regression;

@@ -209,6 +209,64 @@ async fn a_role_that_is_no_superuser_makes_what_it_may() {
     assert_eq!(pair.count(proven).await, 1);
 }
 
+/// Names that look like what stands around names in lists and scripts, and names of several lines; some differ in nothing else.
+const ODD_NAMES: &str = r#"
+    create role ghost;
+    create schema "a; Schema: public; Owner: x"; create schema "two
+lines" authorization ghost;
+    create table "a; Schema: public; Owner: x"."; Type: VIEW; Schema: -; Owner: y" (id int primary key, "
+--
+-- TOC entry 1 (class 2 OID 3)" text default '
+-- TOC entry 4 (class 5 OID 6)
+');
+    insert into "a; Schema: public; Owner: x"."; Type: VIEW; Schema: -; Owner: y" values (1);
+    create table "two
+lines"."a b" (id int primary key); insert into "two
+lines"."a b" values (1), (2);
+    create table "two
+lines"."a
+b" (id int primary key); insert into "two
+lines"."a
+b" values (1), (2), (3);
+    alter table "two
+lines"."a
+b" owner to ghost;
+    create table "EVENT TRIGGER t" (id int primary key); insert into "EVENT TRIGGER t" values (1);
+    comment on table "EVENT TRIGGER t" is 'a table';
+    create table "t(1)" (id int primary key);
+    create function "f
+
+ALTER FUNCTION f() OWNER TO ghost;"() returns int language sql as 'select 1';
+    alter function "f
+
+ALTER FUNCTION f() OWNER TO ghost;"() owner to ghost;
+    create materialized view "m
+1" as select 1 as n with no data;
+    create materialized view "m 1" as select 2 as n;
+    alter materialized view "m
+1" owner to ghost;
+    create view "v
+1" as select id, count(*) from "EVENT TRIGGER t" group by id; alter view "v
+1" owner to ghost;"#;
+
+#[tokio::test]
+async fn objects_are_known_whatever_they_are_called() {
+    let pair = Pair::new(ODD_NAMES).await;
+    pair.destination.sql(DATABASE, "create role ghost").await.unwrap();
+    pair.migrated().await;
+    assert_eq!(pair.same().await.rows, 1 + 2 + 3 + 1 + 1);
+}
+
+#[tokio::test]
+async fn owners_that_are_missing_are_left_out_whatever_their_objects_are_called() {
+    let pair = Pair::new(ODD_NAMES).await;
+    let finished = pair.migrate().arg("--verify").run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    let objects = "select count(*) from pg_class c join pg_namespace n on n.oid = relnamespace
+                   where relkind in ('r', 'v', 'm') and (nspname = 'public' or nspname ~ 'two|Owner')";
+    assert_eq!(pair.count(objects).await, 8);
+}
+
 #[tokio::test]
 async fn what_needs_a_table_that_does_not_come_is_told_beforehand() {
     let pair = Pair::new(

@@ -144,3 +144,49 @@ async fn a_policy_never_filters_what_is_moved() {
     assert_eq!(finished.code(), Some(0), "{}", told(&finished));
     assert_eq!(pair.same().await.rows, 50);
 }
+
+/// Forced policies hold for the owner of the tables that it makes: it can fill them, and then neither read them nor write to them.
+#[tokio::test]
+async fn a_policy_that_holds_at_the_destination_is_told_before_anything_is_done() {
+    let pair = Pair::new(
+        "create table t (id int primary key); insert into t select generate_series(1, 50);
+         create policy first_only on t using (id <= 10);
+         alter table t enable row level security, force row level security;
+         create table u (id int primary key); insert into u values (1); alter table u force row level security;",
+    )
+    .await;
+    let roles = format!(
+        "create role mover login password '{PASSWORD}'; grant create on database {DATABASE} to mover;
+         grant all on schema public to mover; grant set on parameter session_replication_role to mover;"
+    );
+    pair.destination.sql(DATABASE, &roles).await.unwrap();
+    let by_mover = |command: &str, more: &[&str]| {
+        let url = pair.destination.url_of("mover", PASSWORD, DATABASE);
+        let ends = ["--source", &pair.source_url(), "--destination", &url].map(str::to_owned);
+        pair.command_in(&format!("data{}", more.concat()), command).args(ends).args(more)
+    };
+    let refused = async |command: &str, more: &[&str]| {
+        let finished = pair.refused(by_mover(command, more), 3, "row_level_security").await;
+        assert!(told(&finished).contains("public.t"), "{}", told(&finished));
+        assert!(!told(&finished).contains("public.u"), "{}", told(&finished));
+    };
+    refused("migrate", &["--yes", "--verify"]).await;
+    let followed = ["--yes", "--types", "schema,full,incremental", "--until", "in-sync"];
+    refused("migrate", &followed).await;
+
+    let rows = "select (select count(*) from t) + (select count(*) from u)";
+    let done = async |more: &[&str]| {
+        let finished = by_mover("migrate", more).run(LIMIT).await.unwrap();
+        assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+        assert_eq!(pair.count(rows).await, 51);
+    };
+    done(&["--yes"]).await;
+    refused("verify", &[]).await;
+    pair.destination.sql(DATABASE, "truncate t, u").await.unwrap();
+    refused("migrate", &["--yes", "--types", "full"]).await;
+
+    pair.destination.sql(DATABASE, "alter role mover bypassrls").await.unwrap();
+    done(&["--yes", "--types", "full", "--verify"]).await;
+    pair.destination.sql(DATABASE, "drop table t, u").await.unwrap();
+    done(&followed).await;
+}

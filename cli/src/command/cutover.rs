@@ -41,6 +41,9 @@ pub(super) struct CutoverFlags {
     /// Behind the fence, copy unlogged tables and large objects again, which no stream brings: writers are stopped for so much longer
     #[arg(long)]
     copy_again: bool,
+    /// Leave sessions of this role where the task's role may not end them; what they write before the switch undoes it, later it is lost
+    #[arg(long, value_name = "ROLE", value_delimiter = ',', conflicts_with = "writers_stopped")]
+    leave_sessions_of: Vec<String>,
 }
 
 /// `0`, `1s`, `500ms`.
@@ -85,9 +88,17 @@ struct WritersFlags {
 impl CutoverFlags {
     /// Anything is said.
     pub(super) fn is_given(&self) -> bool {
-        let Self { writers, timeout, sequence_margin, compare, check_budget, copy_again } = self;
+        let Self {
+            writers,
+            timeout,
+            sequence_margin,
+            compare,
+            check_budget,
+            copy_again,
+            leave_sessions_of,
+        } = self;
         let numbers = timeout.is_some() || sequence_margin.is_some() || check_budget.is_some();
-        let beside = numbers || compare.is_some() || *copy_again;
+        let beside = numbers || compare.is_some() || *copy_again || !leave_sessions_of.is_empty();
         writers.fence || writers.writers_stopped || beside
     }
 
@@ -115,6 +126,7 @@ impl CutoverFlags {
                 Compare::Nothing => Wire::Nothing(v1::CompareNothing {}),
             }),
             copy_again: self.copy_again,
+            leave_sessions_of: self.leave_sessions_of.clone(),
             check_budget_ms: Some(self.check_budget.unwrap_or(DEFAULT_CHECK_BUDGET_MS)),
         })
     }

@@ -13,7 +13,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::GenericClient;
 
-use super::{again, held, lag, left, named, refused, sessions, shape, source};
+use super::{again, held, lag, left, mark, named, refused, sessions, shape, source};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, marker, open_stream, sequences, survey};
 
@@ -27,8 +27,9 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     let mut refusals = Vec::new();
     refusals.extend(source::prepared_for_long(&session).await.about(&access)?);
     if order.settings.writers == Writers::Fenced {
+        refusals.extend(mark::of_another(ctx, order, &session).await.about(&access)?);
         refusals.extend(may_fence(&session).await.about(&access)?);
-        refusals.extend(sessions::that_would_stay(ctx, &session).await.about(&access)?);
+        refusals.extend(sessions::that_would_stay(ctx, order, &session).await.about(&access)?);
     }
     refusals.extend(not_followed(ctx, &session).await.about(&access)?);
     refusals.extend(shape::changed(ctx, &session, &destination).await?);

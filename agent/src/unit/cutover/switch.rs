@@ -1,11 +1,13 @@
 //! The switch: one transaction at the destination, after which nobody writes for the task any more.
 //!
-//! 1. Is the task's row gone? Then an owner before had decided, and died before it could say so.
+//! 1. Does the destination say that it has switched? Then an owner before had decided, and died before it could say so. If it has neither
+//!    that nor the task's row, it is not the one that was written to, or was restored: it has not switched, and all is taken back.
 //! 2. Own the unit, so that an older owner that still sleeps cannot decide after this one.
 //! 3. No transaction that could still commit a change is open or prepared at the source. Then a second marker, at the destination: everything that could be written until now has come. No sequence has moved on since
 //!    the destination's were set: drawing a number is no change that the stream tells.
 //! 4. In one transaction: hold the unit and the applier's row; no change came behind the first marker, and no table was parked
-//!    on the way to it; triggers and rules that fire always are made; the task's row goes, and with it every right to write for the task (laws O1, O3, O9). Else: nothing is
+//!    on the way to it; triggers and rules that fire always are made; the task's row goes, and with it every right to write for the task (laws O1, O3, O9), and
+//!    a row says that it has switched. Else: nothing is
 //!    decided, and all is taken back.
 //!
 //! What the row takes along (plans, the proof of each shard, the applied position) proves something only to those who still
@@ -30,8 +32,10 @@ pub(super) async fn run(
     order: &CutoverOrder,
     until: Until,
 ) -> Result<CutoverDone, UnitEnd> {
-    if has_switched(ctx).await? {
-        return Ok(CutoverDone::Switched);
+    match decided(ctx).await? {
+        Decided::Switched => return Ok(CutoverDone::Switched),
+        Decided::Lost(failure) => return Ok(refused(failure)),
+        Decided::NotYet => {}
     }
     let mut session = fence::writing_session(ctx).await?;
     let access = session.access().clone();
@@ -94,22 +98,48 @@ pub(super) async fn run(
     }
     // What hangs on the row goes by foreign keys, which a default of the database may have put to sleep.
     transaction.batch_execute(AWAKE).await.about(&access)?;
-    let row = "delete from pgconvoy.task where id = $1";
-    transaction.execute(row, &[&ctx.task.as_str()]).await.about(&access)?;
+    for decide in [
+        "insert into pgconvoy.switched (task) values ($1)",
+        "delete from pgconvoy.task where id = $1",
+    ] {
+        transaction.execute(decide, &[&ctx.task.as_str()]).await.about(&access)?;
+    }
     transaction.commit().await.about(&access)?;
     session.close().await;
     source.close().await;
     Ok(CutoverDone::Switched)
 }
 
-async fn has_switched(ctx: &UnitContext) -> Result<bool, UnitEnd> {
+/// What an owner before may have decided.
+enum Decided {
+    Switched,
+    NotYet,
+    /// Nothing that the destination, as it is now, could go by.
+    Lost(Failure),
+}
+
+async fn decided(ctx: &UnitContext) -> Result<Decided, UnitEnd> {
     let access = ctx.access(Side::Destination);
     let session = access.session().await.about(&access)?;
-    let ours = "select pg_catalog.to_regclass('pgconvoy.task') is not null";
-    let there: bool = session.query_one(ours, &[]).await.about(&access)?.get(0);
-    let row = "select from pgconvoy.task where id = $1";
-    let gone =
-        !there || session.query_opt(row, &[&ctx.task.as_str()]).await.about(&access)?.is_none();
+    let ours = "select pg_catalog.to_regclass('pgconvoy.switched') is not null";
+    let mut decided = Decided::Lost(lost().about(access.to_string()));
+    if session.query_one(ours, &[]).await.about(&access)?.get(0) {
+        // Of one moment: the one comes with the commit that takes the other.
+        let rows = "select exists (select from pgconvoy.switched where task = $1), exists (select from pgconvoy.task where id = $1)";
+        let row = session.query_one(rows, &[&ctx.task.as_str()]).await.about(&access)?;
+        match (row.get(0), row.get(1)) {
+            (true, _) => decided = Decided::Switched,
+            (false, true) => decided = Decided::NotYet,
+            (false, false) => {}
+        }
+    }
     session.close().await;
-    Ok(gone)
+    Ok(decided)
+}
+
+fn lost() -> Failure {
+    let message = "the destination knows nothing of the task any more, nor that it has switched: it was restored from a time before, or is another server";
+    Failure::definite("cutover_destination_lost", message).remedy(
+        "let the task's destination lead to the server that was written to, and begin anew; if there is none, cancel the task",
+    )
 }

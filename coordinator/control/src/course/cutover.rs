@@ -68,9 +68,10 @@ pub(super) fn stepped(
             cutover.deadline = Some(at.plus_ms(cutover.settings.timeout_ms));
             CutoverStep::Fence
         }
-        (CutoverStep::Fence, CutoverDone::Fenced { at, ended }) => {
+        (CutoverStep::Fence, CutoverDone::Fenced { at, ended, left }) => {
             cutover.fence = *at;
             cutover.ended_sessions = *ended;
+            cutover.left_sessions.clone_from(left);
             CutoverStep::Prove
         }
         (CutoverStep::Prove, CutoverDone::Proved { marker, sequences, again, copied }) => {
@@ -166,6 +167,31 @@ pub(crate) fn interrupted(clerk: &mut Clerk<'_>) {
     }
 }
 
+/// What came of giving up a fence that cannot be lifted.
+pub(crate) enum LeftFence {
+    /// It may stand still, and the record says so.
+    Left,
+    /// There is none to lift.
+    None,
+    /// It is not to be lifted: the cutover is under way, or the destination is deciding.
+    InUse,
+}
+
+/// Its user gives up lifting the fence: the task is as after any cutover that is undone, and the record tells what may be left.
+pub(crate) fn leave_fence(clerk: &mut Clerk<'_>) -> LeftFence {
+    let Some(cutover) = clerk.record().cutover.as_deref_mut() else { return LeftFence::None };
+    if !cutover.holds_source() {
+        return LeftFence::None;
+    }
+    if cutover.step != CutoverStep::Lift {
+        return LeftFence::InUse;
+    }
+    cutover.fence_left = true;
+    let cause = cutover.cause.take().unwrap_or_else(unknown);
+    leave(clerk, CutoverOutcome::Undone(cause));
+    LeftFence::Left
+}
+
 /// The task fails of something else. A source that is fenced is let go, unless the destination is deciding already.
 pub(super) fn task_failed(clerk: &mut Clerk<'_>, cause: Failure) {
     let Some(cutover) = clerk.record().cutover.as_deref_mut() else { return };
@@ -184,7 +210,7 @@ pub(super) fn task_failed(clerk: &mut Clerk<'_>, cause: Failure) {
     }
 }
 
-/// Ends it before the fence, with whatever is under way for it, and the task follows its source as before.
+/// Ends it where nothing is to be taken back, or nobody wants to wait for that, with whatever is under way for it, and the task follows its source as before.
 pub(super) fn leave(clerk: &mut Clerk<'_>, outcome: CutoverOutcome) {
     let units = (0u32..).map(UnitNo).zip(clerk.record().units.iter());
     let ours = units.filter(|(_, unit)| {
@@ -314,6 +340,7 @@ mod tests {
             compare: None,
             check_budget_ms: 1_000,
             copy_again: false,
+            leave_sessions_of: Default::default(),
             by: "ann".into(),
         }
     }
@@ -357,8 +384,11 @@ mod tests {
         step(&mut story, CutoverStep::Check, checked());
         step(&mut story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3, again: None });
         story.now = story.now.plus_ms(1_000);
-        let order =
-            step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 4 });
+        let order = step(
+            &mut story,
+            CutoverStep::Fence,
+            CutoverDone::Fenced { at: Lsn(3_500), ended: 4, left: vec![] },
+        );
         assert_eq!(order.setting_before.as_deref(), Some("off"));
         assert!((28_000..29_000).contains(&order.left_ms), "{}", order.left_ms);
         step(
@@ -388,7 +418,7 @@ mod tests {
             let (mut story, _stream) = in_sync();
             up_to_the_fence(&mut story);
             if fails_at == CutoverStep::Prove {
-                let fenced = CutoverDone::Fenced { at: Lsn(3_500), ended: 0 };
+                let fenced = CutoverDone::Fenced { at: Lsn(3_500), ended: 0, left: vec![] };
                 step(&mut story, CutoverStep::Fence, fenced);
             }
             let held = story.lease("b", UnitKind::Cutover);
@@ -411,7 +441,11 @@ mod tests {
     fn from_the_switch_on_the_destination_decides() {
         let (mut story, _stream) = in_sync();
         up_to_the_fence(&mut story);
-        step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 0 });
+        step(
+            &mut story,
+            CutoverStep::Fence,
+            CutoverDone::Fenced { at: Lsn(3_500), ended: 0, left: vec![] },
+        );
         let proved =
             CutoverDone::Proved { marker: Lsn(3_600), sequences: 0, again: None, copied: None };
         step(&mut story, CutoverStep::Prove, proved);
@@ -443,6 +477,33 @@ mod tests {
             matches!(outcome(&story), Some(CutoverOutcome::Undone(why)) if why.code == "slot_lost")
         );
         assert_eq!(story.status(), TaskStatus::Failed);
+    }
+
+    /// A source that is gone for good would hold its task for ever.
+    #[test]
+    fn a_fence_that_cannot_be_lifted_is_left_only_if_its_user_says_so() {
+        let (mut story, _stream) = in_sync();
+        let task = story.task.clone();
+        let leave = |story: &mut Story| {
+            story.apply(Command::LeaveFence { task: story.task.clone() }).outcome
+        };
+        assert!(matches!(leave(&mut story), Ok(Outcome::Task { changed: false, .. })));
+        up_to_the_fence(&mut story);
+        let under_way = Err(Rejected::CutoverUnderWay { task: task.clone() });
+        assert_eq!(leave(&mut story), under_way, "it may be done");
+        let held = story.lease("b", UnitKind::Cutover);
+        let gone = Failure::transient("connection_lost", "connection reset");
+        story.fail(&held, gone.clone());
+        let lift = story.lease("b", UnitKind::Cutover);
+        story.fail(&lift, Failure::transient("connection_refused", "nobody there"));
+        let pause = Command::PauseTask { task };
+        assert_eq!(story.apply(pause.clone()).outcome, under_way);
+        assert!(matches!(leave(&mut story), Ok(Outcome::Task { changed: true, .. })));
+        assert_eq!(outcome(&story), Some(CutoverOutcome::Undone(gone.about("cutover"))));
+        assert!(story.view().cutover.is_some_and(|cutover| cutover.fence_left));
+        assert_eq!(story.counts(UnitKind::Cutover).ready, 0, "nobody lifts it any more");
+        assert!(matches!(leave(&mut story), Ok(Outcome::Task { changed: false, .. })));
+        assert!(matches!(story.apply(pause).outcome, Ok(Outcome::Task { changed: true, .. })));
     }
 
     /// Comparing both ends, in a task that was asked for no comparison.
@@ -497,7 +558,11 @@ mod tests {
         let held = story.lease("a", UnitKind::VerifySchema);
         story.done(&held, schema(1));
         step(&mut story, CutoverStep::Ready, CutoverDone::Ready { lag_bytes: 3, again: None });
-        step(&mut story, CutoverStep::Fence, CutoverDone::Fenced { at: Lsn(3_500), ended: 0 });
+        step(
+            &mut story,
+            CutoverStep::Fence,
+            CutoverDone::Fenced { at: Lsn(3_500), ended: 0, left: vec![] },
+        );
         let proved =
             CutoverDone::Proved { marker: Lsn(3_600), sequences: 0, again: None, copied: None };
         step(&mut story, CutoverStep::Prove, proved);

@@ -3,6 +3,7 @@
 mod fence;
 mod killed;
 mod left;
+mod lost;
 mod oldest;
 mod resynced;
 

@@ -9,7 +9,7 @@ use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 
-use super::check::not_followed;
+use super::check::come_up_since;
 use super::{Until, mark, refused, sessions, timed_out};
 use crate::laws::Law;
 use crate::pg::destination::takeover::end_old_sessions;
@@ -40,6 +40,7 @@ pub(super) async fn fence(
     if until.is_over() {
         return Ok(timed_out("the source was fenced"));
     }
+    let destination = ctx.session(Side::Destination).await?;
     let (mut ended, mut left) = (0, Vec::new());
     match order.settings.writers {
         Writers::Fenced if Law::Fence.is_left_out() => {}
@@ -63,10 +64,11 @@ pub(super) async fn fence(
     if let Some(prepared) = in_the_way(&session, &prepared) {
         return Ok(refused(prepared));
     }
-    // From now on no table is made any more.
-    if let Some(new) = not_followed(ctx, &session).await.about(&access)? {
-        return Ok(refused(new.about(access.to_string())));
+    // From now on no table is made any more, logged or not.
+    if let Some(new) = come_up_since(ctx, order, &session, &destination).await.about(&access)? {
+        return Ok(refused(new));
     }
+    ctx.means.pool.give(destination);
     let at = insert_position(&session).await.about(&access)?;
     session.close().await;
     Ok(CutoverDone::Fenced { at, ended, left })

@@ -176,10 +176,15 @@ pub(super) async fn cut_over(
             }
         }
     };
+    let mut next = Instant::now() + SILENCE_MAX;
     let last = cluster
         .watch(&answer.task_id, 1, |task| {
             let Some(view) = CutoverView::of(task) else { return Ok(Watch::Further) };
             tell(&view);
+            if Instant::now() >= next {
+                view.goes_on_told(task).iter().for_each(|line| note(line));
+                next = Instant::now() + SILENCE_MAX;
+            }
             Ok(if view.outcome.is_some() { Watch::Enough } else { Watch::Further })
         })
         .await?;
@@ -210,6 +215,9 @@ async fn until_let_go(cluster: &Cluster, mut task: v1::Task) -> Result<v1::Task,
     }
     Ok(task)
 }
+
+/// After so long without a word it is told that a step goes on: before the fence, it takes as long as it takes.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// How often it is looked whether the source is let go.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -7,6 +7,7 @@ use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{quote_identifier, quote_literal};
 use serde::Serialize;
 
+use super::stream::bytes_behind;
 use super::verification::percent;
 use super::{non_empty, word};
 use crate::output::human;
@@ -287,6 +288,22 @@ impl CutoverView {
     pub(crate) fn steps_told(&self) -> impl Iterator<Item = String> {
         let over = self.steps.iter().filter_map(|step| Some((step, step.ms?)));
         over.map(|(step, ms)| format!("  {:<7} {}", step.step, human::duration_ms(ms)))
+    }
+
+    /// That its step goes on, and what the stream does meanwhile.
+    pub(crate) fn goes_on_told(&self, task: &v1::Task) -> Option<String> {
+        let step = self.steps.last().filter(|step| step.ms.is_none())?;
+        let now = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
+        let stream = now.map_or_else(String::new, |now| {
+            let counts = now.changes.unwrap_or_default();
+            let changes = counts.inserts + counts.updates + counts.deletes;
+            format!(
+                "; {} applied, {} behind",
+                human::counted(changes, "change"),
+                human::bytes(bytes_behind(now))
+            )
+        });
+        Some(format!("  {:<7} goes on{stream}", step.step))
     }
 
     /// For people.

@@ -51,7 +51,9 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     session.close().await;
     destination.close().await;
     if order.settings.compares_again() {
-        again::begin(ctx, order).await?;
+        if let Err(failure) = again::begin(ctx, order).await? {
+            return Ok(refused(failure));
+        }
     }
     Ok(CutoverDone::Checked { setting_before, lag_bytes })
 }

@@ -10,7 +10,8 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 
 use super::check::come_up_since;
-use super::{Until, mark, refused, sessions, timed_out};
+use super::waits::timed_out;
+use super::{Until, mark, refused, sessions};
 use crate::laws::Law;
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::{About, PgError, Session};
@@ -38,7 +39,7 @@ pub(super) async fn fence(
     let session = session(ctx).await?;
     let access = session.access().clone();
     if until.is_over() {
-        return Ok(timed_out("the source was fenced"));
+        return Ok(refused(timed_out(ctx, "the source was fenced").await));
     }
     let destination = ctx.session(Side::Destination).await?;
     let (mut ended, mut left) = (0, Vec::new());

@@ -18,10 +18,12 @@ use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::{Failure, FailureClass};
 use tokio::time::Instant;
+use tokio_postgres::Transaction;
 
 use super::check::parked;
 use super::proof::{self, arrived, who_writes};
-use super::{Until, named, refused, sessions, source, timed_out};
+use super::waits::{GRACE, LOOK_MAX, in_time, timed_out};
+use super::{Until, named, refused, sessions, source};
 use crate::laws::Law;
 use crate::pg::About;
 use crate::pg::destination::AWAKE;
@@ -40,7 +42,7 @@ pub(super) async fn run(
     let mut session = fence::writing_session(ctx).await?;
     let access = session.access().clone();
     if until.is_over() {
-        return Ok(timed_out("the destination took over"));
+        return Ok(refused(timed_out(ctx, WAITED_FOR).await));
     }
     let source = source::session(ctx).await?;
     if !Law::Proof.is_left_out()
@@ -51,11 +53,9 @@ pub(super) async fn run(
     let marker = proof::name(ctx, order, 2);
     proof::write(ctx, &source, &marker).await?;
     let Some(seen) = arrived(ctx, &marker, until).await? else {
-        return Ok(timed_out("the destination took over"));
+        return Ok(refused(timed_out(ctx, WAITED_FOR).await));
     };
-    let is_behind =
-        |seen: proof::Seen| seen.last_change > order.marker && !Law::Proof.is_left_out();
-    if is_behind(seen) {
+    if is_behind(order, seen) {
         return Ok(refused(who_writes(ctx, &source).await?));
     }
     let moved = sequences::not_set(ctx, &source, &session, order.settings.sequence_margin).await?;
@@ -74,27 +74,67 @@ pub(super) async fn run(
     }
 
     ctx.still_mine()?;
-    // What waits for a lock beyond the time ends with an error; whoever comes next finds that the time is over.
-    let wait = until.0.saturating_duration_since(Instant::now()).as_millis().max(1);
-    let hold = format!("set local lock_timeout = {wait}; {}", fence::hold(ctx));
+    // Up to the commit nothing is decided, so it may be left; from there on it is waited for. What waits for a lock beyond that ends with
+    // an error, even if nobody hears of it any more.
     let transaction = session.transaction().await.about(&access)?;
-    transaction.batch_execute(&hold).await.about(&access)?;
-    let seen = proof::seen(&transaction, ctx, &marker, "for update").await.about(&access)?;
-    // Another marker than this one: nobody else writes any while this unit is owned.
-    if seen.is_none_or(is_behind) {
-        transaction.rollback().await.about(&access)?;
-        return Ok(refused(who_writes(ctx, &source).await?));
-    }
-    if let Some(parked) = parked(ctx, &transaction).await.about(&access)? {
-        transaction.rollback().await.about(&access)?;
-        return Ok(refused(parked.about(access.to_string())));
-    }
-    if let Err(failure) = schema::go_live(ctx, &transaction, &access).await {
-        if failure.class != FailureClass::Definite {
-            return Err(failure.into());
+    let decide = decide(ctx, order, &transaction, &marker, until);
+    match in_time(ctx, until, WAITED_FOR, decide).await? {
+        Ok(None) => {}
+        Ok(Some(InTheWay::Writers)) => {
+            transaction.rollback().await.about(&access)?;
+            return Ok(refused(who_writes(ctx, &source).await?));
         }
-        transaction.rollback().await.about(&access)?;
-        return Ok(refused(failure));
+        Ok(Some(InTheWay::Other(failure))) => {
+            transaction.rollback().await.about(&access)?;
+            return Ok(refused(failure));
+        }
+        Err(failure) => return Ok(refused(failure)),
+    }
+    transaction.commit().await.about(&access)?;
+    session.close().await;
+    source.close().await;
+    Ok(CutoverDone::Switched)
+}
+
+const WAITED_FOR: &str = "the destination took over";
+
+/// A change came after the marker that proves the drain.
+fn is_behind(order: &CutoverOrder, seen: proof::Seen) -> bool {
+    seen.last_change > order.marker && !Law::Proof.is_left_out()
+}
+
+/// Why nothing is decided.
+enum InTheWay {
+    Writers,
+    Other(Failure),
+}
+
+/// All of the decision but its commit; or what is in its way.
+async fn decide(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    transaction: &Transaction<'_>,
+    marker: &str,
+    until: Until,
+) -> Result<Option<InTheWay>, UnitEnd> {
+    let access = ctx.access(Side::Destination);
+    let wait = until.0.saturating_duration_since(Instant::now()) + GRACE + LOOK_MAX * 2;
+    let hold = format!("set local lock_timeout = {}; {}", wait.as_millis(), fence::hold(ctx));
+    transaction.batch_execute(&hold).await.about(&access)?;
+    let seen = proof::seen(transaction, ctx, marker, "for update").await.about(&access)?;
+    // Another marker than this one: nobody else writes any while this unit is owned.
+    if seen.is_none_or(|seen| is_behind(order, seen)) {
+        return Ok(Some(InTheWay::Writers));
+    }
+    if let Some(parked) = parked(ctx, transaction).await.about(&access)? {
+        return Ok(Some(InTheWay::Other(parked.about(access.to_string()))));
+    }
+    match schema::go_live(ctx, transaction, &access).await {
+        Ok(()) => {}
+        Err(failure) if failure.class == FailureClass::Definite => {
+            return Ok(Some(InTheWay::Other(failure)));
+        }
+        Err(failure) => return Err(failure.into()),
     }
     // What hangs on the row goes by foreign keys, which a default of the database may have put to sleep.
     transaction.batch_execute(AWAKE).await.about(&access)?;
@@ -104,10 +144,7 @@ pub(super) async fn run(
     ] {
         transaction.execute(decide, &[&ctx.task.as_str()]).await.about(&access)?;
     }
-    transaction.commit().await.about(&access)?;
-    session.close().await;
-    source.close().await;
-    Ok(CutoverDone::Switched)
+    Ok(None)
 }
 
 /// What an owner before may have decided.

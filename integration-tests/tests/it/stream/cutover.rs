@@ -6,6 +6,7 @@ mod left;
 mod lost;
 mod oldest;
 mod resynced;
+mod slow;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -50,10 +50,10 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     let setting_before = setting(&session).await.about(&access)?;
     session.close().await;
     destination.close().await;
-    if order.settings.compares_again() {
-        if let Err(failure) = again::begin(ctx, order).await? {
-            return Ok(refused(failure));
-        }
+    if order.settings.compares_again()
+        && let Err(failure) = again::begin(ctx, order).await?
+    {
+        return Ok(refused(failure));
     }
     Ok(CutoverDone::Checked { setting_before, lag_bytes })
 }

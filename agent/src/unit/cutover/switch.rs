@@ -77,7 +77,7 @@ pub(super) async fn run(
     // Up to the commit nothing is decided, so it may be left; from there on it is waited for. What waits for a lock beyond that ends with
     // an error, even if nobody hears of it any more.
     let transaction = session.transaction().await.about(&access)?;
-    let decide = decide(ctx, order, &transaction, &marker, until);
+    let decide = Box::pin(decide(ctx, order, &transaction, &marker, until));
     match in_time(ctx, until, WAITED_FOR, decide).await? {
         Ok(None) => {}
         Ok(Some(InTheWay::Writers)) => {

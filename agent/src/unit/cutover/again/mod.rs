@@ -56,7 +56,7 @@ pub(super) async fn begin(
     ctx: &UnitContext,
     order: &CutoverOrder,
 ) -> Result<Result<(), Failure>, UnitEnd> {
-    between_two(ctx, order, keep_in_mind(ctx, order)).await
+    between_two(ctx, order, Box::pin(keep_in_mind(ctx, order))).await
 }
 
 async fn keep_in_mind(ctx: &UnitContext, order: &CutoverOrder) -> Result<(), UnitEnd> {
@@ -89,10 +89,11 @@ pub(super) async fn while_in_use(
     let (mut took, mut pages_read) = (Duration::ZERO, 0);
     for nth in 1..=LOOKS_MAX {
         let mut undecided = false;
-        let look = match between_two(ctx, order, next_look(ctx, order, &mut session)).await? {
-            Ok(look) => look,
-            Err(failure) => return Ok(Err(failure)),
-        };
+        let look =
+            match between_two(ctx, order, Box::pin(next_look(ctx, order, &mut session))).await? {
+                Ok(look) => look,
+                Err(failure) => return Ok(Err(failure)),
+            };
         let changes = Changes::before(ctx, &session, look).await.about(&access)?;
         let [mut here, mut there] = Reader::both(ctx, &changes);
         took = Duration::ZERO;
@@ -116,7 +117,7 @@ pub(super) async fn while_in_use(
             found.keys += page.keys;
             found.keys_compared += page.keys_compared;
             let differs = page.differing(ours, theirs);
-            let judged = standing_still(ctx, &mut session, look, differs);
+            let judged = Box::pin(standing_still(ctx, &mut session, look, differs));
             let (stands, left) = match between_two(ctx, order, judged).await? {
                 Ok(judged) => judged,
                 Err(failure) => return Ok(Err(failure)),
@@ -127,7 +128,9 @@ pub(super) async fn while_in_use(
             }
             after = Some(page.last());
         }
-        if let Err(failure) = between_two(ctx, order, forget(ctx, &mut session, look)).await? {
+        if let Err(failure) =
+            between_two(ctx, order, Box::pin(forget(ctx, &mut session, look))).await?
+        {
             return Ok(Err(failure));
         }
         here.end();

@@ -55,6 +55,8 @@ pub struct CutoverSettings {
     pub check_budget_ms: u64,
     /// Whether what no stream brings, unlogged tables and large objects, is copied again behind the fence.
     pub copy_again: bool,
+    /// Roles whose sessions the fence leaves, where the task's role may not end them.
+    pub leave_sessions_of: BTreeSet<String>,
     /// Who asks, for the record.
     pub by: String,
 }
@@ -170,6 +172,8 @@ pub enum CutoverDone {
         at: Lsn,
         /// Sessions that were ended.
         ended: u32,
+        /// Sessions that were left, by [`CutoverSettings::leave_sessions_of`]; not more than so many are named.
+        left: Vec<String>,
     },
     /// All is at the destination.
     Proved {

@@ -130,9 +130,11 @@ async fn remove(ctx: &UnitContext, session: &Session) -> Result<(), Failure> {
         let task = quote_literal(ctx.task.as_str());
         let forget = format!(
             "{AWAKE}; delete from pgconvoy.task where id = {task}; \
-             delete from pgconvoy.identity_set where task = {task}"
+             delete from pgconvoy.identity_set where task = {task}; delete from pgconvoy.switched where task = {task}"
         );
-        let others = "select exists (select from pgconvoy.task) or exists (select from pgconvoy.identity_set)";
+        // Another one's may have ended its cutover, or its row, and be about to clean up.
+        let others = "select exists (select from pgconvoy.task) or exists (select from pgconvoy.identity_set)
+             or exists (select from pgconvoy.switched)";
         let (_, others) = try_join!(session.batch_execute(&forget), session.query_one(others, &[]))
             .about(access)?;
         if !others.get::<_, bool>(0) {

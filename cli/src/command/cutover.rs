@@ -41,6 +41,9 @@ pub(super) struct CutoverFlags {
     /// Behind the fence, copy unlogged tables and large objects again, which no stream brings: writers are stopped for so much longer
     #[arg(long)]
     copy_again: bool,
+    /// Leave sessions of this role where the task's role may not end them; what they write before the switch undoes it, later it is lost
+    #[arg(long, value_name = "ROLE", value_delimiter = ',', conflicts_with = "writers_stopped")]
+    leave_sessions_of: Vec<String>,
 }
 
 /// `0`, `1s`, `500ms`.
@@ -85,9 +88,17 @@ struct WritersFlags {
 impl CutoverFlags {
     /// Anything is said.
     pub(super) fn is_given(&self) -> bool {
-        let Self { writers, timeout, sequence_margin, compare, check_budget, copy_again } = self;
+        let Self {
+            writers,
+            timeout,
+            sequence_margin,
+            compare,
+            check_budget,
+            copy_again,
+            leave_sessions_of,
+        } = self;
         let numbers = timeout.is_some() || sequence_margin.is_some() || check_budget.is_some();
-        let beside = numbers || compare.is_some() || *copy_again;
+        let beside = numbers || compare.is_some() || *copy_again || !leave_sessions_of.is_empty();
         writers.fence || writers.writers_stopped || beside
     }
 
@@ -115,6 +126,7 @@ impl CutoverFlags {
                 Compare::Nothing => Wire::Nothing(v1::CompareNothing {}),
             }),
             copy_again: self.copy_again,
+            leave_sessions_of: self.leave_sessions_of.clone(),
             check_budget_ms: Some(self.check_budget.unwrap_or(DEFAULT_CHECK_BUDGET_MS)),
         })
     }
@@ -164,10 +176,15 @@ pub(super) async fn cut_over(
             }
         }
     };
+    let mut next = Instant::now() + SILENCE_MAX;
     let last = cluster
         .watch(&answer.task_id, 1, |task| {
             let Some(view) = CutoverView::of(task) else { return Ok(Watch::Further) };
             tell(&view);
+            if Instant::now() >= next {
+                view.goes_on_told(task).iter().for_each(|line| note(line));
+                next = Instant::now() + SILENCE_MAX;
+            }
             Ok(if view.outcome.is_some() { Watch::Enough } else { Watch::Further })
         })
         .await?;
@@ -198,6 +215,9 @@ async fn until_let_go(cluster: &Cluster, mut task: v1::Task) -> Result<v1::Task,
     }
     Ok(task)
 }
+
+/// After so long without a word it is told that a step goes on: before the fence, it takes as long as it takes.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// How often it is looked whether the source is let go.
 const PAUSE: Duration = Duration::from_millis(250);

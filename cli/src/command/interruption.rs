@@ -15,7 +15,7 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Pauses the task, so that the next run goes on from here.
 pub(super) async fn pause(cluster: &Cluster, task: &str) {
-    let request = || v1::PauseTaskRequest { task: task.to_owned() };
+    let request = || v1::PauseTaskRequest { task: task.to_owned(), ..Default::default() };
     let pause = || cluster.tasks(async |mut client| client.pause_task(request()).await);
     let mut paused = timeout(PAUSE_LIMIT, pause()).await;
     if let Ok(Err(refusal)) = &paused

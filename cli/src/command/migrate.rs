@@ -181,7 +181,7 @@ async fn drive(
         {
             now.progress = then.progress;
         }
-        let request = || v1::PauseTaskRequest { task: task.clone() };
+        let request = || v1::PauseTaskRequest { task: task.clone(), ..Default::default() };
         cluster.tasks(async |mut client| client.pause_task(request()).await).await?;
         let ended = Box::new(now);
         return Ok(if cutover.is_some() { Driven::Undone(ended) } else { Driven::Reached(ended) });
@@ -345,7 +345,7 @@ async fn settle(cluster: &Cluster, order: Order, data_dir: &Path) -> Result<Stri
         v1::TaskStatus::Done => note(&format!("task {id} ({}) is done already", found.name)),
         v1::TaskStatus::Cancelled if cleaning::is_due(&found) => {
             // An earlier attempt at it may have been given up; this begins another.
-            let request = || v1::CancelTaskRequest { task: id.clone() };
+            let request = || v1::CancelTaskRequest { task: id.clone(), ..Default::default() };
             cluster.tasks(async |mut client| client.cancel_task(request()).await).await?;
         }
         v1::TaskStatus::Cancelled | v1::TaskStatus::Unspecified => {

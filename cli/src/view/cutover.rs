@@ -7,6 +7,7 @@ use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{quote_identifier, quote_literal};
 use serde::Serialize;
 
+use super::stream::bytes_behind;
 use super::verification::percent;
 use super::{non_empty, word};
 use crate::output::human;
@@ -29,6 +30,8 @@ pub(crate) struct CutoverView {
     copied: Option<CopiedView>,
     fence: Option<Lsn>,
     ended_sessions: u32,
+    /// Sessions that the fence left.
+    left_sessions: Vec<String>,
     marker: Option<Lsn>,
     sequences: u32,
     sequence_margin: u32,
@@ -38,8 +41,10 @@ pub(crate) struct CutoverView {
     /// How long writers were kept away.
     stopped_ms: u64,
     pub(crate) cause: Option<Failure>,
-    /// What lifts the fence that stays after the switch.
+    /// What lifts the fence that stays: after the switch, or because it could not be lifted.
     lifts_fence: Option<String>,
+    /// That was given up.
+    fence_left: bool,
     destination: String,
     /// The task goes on: its source is followed.
     #[serde(skip)]
@@ -200,6 +205,25 @@ impl CutoverView {
         )
     }
 
+    fn left_sessions_text(&self) -> String {
+        match self.left_sessions.as_slice() {
+            [] => String::new(),
+            some => format!(
+                "\n  the fence left these sessions, which may write at the source still: {}",
+                some.join("; ")
+            ),
+        }
+    }
+
+    /// What a fence that nobody lifts any more leaves behind, and what lifts it.
+    pub(crate) fn left_fence(&self) -> Option<String> {
+        let lifts = self.lifts_fence.as_ref().filter(|_| self.fence_left)?;
+        Some(format!(
+            "the source may stand behind its fence still (its database is read-only by default, and sessions that began there stay so until \
+             they end); when it is back, this lets it be written to again: {lifts}"
+        ))
+    }
+
     pub(crate) fn of(task: &v1::Task) -> Option<Self> {
         let found = task.cutover.as_ref()?;
         let settings = found.settings.clone().unwrap_or_default();
@@ -228,6 +252,8 @@ impl CutoverView {
             lag_bytes: found.lag_bytes,
             fence: (found.fence > 0).then_some(Lsn(found.fence)),
             ended_sessions: found.ended_sessions,
+            left_sessions: found.left_sessions.clone(),
+            fence_left: found.fence_left,
             marker: (found.marker > 0).then_some(Lsn(found.marker)),
             sequences: found.sequences,
             sequence_margin: settings.sequence_margin,
@@ -236,8 +262,8 @@ impl CutoverView {
             stopped_ms: found.stopped_ms,
             cause: found.cause.clone().and_then(|cause| cause.try_into().ok()),
             lifts_fence: source
-                .filter(|_| done && fenced)
-                .map(|end| lifts_fence(&end.database, found.setting_before.as_deref())),
+                .filter(|_| (done || found.fence_left) && fenced)
+                .map(|end| lifts_fence(end, found.setting_before.as_deref())),
             destination: destination.map(|end| end.host.clone()).unwrap_or_default(),
             goes_on: task.status() == v1::TaskStatus::Running,
         })
@@ -262,6 +288,22 @@ impl CutoverView {
     pub(crate) fn steps_told(&self) -> impl Iterator<Item = String> {
         let over = self.steps.iter().filter_map(|step| Some((step, step.ms?)));
         over.map(|(step, ms)| format!("  {:<7} {}", step.step, human::duration_ms(ms)))
+    }
+
+    /// That its step goes on, and what the stream does meanwhile.
+    pub(crate) fn goes_on_told(&self, task: &v1::Task) -> Option<String> {
+        let step = self.steps.last().filter(|step| step.ms.is_none())?;
+        let now = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
+        let stream = now.map_or_else(String::new, |now| {
+            let counts = now.changes.unwrap_or_default();
+            let changes = counts.inserts + counts.updates + counts.deletes;
+            format!(
+                "; {} applied, {} behind",
+                human::counted(changes, "change"),
+                human::bytes(bytes_behind(now))
+            )
+        });
+        Some(format!("  {:<7} goes on{stream}", step.step))
     }
 
     /// For people.
@@ -295,7 +337,8 @@ impl CutoverView {
                     human::counted(self.sequences.into(), "sequence"),
                     self.compared_text(),
                     self.again_text(),
-                    self.copied.map(CopiedView::to_text).unwrap_or_default(),
+                    self.copied.map(CopiedView::to_text).unwrap_or_default()
+                        + &self.left_sessions_text(),
                     lifts.unwrap_or_default(),
                 )
             }
@@ -306,23 +349,29 @@ impl CutoverView {
                 };
                 let why =
                     self.cause.as_ref().map(|cause| cause.message.clone()).unwrap_or_default();
-                let goes_on = if self.goes_on { ", and is followed" } else { "" };
-                format!("cutover: {undone}: {why}\n  {stopped}; the source is as before{goes_on}")
+                let source = match self.left_fence() {
+                    Some(left) => left,
+                    None if self.goes_on => "the source is as before, and is followed".to_owned(),
+                    None => "the source is as before".to_owned(),
+                };
+                format!("cutover: {undone}: {why}\n  {stopped}; {source}")
             }
         }
     }
 }
 
 /// It is said most likely within that very database, where a transaction reads only unless it says otherwise.
-fn lifts_fence(database: &str, before: Option<&str>) -> String {
+fn lifts_fence(source: &v1::Endpoint, before: Option<&str>) -> String {
     let set = match before {
         Some(value) => {
             format!("set default_transaction_read_only = {}", quote_literal(value))
         }
         None => "reset default_transaction_read_only".to_owned(),
     };
-    let database = quote_identifier(database);
-    format!("begin read write; alter database {database} {set}; commit")
+    let (database, role) = (quote_identifier(&source.database), quote_identifier(&source.user));
+    format!(
+        "begin read write; alter database {database} {set}; alter role {role} in database {database} reset application_name; commit"
+    )
 }
 
 #[cfg(test)]
@@ -334,6 +383,7 @@ mod tests {
         let end = |host: &str| v1::Endpoint {
             host: host.to_owned(),
             database: "Shop".into(),
+            user: "mover".into(),
             ..Default::default()
         };
         let cutover = v1::Cutover {
@@ -370,6 +420,7 @@ mod tests {
             }),
             copied: Some(v1::CutoverCopied { tables: 1, rows: 5, large_objects: 0 }),
             marker: 32,
+            left_sessions: vec!["pgAdmin from a local socket as rdsadmin".into()],
             sequences: 2,
             outcome: "done".into(),
             ended_ms: 4_500,
@@ -383,12 +434,22 @@ mod tests {
         };
         let task = v1::Task { spec: Some(spec), cutover: Some(cutover), ..Default::default() };
         let view = CutoverView::of(&task).expect("there was one");
+        let mut undone = task.clone();
+        if let Some(cutover) = &mut undone.cutover {
+            (cutover.outcome, cutover.fence_left) = ("undone".into(), true);
+        }
+        let undone = CutoverView::of(&undone).expect("there was one").to_text();
+        assert!(
+            undone.contains("behind its fence still")
+                && undone.ends_with("application_name; commit"),
+            "{undone}"
+        );
         let text = view.to_text();
         assert!(view.is_good() && text.contains("by ann; writes may start at new"), "{text}");
         assert!(text.contains("fence 0/10, marker 0/20"), "{text}");
         assert!(
             text.ends_with(
-                r#"begin read write; alter database "Shop" reset default_transaction_read_only; commit"#
+                r#"begin read write; alter database "Shop" reset default_transaction_read_only; alter role "mover" in database "Shop" reset application_name; commit"#
             ),
             "{text}"
         );
@@ -397,6 +458,7 @@ mod tests {
         assert!(text.contains(compared), "{text}");
         let again = "7 rows in 1 table before the fence; 3 rows of about 9 rows in 2 tables, and nothing of 1 table without a key";
         assert!(text.contains(again), "{text}");
+        assert!(text.contains("as rdsadmin"), "{text}");
         assert!(text.contains("5 rows in 1 unlogged table, 0 large objects"), "{text}");
         assert_eq!(view.steps_told().count(), 2);
     }

@@ -118,6 +118,11 @@ pub enum Command {
         /// How.
         settings: CutoverSettings,
     },
+    /// A fence that cannot be lifted is not tried to be lifted any more.
+    LeaveFence {
+        /// Of which task.
+        task: TaskId,
+    },
 }
 
 /// See [`Command::CreateTask`].

@@ -244,7 +244,8 @@ impl Rejected {
                 "only a task with type incremental can be cut over, once `task show` says phase stream"
             }
             Self::CutoverUnderWay { .. } => {
-                "it is done or undone within its timeout; see `pgconvoy task show`"
+                "it is done or undone within its timeout; see `pgconvoy task show`. Where only the fence is left to be lifted, and the source \
+                 is gone, say --leave-fence"
             }
             Self::FormerLife { .. } => {
                 "if two agents run under one name, give one of them another name; then start it again"

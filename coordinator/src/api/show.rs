@@ -70,6 +70,8 @@ fn cutover(cutover: &Cutover) -> v1::Cutover {
         lag_bytes: cutover.lag_bytes,
         fence: cutover.fence.0,
         ended_sessions: cutover.ended_sessions,
+        left_sessions: cutover.left_sessions.clone(),
+        fence_left: cutover.fence_left,
         marker: cutover.marker.0,
         sequences: cutover.sequences,
         outcome: cutover.ended.as_ref().map(|(how, _)| how.as_str().to_owned()).unwrap_or_default(),

@@ -297,8 +297,11 @@ impl TaskService for Tasks {
         &self,
         request: Request<v1::PauseTaskRequest>,
     ) -> Result<Response<v1::TaskStateResponse>, Status> {
-        let command = |task| Command::PauseTask { task };
-        Ok(self.change(&request.get_ref().task, command).await?)
+        let v1::PauseTaskRequest { task, leave_fence } = request.into_inner();
+        if leave_fence {
+            self.change(&task, |task| Command::LeaveFence { task }).await?;
+        }
+        Ok(self.change(&task, |task| Command::PauseTask { task }).await?)
     }
 
     async fn resume_task(
@@ -335,8 +338,11 @@ impl TaskService for Tasks {
         &self,
         request: Request<v1::CancelTaskRequest>,
     ) -> Result<Response<v1::TaskStateResponse>, Status> {
-        let command = |task| Command::CancelTask { task };
-        Ok(self.change(&request.get_ref().task, command).await?)
+        let v1::CancelTaskRequest { task, leave_fence } = request.into_inner();
+        if leave_fence {
+            self.change(&task, |task| Command::LeaveFence { task }).await?;
+        }
+        Ok(self.change(&task, |task| Command::CancelTask { task }).await?)
     }
 
     async fn verify_task(

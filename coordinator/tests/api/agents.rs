@@ -94,7 +94,10 @@ async fn a_pause_takes_leases_back_and_a_resume_gives_them_again() {
     let task = node.create(request("shop")).await;
     let mut agent = Agent::connect(node.handle.channel(), hello("a", 1)).await.unwrap();
     let held = agent.work_until(is_copy).await;
-    node.tasks().pause_task(v1::PauseTaskRequest { task: task.clone() }).await.unwrap();
+    node.tasks()
+        .pause_task(v1::PauseTaskRequest { task: task.clone(), ..Default::default() })
+        .await
+        .unwrap();
     let revoked = agent.wait(|said| match said {
         ToAgent::Revoke(revoke) => Some(revoke.unit),
         _ => None,
@@ -113,7 +116,10 @@ async fn a_revoked_unit_that_never_reached_its_agent_is_free_again() {
     let task = node.create(request("shop")).await;
     let mut agent = Agent::connect(node.handle.channel(), hello("a", 1)).await.unwrap();
     let lost = agent.work_until(is_copy).await;
-    node.tasks().pause_task(v1::PauseTaskRequest { task: task.clone() }).await.unwrap();
+    node.tasks()
+        .pause_task(v1::PauseTaskRequest { task: task.clone(), ..Default::default() })
+        .await
+        .unwrap();
     // It comes back without the unit, as if the lease had been lost with the stream.
     let mut agent = Agent::connect(node.handle.channel(), hello("a", 1)).await.unwrap();
     let resume = v1::ResumeTaskRequest { task, ..Default::default() };

@@ -106,7 +106,7 @@ async fn a_watch_tells_each_change_and_ends_with_the_task() {
     let started = node.tasks().start_task(start).await.unwrap().into_inner();
     assert_eq!((started.status(), started.changed), (v1::TaskStatus::Running, true));
     assert_eq!(next().await, Some(v1::TaskStatus::Running));
-    node.tasks().cancel_task(v1::CancelTaskRequest { task }).await.unwrap();
+    node.tasks().cancel_task(v1::CancelTaskRequest { task, ..Default::default() }).await.unwrap();
     assert_eq!(next().await, Some(v1::TaskStatus::Cancelled));
     assert_eq!(next().await, None);
 }

@@ -26,6 +26,7 @@ impl From<CutoverSettings> for v1::CutoverSettings {
             ignore: settings.ignore.into_iter().collect(),
             check_budget_ms: Some(settings.check_budget_ms),
             copy_again: settings.copy_again,
+            leave_sessions_of: settings.leave_sessions_of.into_iter().collect(),
             compare: Some(match settings.compare {
                 Some(settings) => Compare::Rows(settings.into()),
                 None => Compare::Nothing(v1::CompareNothing {}),
@@ -50,6 +51,7 @@ impl TryFrom<v1::CutoverSettings> for CutoverSettings {
             sequence_margin: wire.sequence_margin,
             check_budget_ms: wire.check_budget_ms.unwrap_or(DEFAULT_CHECK_BUDGET_MS),
             copy_again: wire.copy_again,
+            leave_sessions_of: wire.leave_sessions_of.into_iter().collect(),
             by: wire.by,
             ignore: wire.ignore.into_iter().collect(),
         })
@@ -122,8 +124,8 @@ impl From<CutoverDone> for v1::CutoverDone {
             CutoverDone::Ready { lag_bytes, again } => {
                 Wire::Ready(v1::CutoverReady { lag_bytes, again: again.map(Into::into) })
             }
-            CutoverDone::Fenced { at, ended } => {
-                Wire::Fenced(v1::CutoverFenced { at: at.0, ended })
+            CutoverDone::Fenced { at, ended, left } => {
+                Wire::Fenced(v1::CutoverFenced { at: at.0, ended, left })
             }
             CutoverDone::Proved { marker, sequences, again, copied } => {
                 let (again, copied) = (again.map(Into::into), copied.map(Into::into));
@@ -147,7 +149,9 @@ impl TryFrom<v1::CutoverDone> for CutoverDone {
             Wire::Ready(v1::CutoverReady { lag_bytes, again }) => {
                 Self::Ready { lag_bytes, again: again.map(Into::into) }
             }
-            Wire::Fenced(v1::CutoverFenced { at, ended }) => Self::Fenced { at: Lsn(at), ended },
+            Wire::Fenced(v1::CutoverFenced { at, ended, left }) => {
+                Self::Fenced { at: Lsn(at), ended, left }
+            }
             Wire::Proved(v1::CutoverProved { marker, sequences, again, copied }) => {
                 let (again, copied) = (again.map(Into::into), copied.map(Into::into));
                 Self::Proved { marker: Lsn(marker), sequences, again, copied }

@@ -430,13 +430,14 @@ prop_compose! {
         sample in option::of(1u32..=10_000),
         check_budget_ms in any::<u64>(),
         copy_again in any::<bool>(),
+        leave_sessions_of in btree_set(text(), 0..3),
         by in text(),
         setting_before in option::of(text()),
         [fence, marker, left_ms] in any::<[u64; 3]>(),
     ) -> CutoverOrder {
         let compare = sample.map(|sample| VerifySettings { sample: Sample::hundredths(sample).unwrap() });
         let settings =
-            CutoverSettings { writers, dry_run, timeout_ms, sequence_margin, ignore, compare, check_budget_ms, copy_again, by };
+            CutoverSettings { writers, dry_run, timeout_ms, sequence_margin, ignore, compare, check_budget_ms, copy_again, leave_sessions_of, by };
         let (fence, marker) = (Lsn(fence), Lsn(marker));
         CutoverOrder { step, attempt, settings, setting_before, fence, marker, left_ms }
     }
@@ -465,8 +466,8 @@ fn cutover_done() -> impl Strategy<Value = CutoverDone> {
         }),
         (any::<u64>(), option::of(again()))
             .prop_map(|(lag_bytes, again)| CutoverDone::Ready { lag_bytes, again }),
-        (any::<u64>(), any::<u32>())
-            .prop_map(|(at, ended)| CutoverDone::Fenced { at: Lsn(at), ended }),
+        (any::<u64>(), any::<u32>(), vec(text(), 0..3))
+            .prop_map(|(at, ended, left)| CutoverDone::Fenced { at: Lsn(at), ended, left }),
         (any::<u64>(), any::<u32>(), option::of(again()), option::of(copied())).prop_map(
             |(at, sequences, again, copied)| {
                 CutoverDone::Proved { marker: Lsn(at), sequences, again, copied }

@@ -1,4 +1,4 @@
--- Schema `pgconvoy` at the destination: what proves what is done. Version 8.
+-- Schema `pgconvoy` at the destination: what proves what is done. Version 9.
 
 create schema pgconvoy;
 
@@ -7,7 +7,7 @@ create table pgconvoy.meta (
     only_row boolean primary key default true check (only_row),
     version integer not null
 );
-insert into pgconvoy.meta (version) values (8);
+insert into pgconvoy.meta (version) values (9);
 
 -- The tasks that write here. A task whose row is gone has ended: nobody may write for it any more (law O9).
 create table pgconvoy.task (
@@ -125,6 +125,13 @@ create table pgconvoy.identity_set (
     -- As `alter table … replica identity` has it.
     was text not null,
     primary key (task, schema_name, table_name)
+);
+
+-- Tasks whose cutover was decided: written in the transaction that ends the task's row, and read by whoever does that step again. So it
+-- does not go with the row, but when all else of the task is removed.
+create table pgconvoy.switched (
+    task text primary key,
+    at timestamptz not null default pg_catalog.now()
 );
 
 -- Tables that are copied anew while the others are followed: their changes are kept, beginning behind this position.

@@ -13,7 +13,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::GenericClient;
 
-use super::{again, held, lag, left, named, refused, sessions, shape, source};
+use super::{again, held, lag, left, mark, named, refused, sessions, shape, source};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, marker, open_stream, sequences, survey};
 
@@ -27,20 +27,18 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     let mut refusals = Vec::new();
     refusals.extend(source::prepared_for_long(&session).await.about(&access)?);
     if order.settings.writers == Writers::Fenced {
+        refusals.extend(mark::of_another(ctx, order, &session).await.about(&access)?);
         refusals.extend(may_fence(&session).await.about(&access)?);
-        refusals.extend(sessions::that_would_stay(ctx, &session).await.about(&access)?);
+        refusals.extend(sessions::that_would_stay(ctx, order, &session).await.about(&access)?);
     }
-    refusals.extend(not_followed(ctx, &session).await.about(&access)?);
     refusals.extend(shape::changed(ctx, &session, &destination).await?);
     refusals.extend(without_sequences(sequences::missing(ctx, &session, &destination).await?));
-    refusals.extend(left::behind(ctx, order, &session, &destination).await.about(&access)?);
+    refusals.extend(come_up(ctx, order, &session, &destination).await.about(&access)?);
     refusals.extend(marker::prepare(&session, &ctx.task).await.about(&access)?);
     refusals.extend(parked(ctx, &*destination).await.about(&there)?);
     refusals.extend(held::broken(&destination).await.about(&there)?);
     refusals.extend(not_valid(&session, &destination).await.about(&there)?);
-    refusals.retain(|refusal| {
-        !order.settings.ignore.contains(&refusal.code) || !may_be_ignored(refusal)
-    });
+    refusals.retain(|refusal| !is_ignored(order, refusal));
     if let Some(refusal) = first_of(refusals) {
         return Ok(refused(refusal.about(access.to_string())));
     }
@@ -52,8 +50,10 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     let setting_before = setting(&session).await.about(&access)?;
     session.close().await;
     destination.close().await;
-    if order.settings.compares_again() {
-        again::begin(ctx, order).await?;
+    if order.settings.compares_again()
+        && let Err(failure) = again::begin(ctx, order).await?
+    {
+        return Ok(refused(failure));
     }
     Ok(CutoverDone::Checked { setting_before, lag_bytes })
 }
@@ -68,12 +68,59 @@ fn without_sequences(missing: Vec<String>) -> Option<Failure> {
     })
 }
 
-/// The user may leave behind what he knows of.
-fn may_be_ignored(refusal: &Failure) -> bool {
-    matches!(
+/// The user may leave behind what he knows of, and says so.
+fn is_ignored(order: &CutoverOrder, refusal: &Failure) -> bool {
+    let may_be = matches!(
         &*refusal.code,
-        "cutover_large_objects" | "cutover_unlogged_tables" | "cutover_marker_published"
-    )
+        "cutover_large_objects"
+            | "cutover_unlogged_tables"
+            | "cutover_marker_published"
+            | "cutover_subscriptions"
+    );
+    may_be && order.settings.ignore.contains(&refusal.code)
+}
+
+/// What would stay behind, and may come up at any time until the fence stands; so it is looked at again, by one failure that tells all.
+pub(super) async fn come_up_since(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    source: &Session,
+    destination: &Session,
+) -> Result<Option<Failure>, PgError> {
+    let mut found = come_up(ctx, order, source, destination).await?;
+    found.retain(|refusal| !is_ignored(order, refusal));
+    Ok(first_of(found).map(|failure| failure.about(source.access().to_string())))
+}
+
+async fn come_up(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    source: &Session,
+    destination: &Session,
+) -> Result<Vec<Failure>, PgError> {
+    let mut found = Vec::new();
+    found.extend(not_followed(ctx, source).await?);
+    found.extend(subscriptions(source).await?);
+    found.extend(left::behind(ctx, order, source, destination).await?);
+    Ok(found)
+}
+
+/// Subscriptions that write to the source whatever its fence says, for as long as they are enabled.
+async fn subscriptions(session: &Session) -> Result<Option<Failure>, PgError> {
+    let ask = "select s.subname::text from pg_catalog.pg_subscription s
+        join pg_catalog.pg_database d on d.oid = s.subdbid
+        where s.subenabled and d.datname = pg_catalog.current_database() order by 1";
+    let rows = session.query(ask, &[]).await?;
+    Ok((!rows.is_empty()).then(|| {
+        let names = named(rows.iter().map(|row| row.get(0)).collect());
+        let message = format!(
+            "subscriptions write to the source, and would go on when the destination has taken over: {names}"
+        );
+        Failure::definite("cutover_subscriptions", message).remedy(
+            "alter subscription … disable, each of them, and make them anew at the destination; if what they bring may be lost there, \
+             say --ignore cutover_subscriptions",
+        )
+    }))
 }
 
 /// One failure that tells all.
@@ -128,10 +175,7 @@ async fn may_fence(session: &Session) -> Result<Option<Failure>, PgError> {
 }
 
 /// Tables that take part by the task's rules, and of which nothing is followed.
-pub(super) async fn not_followed(
-    ctx: &UnitContext,
-    session: &Session,
-) -> Result<Option<Failure>, PgError> {
+async fn not_followed(ctx: &UnitContext, session: &Session) -> Result<Option<Failure>, PgError> {
     let ask = format!(
         "select n.nspname::text, c.relname::text from pg_catalog.pg_class c
          join pg_catalog.pg_namespace n on n.oid = c.relnamespace

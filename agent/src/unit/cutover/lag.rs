@@ -6,7 +6,8 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 use tokio::time::Instant;
 
-use crate::pg::{About, PgError, Session};
+use super::waits::applied;
+use crate::pg::{About, Session};
 use crate::unit::{UnitContext, UnitEnd};
 
 /// How long the destination may need to be where the source was when this began.
@@ -21,16 +22,11 @@ pub(super) async fn caught_up(
     to: Lsn,
 ) -> Result<Result<u64, Failure>, UnitEnd> {
     let access = destination.access();
-    let ask =
-        "select coalesce((select lsn::text from pgconvoy.apply_progress where task = $1), '0/0')";
     let end = Instant::now() + LIMIT;
     let mut first = None;
     loop {
         ctx.still_mine()?;
-        let row = destination.query_one(ask, &[&ctx.task.as_str()]).await.about(access)?;
-        let text: &str = row.get(0);
-        let bad = |_| PgError::protocol(format!("position {text}"));
-        let applied: Lsn = text.parse().map_err(bad).about(access)?;
+        let applied = applied(ctx, destination).await.about(access)?;
         let lag = *first.get_or_insert(to.0.saturating_sub(applied.0));
         if applied >= to {
             return Ok(Ok(lag));

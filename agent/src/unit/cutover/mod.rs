@@ -22,21 +22,24 @@ mod fresh;
 mod held;
 mod lag;
 mod left;
+mod mark;
 mod proof;
 mod ready;
 mod sessions;
 mod shape;
 mod source;
 mod switch;
+mod waits;
 
 use std::time::Duration;
 
 use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, CutoverStep};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::unit::WorkResult;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{UnitContext, UnitEnd};
+use waits::in_time;
 
 /// What is left of the cutover's time.
 #[derive(Debug, Clone, Copy)]
@@ -56,12 +59,17 @@ pub(super) async fn run(ctx: &UnitContext, order: CutoverOrder) -> Result<WorkRe
         // Units of their own compare.
         CutoverStep::Compare => return Err(not_a_lease(order.step).into()),
         CutoverStep::Fence => {
-            within(until, "the source was fenced", Box::pin(source::fence(ctx, &order, until)))
+            within(ctx, until, "the source was fenced", Box::pin(source::fence(ctx, &order, until)))
                 .await?
         }
         CutoverStep::Prove => {
-            within(until, "all was at the destination", Box::pin(proof::run(ctx, &order, until)))
-                .await?
+            within(
+                ctx,
+                until,
+                "all was at the destination",
+                Box::pin(proof::run(ctx, &order, until)),
+            )
+            .await?
         }
         CutoverStep::Switch => Box::pin(switch::run(ctx, &order, until)).await?,
         CutoverStep::Lift => Box::pin(source::lift(ctx, &order)).await?,
@@ -73,16 +81,14 @@ fn not_a_lease(step: CutoverStep) -> Failure {
     Failure::other("lease_not_understood", format!("no lease is for step {}", step.as_str()))
 }
 
-/// What a step may take longer than the cutover: one that sees the end of the time says more about it.
-const GRACE: Duration = Duration::from_millis(500);
-
 /// A step that ends in time, or is left as it is: what it had begun, the next owner ends before all else (law O5).
 async fn within(
+    ctx: &UnitContext,
     until: Until,
     waited_for: &str,
     step: impl Future<Output = Result<CutoverDone, UnitEnd>>,
 ) -> Result<CutoverDone, UnitEnd> {
-    timeout_at(until.0 + GRACE, step).await.unwrap_or_else(|_| Ok(timed_out(waited_for)))
+    Ok(in_time(ctx, until, waited_for, step).await?.unwrap_or_else(refused))
 }
 
 /// Things that are named in one failure.
@@ -97,11 +103,4 @@ fn named(mut names: Vec<String>) -> String {
 
 fn refused(failure: Failure) -> CutoverDone {
     CutoverDone::Refused(failure)
-}
-
-fn timed_out(waited_for: &str) -> CutoverDone {
-    let message = format!("the cutover's time was over before {waited_for}");
-    refused(Failure::definite("cutover_timed_out", message).remedy(
-        "see what held it up (`task show` tells lag and steps), give it more time by --timeout, and begin anew",
-    ))
 }

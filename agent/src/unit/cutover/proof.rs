@@ -13,7 +13,8 @@ use tokio_postgres::GenericClient;
 
 use super::check::parked;
 use super::source::{self, still_writing};
-use super::{Until, again, left, refused, sessions, shape, timed_out};
+use super::waits::timed_out;
+use super::{Until, again, left, refused, sessions, shape};
 use crate::laws::Law;
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, marker, sequences};
@@ -42,7 +43,8 @@ pub(super) async fn run(
     let (seen, sequences, altered) =
         tokio::try_join!(arrived(ctx, &marker, until), set, altered(ctx))?;
     let Some(seen) = seen else {
-        return Ok(timed_out("all that was written was at the destination"));
+        let waited_for = "all that was written was at the destination";
+        return Ok(refused(timed_out(ctx, waited_for).await));
     };
     if seen.last_change > seen.marker && !Law::Proof.is_left_out() {
         return Ok(refused(who_writes(ctx, &session).await?));

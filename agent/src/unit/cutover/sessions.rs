@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
+use pgconvoy_shared::cutover::CutoverOrder;
 use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::name::quote_literal;
 use tokio::time::{Instant, sleep};
 
 use super::Until;
@@ -20,6 +22,9 @@ const AT_WORK_MAX: Duration = Duration::from_millis(300);
 
 /// Sessions that are named.
 const NAMED_MAX: i64 = 5;
+
+/// Sessions that are kept on record because they were left.
+const LEFT_MAX: i64 = 20;
 
 /// Sessions of this database that are not the task's own, of the kinds that `which` says.
 fn of_others(which: &str) -> String {
@@ -49,6 +54,16 @@ const BEGINNING: &str = "select coalesce(pg_catalog.array_agg(l.virtualtransacti
     and l.objid = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()) \
     and l.mode = 'RowExclusiveLock' and l.pid <> pg_catalog.pg_backend_pid()";
 
+/// Sessions that the fence leaves as they are: of roles that the user named, and only where the task's role may not end them.
+fn left_alone(order: &CutoverOrder) -> String {
+    let roles: Vec<String> =
+        order.settings.leave_sessions_of.iter().map(|role| quote_literal(role)).collect();
+    match roles.as_slice() {
+        [] => "false".to_owned(),
+        some => format!("(a.usename in ({}) and not coalesce({MAY_END}, false))", some.join(", ")),
+    }
+}
+
 fn of_task(ctx: &UnitContext) -> String {
     format!("pgconvoy/{}/", ctx.task)
 }
@@ -59,10 +74,15 @@ pub(super) async fn others(
     session: &Session,
     which: &str,
 ) -> Result<Vec<String>, PgError> {
-    told(ctx, session, &format!("{} and ({which})", of_others(CLIENTS))).await
+    told(ctx, session, &format!("{} and ({which})", of_others(CLIENTS)), NAMED_MAX).await
 }
 
-async fn told(ctx: &UnitContext, session: &Session, which: &str) -> Result<Vec<String>, PgError> {
+async fn told(
+    ctx: &UnitContext,
+    session: &Session,
+    which: &str,
+    at_most: i64,
+) -> Result<Vec<String>, PgError> {
     let ask = format!(
         "select pg_catalog.format('%s from %s as %s', coalesce(nullif(a.application_name, ''), \
          'a ' || nullif(a.backend_type, 'client backend'), 'a nameless session'), \
@@ -70,7 +90,7 @@ async fn told(ctx: &UnitContext, session: &Session, which: &str) -> Result<Vec<S
          a.usename) from pg_catalog.pg_stat_activity a where {which} \
          order by a.backend_xid is null, a.xact_start desc nulls last, a.state_change desc nulls last limit $2"
     );
-    let rows = session.query(&ask, &[&of_task(ctx), &NAMED_MAX]).await?;
+    let rows = session.query(&ask, &[&of_task(ctx), &at_most]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -82,7 +102,7 @@ pub(super) async fn at_work(ctx: &UnitContext, session: &Session) -> Result<Vec<
     let which = format!("{} and ({AT_WORK})", of_others(WRITERS));
     let end = Instant::now() + AT_WORK_MAX;
     loop {
-        let at_work = told(ctx, session, &which).await?;
+        let at_work = told(ctx, session, &which, NAMED_MAX).await?;
         if at_work.is_empty() || Instant::now() >= end {
             return Ok(at_work);
         }
@@ -93,9 +113,11 @@ pub(super) async fn at_work(ctx: &UnitContext, session: &Session) -> Result<Vec<
 /// Sessions that the fence could not end.
 pub(super) async fn that_would_stay(
     ctx: &UnitContext,
+    order: &CutoverOrder,
     session: &Session,
 ) -> Result<Option<Failure>, PgError> {
-    let stay = others(ctx, session, &format!("not {MAY_END}")).await?;
+    let stay = format!("not {MAY_END} and not {}", left_alone(order));
+    let stay = others(ctx, session, &stay).await?;
     Ok((!stay.is_empty()).then(|| may_not_end(&stay)))
 }
 
@@ -103,7 +125,8 @@ fn may_not_end(who: &[String]) -> Failure {
     let message = format!("the source's role may not end: {}", who.join("; "));
     Failure::definite("cutover_sessions_stay", message).remedy(
         "end them by hand, or grant pg_signal_backend to the role (sessions of superusers only they can end), and pg_read_all_stats, \
-         which tells a server's own workers from clients",
+         which tells a server's own workers from clients; sessions of a provider's own roles, which write nothing of yours, may be left: \
+         --leave-sessions-of ROLE",
     )
 }
 
@@ -112,12 +135,14 @@ fn do_not_end(who: &str) -> Failure {
         .remedy("end them by hand, or give the cutover more time by --timeout")
 }
 
-/// Ends every session that began before now, and waits until they are gone. How many there were, or who does not go.
+/// Ends every session that began before now but those that may be left, and waits until they are gone. How many there were and who is left, or
+/// who does not go.
 pub(super) async fn end_earlier(
     ctx: &UnitContext,
+    order: &CutoverOrder,
     session: &Session,
     until: Until,
-) -> Result<Result<u32, Failure>, UnitEnd> {
+) -> Result<Result<(u32, Vec<String>), Failure>, UnitEnd> {
     let access = session.access();
     let mut beginning: Option<Vec<String>> = None;
     loop {
@@ -137,7 +162,8 @@ pub(super) async fn end_earlier(
         beginning = Some(left);
         sleep(LOOK_AGAIN).await;
     }
-    let clients = of_others(CLIENTS);
+    let left_alone = left_alone(order);
+    let clients = format!("{} and not {left_alone}", of_others(CLIENTS));
     let list = format!("select a.pid from pg_catalog.pg_stat_activity a where {clients}");
     let rows = session.query(&list, &[&of_task(ctx)]).await.about(access)?;
     let pids: Vec<String> = rows.iter().map(|row| row.get::<_, i32>(0).to_string()).collect();
@@ -163,7 +189,9 @@ pub(super) async fn end_earlier(
             Err(error) => return Err(access.failure(&error).into()),
         }
     }
-    Ok(Ok(u32::try_from(pids.len()).unwrap_or(u32::MAX)))
+    let left = format!("{} and {left_alone}", of_others(CLIENTS));
+    let left = told(ctx, session, &left, LEFT_MAX).await.about(access)?;
+    Ok(Ok((u32::try_from(pids.len()).unwrap_or(u32::MAX), left)))
 }
 
 /// Ends all of them, as far as that may be: whoever came while the source was fenced would go on reading only, and a pool keeps such a

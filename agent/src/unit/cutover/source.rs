@@ -2,16 +2,16 @@
 //!
 //! A database whose `default_transaction_read_only` is on lets new sessions read only, unless they ask for more; sessions that
 //! began before know nothing of it, and are ended. Nobody is kept out for certain: what is written in spite of it is found by
-//! the proof, which undoes the cutover then.
+//! the proof, which undoes the cutover then. Whose fence it is tells its [`mark`].
 
 use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, Writers};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::name::{quote_identifier, quote_literal};
 
-use super::check::not_followed;
-use super::{Until, refused, sessions, timed_out};
+use super::check::come_up_since;
+use super::waits::timed_out;
+use super::{Until, mark, refused, sessions};
 use crate::laws::Law;
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::{About, PgError, Session};
@@ -39,16 +39,18 @@ pub(super) async fn fence(
     let session = session(ctx).await?;
     let access = session.access().clone();
     if until.is_over() {
-        return Ok(timed_out("the source was fenced"));
+        return Ok(refused(timed_out(ctx, "the source was fenced").await));
     }
-    let mut ended = 0;
+    let destination = ctx.session(Side::Destination).await?;
+    let (mut ended, mut left) = (0, Vec::new());
     match order.settings.writers {
         Writers::Fenced if Law::Fence.is_left_out() => {}
         Writers::Fenced => {
-            let on = format!("alter database {} set {SETTING} = on", database(&session));
-            session.batch_execute(&on).await.about(&access)?;
-            match sessions::end_earlier(ctx, &session, until).await? {
-                Ok(count) => ended = count,
+            if let Some(another) = mark::set(ctx, order, &session).await.about(&access)? {
+                return Ok(refused(another));
+            }
+            match sessions::end_earlier(ctx, order, &session, until).await? {
+                Ok(of_others) => (ended, left) = of_others,
                 Err(failure) => return Ok(refused(failure)),
             }
         }
@@ -63,28 +65,24 @@ pub(super) async fn fence(
     if let Some(prepared) = in_the_way(&session, &prepared) {
         return Ok(refused(prepared));
     }
-    // From now on no table is made any more.
-    if let Some(new) = not_followed(ctx, &session).await.about(&access)? {
-        return Ok(refused(new.about(access.to_string())));
+    // From now on no table is made any more, logged or not.
+    if let Some(new) = come_up_since(ctx, order, &session, &destination).await.about(&access)? {
+        return Ok(refused(new));
     }
+    ctx.means.pool.give(destination);
     let at = insert_position(&session).await.about(&access)?;
     session.close().await;
-    Ok(CutoverDone::Fenced { at, ended })
+    Ok(CutoverDone::Fenced { at, ended, left })
 }
 
 pub(super) async fn lift(ctx: &UnitContext, order: &CutoverOrder) -> Result<CutoverDone, UnitEnd> {
     let session = session(ctx).await?;
     let access = session.access().clone();
-    if order.settings.writers == Writers::Fenced {
-        let name = database(&session);
-        let lift = match &order.setting_before {
-            Some(value) => {
-                format!("alter database {name} set {SETTING} = {}", quote_literal(value))
-            }
-            None => format!("alter database {name} reset {SETTING}"),
-        };
-        session.batch_execute(&lift).await.about(&access)?;
-        // Whoever came while it was fenced would go on reading only; a pool keeps such a session for hours.
+    // One that was refused before its fence has stopped nobody. Else whoever came while it was fenced would go on reading only; a pool keeps
+    // such a session for hours.
+    if order.settings.writers == Writers::Fenced
+        && mark::lift(ctx, order, &session).await.about(&access)?
+    {
         sessions::end_all(ctx, &session).await;
     }
     session.close().await;
@@ -158,8 +156,4 @@ async fn position(session: &Session, ask: &str) -> Result<Lsn, PgError> {
     let row = session.query_one(ask, &[]).await?;
     let text: &str = row.get(0);
     text.parse().map_err(|_| PgError::protocol(format!("position {text}")))
-}
-
-fn database(session: &Session) -> String {
-    quote_identifier(&session.access().endpoint().database)
 }

@@ -1,11 +1,13 @@
 //! The switch: one transaction at the destination, after which nobody writes for the task any more.
 //!
-//! 1. Is the task's row gone? Then an owner before had decided, and died before it could say so.
+//! 1. Does the destination say that it has switched? Then an owner before had decided, and died before it could say so. If it has neither
+//!    that nor the task's row, it is not the one that was written to, or was restored: it has not switched, and all is taken back.
 //! 2. Own the unit, so that an older owner that still sleeps cannot decide after this one.
 //! 3. No transaction that could still commit a change is open or prepared at the source. Then a second marker, at the destination: everything that could be written until now has come. No sequence has moved on since
 //!    the destination's were set: drawing a number is no change that the stream tells.
 //! 4. In one transaction: hold the unit and the applier's row; no change came behind the first marker, and no table was parked
-//!    on the way to it; triggers and rules that fire always are made; the task's row goes, and with it every right to write for the task (laws O1, O3, O9). Else: nothing is
+//!    on the way to it; triggers and rules that fire always are made; the task's row goes, and with it every right to write for the task (laws O1, O3, O9), and
+//!    a row says that it has switched. Else: nothing is
 //!    decided, and all is taken back.
 //!
 //! What the row takes along (plans, the proof of each shard, the applied position) proves something only to those who still
@@ -16,10 +18,12 @@ use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::{Failure, FailureClass};
 use tokio::time::Instant;
+use tokio_postgres::Transaction;
 
 use super::check::parked;
 use super::proof::{self, arrived, who_writes};
-use super::{Until, named, refused, sessions, source, timed_out};
+use super::waits::{GRACE, LOOK_MAX, in_time, timed_out};
+use super::{Until, named, refused, sessions, source};
 use crate::laws::Law;
 use crate::pg::About;
 use crate::pg::destination::AWAKE;
@@ -30,13 +34,15 @@ pub(super) async fn run(
     order: &CutoverOrder,
     until: Until,
 ) -> Result<CutoverDone, UnitEnd> {
-    if has_switched(ctx).await? {
-        return Ok(CutoverDone::Switched);
+    match decided(ctx).await? {
+        Decided::Switched => return Ok(CutoverDone::Switched),
+        Decided::Lost(failure) => return Ok(refused(failure)),
+        Decided::NotYet => {}
     }
     let mut session = fence::writing_session(ctx).await?;
     let access = session.access().clone();
     if until.is_over() {
-        return Ok(timed_out("the destination took over"));
+        return Ok(refused(timed_out(ctx, WAITED_FOR).await));
     }
     let source = source::session(ctx).await?;
     if !Law::Proof.is_left_out()
@@ -47,11 +53,9 @@ pub(super) async fn run(
     let marker = proof::name(ctx, order, 2);
     proof::write(ctx, &source, &marker).await?;
     let Some(seen) = arrived(ctx, &marker, until).await? else {
-        return Ok(timed_out("the destination took over"));
+        return Ok(refused(timed_out(ctx, WAITED_FOR).await));
     };
-    let is_behind =
-        |seen: proof::Seen| seen.last_change > order.marker && !Law::Proof.is_left_out();
-    if is_behind(seen) {
+    if is_behind(order, seen) {
         return Ok(refused(who_writes(ctx, &source).await?));
     }
     let moved = sequences::not_set(ctx, &source, &session, order.settings.sequence_margin).await?;
@@ -70,46 +74,109 @@ pub(super) async fn run(
     }
 
     ctx.still_mine()?;
-    // What waits for a lock beyond the time ends with an error; whoever comes next finds that the time is over.
-    let wait = until.0.saturating_duration_since(Instant::now()).as_millis().max(1);
-    let hold = format!("set local lock_timeout = {wait}; {}", fence::hold(ctx));
+    // Up to the commit nothing is decided, so it may be left; from there on it is waited for. What waits for a lock beyond that ends with
+    // an error, even if nobody hears of it any more.
     let transaction = session.transaction().await.about(&access)?;
-    transaction.batch_execute(&hold).await.about(&access)?;
-    let seen = proof::seen(&transaction, ctx, &marker, "for update").await.about(&access)?;
-    // Another marker than this one: nobody else writes any while this unit is owned.
-    if seen.is_none_or(is_behind) {
-        transaction.rollback().await.about(&access)?;
-        return Ok(refused(who_writes(ctx, &source).await?));
-    }
-    if let Some(parked) = parked(ctx, &transaction).await.about(&access)? {
-        transaction.rollback().await.about(&access)?;
-        return Ok(refused(parked.about(access.to_string())));
-    }
-    if let Err(failure) = schema::go_live(ctx, &transaction, &access).await {
-        if failure.class != FailureClass::Definite {
-            return Err(failure.into());
+    let decide = Box::pin(decide(ctx, order, &transaction, &marker, until));
+    match in_time(ctx, until, WAITED_FOR, decide).await? {
+        Ok(None) => {}
+        Ok(Some(InTheWay::Writers)) => {
+            transaction.rollback().await.about(&access)?;
+            return Ok(refused(who_writes(ctx, &source).await?));
         }
-        transaction.rollback().await.about(&access)?;
-        return Ok(refused(failure));
+        Ok(Some(InTheWay::Other(failure))) => {
+            transaction.rollback().await.about(&access)?;
+            return Ok(refused(failure));
+        }
+        Err(failure) => return Ok(refused(failure)),
     }
-    // What hangs on the row goes by foreign keys, which a default of the database may have put to sleep.
-    transaction.batch_execute(AWAKE).await.about(&access)?;
-    let row = "delete from pgconvoy.task where id = $1";
-    transaction.execute(row, &[&ctx.task.as_str()]).await.about(&access)?;
     transaction.commit().await.about(&access)?;
     session.close().await;
     source.close().await;
     Ok(CutoverDone::Switched)
 }
 
-async fn has_switched(ctx: &UnitContext) -> Result<bool, UnitEnd> {
+const WAITED_FOR: &str = "the destination took over";
+
+/// A change came after the marker that proves the drain.
+fn is_behind(order: &CutoverOrder, seen: proof::Seen) -> bool {
+    seen.last_change > order.marker && !Law::Proof.is_left_out()
+}
+
+/// Why nothing is decided.
+enum InTheWay {
+    Writers,
+    Other(Failure),
+}
+
+/// All of the decision but its commit; or what is in its way.
+async fn decide(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    transaction: &Transaction<'_>,
+    marker: &str,
+    until: Until,
+) -> Result<Option<InTheWay>, UnitEnd> {
+    let access = ctx.access(Side::Destination);
+    let wait = until.0.saturating_duration_since(Instant::now()) + GRACE + LOOK_MAX * 2;
+    let hold = format!("set local lock_timeout = {}; {}", wait.as_millis(), fence::hold(ctx));
+    transaction.batch_execute(&hold).await.about(&access)?;
+    let seen = proof::seen(transaction, ctx, marker, "for update").await.about(&access)?;
+    // Another marker than this one: nobody else writes any while this unit is owned.
+    if seen.is_none_or(|seen| is_behind(order, seen)) {
+        return Ok(Some(InTheWay::Writers));
+    }
+    if let Some(parked) = parked(ctx, transaction).await.about(&access)? {
+        return Ok(Some(InTheWay::Other(parked.about(access.to_string()))));
+    }
+    match schema::go_live(ctx, transaction, &access).await {
+        Ok(()) => {}
+        Err(failure) if failure.class == FailureClass::Definite => {
+            return Ok(Some(InTheWay::Other(failure)));
+        }
+        Err(failure) => return Err(failure.into()),
+    }
+    // What hangs on the row goes by foreign keys, which a default of the database may have put to sleep.
+    transaction.batch_execute(AWAKE).await.about(&access)?;
+    for decide in [
+        "insert into pgconvoy.switched (task) values ($1)",
+        "delete from pgconvoy.task where id = $1",
+    ] {
+        transaction.execute(decide, &[&ctx.task.as_str()]).await.about(&access)?;
+    }
+    Ok(None)
+}
+
+/// What an owner before may have decided.
+enum Decided {
+    Switched,
+    NotYet,
+    /// Nothing that the destination, as it is now, could go by.
+    Lost(Failure),
+}
+
+async fn decided(ctx: &UnitContext) -> Result<Decided, UnitEnd> {
     let access = ctx.access(Side::Destination);
     let session = access.session().await.about(&access)?;
-    let ours = "select pg_catalog.to_regclass('pgconvoy.task') is not null";
-    let there: bool = session.query_one(ours, &[]).await.about(&access)?.get(0);
-    let row = "select from pgconvoy.task where id = $1";
-    let gone =
-        !there || session.query_opt(row, &[&ctx.task.as_str()]).await.about(&access)?.is_none();
+    let ours = "select pg_catalog.to_regclass('pgconvoy.switched') is not null";
+    let mut decided = Decided::Lost(lost().about(access.to_string()));
+    if session.query_one(ours, &[]).await.about(&access)?.get(0) {
+        // Of one moment: the one comes with the commit that takes the other.
+        let rows = "select exists (select from pgconvoy.switched where task = $1), exists (select from pgconvoy.task where id = $1)";
+        let row = session.query_one(rows, &[&ctx.task.as_str()]).await.about(&access)?;
+        match (row.get(0), row.get(1)) {
+            (true, _) => decided = Decided::Switched,
+            (false, true) => decided = Decided::NotYet,
+            (false, false) => {}
+        }
+    }
     session.close().await;
-    Ok(gone)
+    Ok(decided)
+}
+
+fn lost() -> Failure {
+    let message = "the destination knows nothing of the task any more, nor that it has switched: it was restored from a time before, or is another server";
+    Failure::definite("cutover_destination_lost", message).remedy(
+        "let the task's destination lead to the server that was written to, and begin anew; if there is none, cancel the task",
+    )
 }

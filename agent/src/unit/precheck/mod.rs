@@ -14,6 +14,7 @@
 mod conflicts;
 mod extensions;
 mod large_objects;
+mod long;
 mod objects;
 mod privileges;
 mod reach;

@@ -5,6 +5,7 @@ use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::unit::SnapshotMode;
 use pgconvoy_shared::verify::Purpose;
 
+use super::long;
 use super::report::{Finding, Report};
 use crate::pg::Session;
 use crate::tools::Tools;
@@ -77,13 +78,7 @@ pub(super) async fn facts(session: &Session) -> Result<ServerFacts, tokio_postgr
              where s.setdatabase = (select oid from pg_database where datname = current_database())
              order by 1",
         ),
-        texts(
-            "select format('process %s of %s, since %s', pid, usename, xact_start::timestamptz(0))
-             from pg_stat_activity
-             where datname = current_database() and pid <> pg_backend_pid()
-               and xact_start < now() - interval '1 hour'
-             order by xact_start",
-        ),
+        long::open_for(session, long::Of::ThisDatabase, long::LONG_SECS),
     )?;
     let described = |one: &Prepared| format!("{} of {}, since {}", one.gid, one.owner, one.since);
     Ok(ServerFacts {

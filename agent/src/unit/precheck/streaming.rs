@@ -4,6 +4,7 @@ use futures::try_join;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::name::QualifiedName;
 
+use super::long;
 use super::report::{Finding, Report};
 use crate::pg::Session;
 use crate::unit::prepared::{self, Prepared, Within};
@@ -78,12 +79,7 @@ pub(super) async fn of_source(
                     pg_database_size(current_database()) / 1048576,
                     current_setting('synchronous_standby_names'),
                     exists (select from pg_largeobject_metadata), {log_an_hour},
-                    coalesce(current_setting('idle_replication_slot_timeout', true), '0'),
-                    array(select format('process %s of %s in database %s, since %s', pid, usename, datname, xact_start::timestamptz(0))
-                          from pg_stat_activity
-                          where datname <> current_database() and backend_xid is not null
-                            and xact_start < now() - interval '1 hour'
-                          order by xact_start)
+                    coalesce(current_setting('idle_replication_slot_timeout', true), '0')
              from pg_roles r where r.rolname = current_user"
     );
     let tables = format!(
@@ -94,10 +90,11 @@ pub(super) async fn of_source(
         key = apply_key::INDEX,
         taking_part = survey::TAKING_PART,
     );
-    let (row, tables, prepared) = try_join!(
+    let (row, tables, prepared, long_transactions) = try_join!(
         session.query_one(&facts, &[]),
         session.query(&tables, &[]),
         prepared::that_stay(session, Within::Server),
+        long::open_for(session, long::Of::OthersThatWrite, long::LONG_SECS),
     )?;
     let described = |one: &Prepared| {
         let Prepared { gid, owner, database, since, .. } = one;
@@ -116,7 +113,7 @@ pub(super) async fn of_source(
         log_an_hour: row.get(9),
         idle_timeout: row.get(10),
         prepared: prepared.iter().map(described).collect(),
-        long_transactions: row.get(11),
+        long_transactions,
         unidentified: Vec::new(),
         set_identity: ctx.spec.incremental.set_replica_identity,
         unlogged: Vec::new(),

@@ -14,9 +14,10 @@ use super::Which;
 use crate::client::{Cluster, TaskClient};
 use crate::command::cleaning;
 use crate::exit::Exit;
-use crate::output::{self, Format};
+use crate::output::{self, Format, note};
 use crate::problem::Problem;
 use crate::submission::{Acknowledge, Wanted};
+use crate::view::cutover::CutoverView;
 use crate::view::task::status_word;
 
 /// Start a created task
@@ -35,6 +36,8 @@ pub(super) struct Start {
 pub(super) struct Pause {
     #[command(flatten)]
     which: Which,
+    #[command(flatten)]
+    fence: LeaveFence,
 }
 
 /// Let a paused or failed task go on from its checkpoints
@@ -85,6 +88,29 @@ pub(super) struct Resync {
 pub(super) struct Cancel {
     #[command(flatten)]
     which: Which,
+    #[command(flatten)]
+    fence: LeaveFence,
+}
+
+/// What a task that waits for a source that is gone is stopped with.
+#[derive(Debug, Clone, Copy, Args)]
+struct LeaveFence {
+    /// Where an undone cutover has only its fence left to be lifted, and the source is gone: give that up, and tell what lifts it
+    #[arg(long)]
+    leave_fence: bool,
+}
+
+impl LeaveFence {
+    /// What stays behind, where that was said.
+    async fn tell(self, cluster: &Cluster, task: &str) -> Result<(), Problem> {
+        if self.leave_fence {
+            let task = cluster.task(task, 1).await?;
+            if let Some(left) = CutoverView::of(&task).and_then(|view| view.left_fence()) {
+                note(&left);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Forget a task that has ended
@@ -110,9 +136,16 @@ impl Start {
 
 impl Pause {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
-        let request = v1::PauseTaskRequest { task: self.which.task.clone() };
+        let Self { which: Which { task, reach }, fence } = self;
+        let request = v1::PauseTaskRequest { task, leave_fence: fence.leave_fence };
         let ask = async |mut client: TaskClient| client.pause_task(request.clone()).await;
-        change(self.which, format, ask).await
+        let pause = reach.with(async |cluster| {
+            let answer = cluster.tasks(ask).await?;
+            fence.tell(cluster, &answer.task_id).await?;
+            Ok(answer)
+        });
+        show(&pause.await?, format)?;
+        Ok(Exit::Done)
     }
 }
 
@@ -201,12 +234,12 @@ fn must_lead_there(task: &v1::Task, wanted: &Wanted) -> Result<(), Problem> {
 
 impl Cancel {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
-        let Which { task, reach } = self.which;
-        let ask = async |mut client: TaskClient| {
-            client.cancel_task(v1::CancelTaskRequest { task: task.clone() }).await
-        };
+        let Self { which: Which { task, reach }, fence } = self;
+        let request = v1::CancelTaskRequest { task, leave_fence: fence.leave_fence };
+        let ask = async |mut client: TaskClient| client.cancel_task(request.clone()).await;
         let cancel = reach.with_idle(async |cluster, idle| {
             let answer = cluster.tasks(ask).await?;
+            fence.tell(cluster, &answer.task_id).await?;
             // Only now, or the agent would go on with a task that was about to be cancelled.
             let cleaned_up = match idle {
                 Some(idle) => cleaning::with_an_agent(cluster, &answer.task_id, idle).await,

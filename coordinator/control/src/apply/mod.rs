@@ -11,6 +11,7 @@ mod delete_task;
 mod drain_agent;
 mod forget_agent;
 mod grant_leases;
+mod leave_fence;
 mod lose_agent;
 mod note_export;
 mod pause_task;
@@ -61,6 +62,7 @@ pub fn apply(state: &mut State, stamped: &Stamped) -> Applied {
         Command::CutoverTask { task, settings } => {
             cutover_task::cutover_task(&mut cx, task, settings)
         }
+        Command::LeaveFence { task } => leave_fence::leave_fence(&mut cx, task),
         Command::ResumeTable { task, table } => table_again::resume_table(&mut cx, task, table),
         Command::ResyncTable { task, table } => table_again::resync_table(&mut cx, task, table),
     };

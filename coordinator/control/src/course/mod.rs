@@ -45,7 +45,9 @@ use crate::state::unit::Subject;
 use crate::state::{EventKind, Tally, TaskStatus, UnitState};
 
 pub(crate) use aside::{parking, resume_table, resync_table};
-pub(crate) use cutover::{begin as begin_cutover, interrupted as cutover_interrupted};
+pub(crate) use cutover::{
+    LeftFence, begin as begin_cutover, interrupted as cutover_interrupted, leave_fence,
+};
 pub(crate) use gate::{acknowledge, ensure_precheck};
 pub(crate) use gone::table_gone;
 pub(crate) use lease_end::{dropped, failed, lease_lost, released, revoke_all, table_changed};

@@ -37,12 +37,16 @@ pub struct Cutover {
     pub fence: Lsn,
     /// Sessions that were ended for it.
     pub ended_sessions: u32,
+    /// Sessions that it left as they were, each in words.
+    pub left_sessions: Vec<String>,
     /// The end of the marker behind which there is no change.
     pub marker: Lsn,
     /// Sequences that were set.
     pub sequences: u32,
     /// Why it is being undone.
     pub cause: Option<Failure>,
+    /// Its user gave up lifting the fence: it may stand still.
+    pub fence_left: bool,
     /// How it ended, and when; none = it is under way.
     pub ended: Option<(CutoverOutcome, Timestamp)>,
 }
@@ -112,9 +116,11 @@ impl Cutover {
             copied: None,
             fence: Lsn(0),
             ended_sessions: 0,
+            left_sessions: Vec::new(),
             marker: Lsn(0),
             sequences: 0,
             cause: None,
+            fence_left: false,
             ended: None,
         }
     }

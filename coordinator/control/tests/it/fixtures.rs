@@ -141,7 +141,9 @@ fn cutover_done(order: &CutoverOrder, chance: u32) -> CutoverDone {
         CutoverStep::Check => CutoverDone::Checked { setting_before: None, lag_bytes: 5 },
         CutoverStep::Compare => panic!("it has units of its own"),
         CutoverStep::Ready => CutoverDone::Ready { lag_bytes: 5, again: None },
-        CutoverStep::Fence => CutoverDone::Fenced { at: Lsn(90), ended: 2 },
+        CutoverStep::Fence => {
+            CutoverDone::Fenced { at: Lsn(90), ended: 2, left: vec!["admin".into()] }
+        }
         CutoverStep::Prove => {
             CutoverDone::Proved { marker: Lsn(99), sequences: 3, again: None, copied: None }
         }

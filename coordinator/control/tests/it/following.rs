@@ -46,6 +46,7 @@ pub(crate) fn cutover_settings() -> CutoverSettings {
         compare: Some(VerifySettings::default()),
         check_budget_ms: 1_000,
         copy_again: true,
+        leave_sessions_of: ["rdsadmin".to_owned()].into(),
         by: "ann".into(),
     }
 }

@@ -102,7 +102,8 @@ fn batch() -> Vec<Stamped> {
         }),
         Command::ResumeTable { task: task.clone(), table: "public.orders".into() },
         Command::ResyncTable { task: task.clone(), table: "public.orders".into() },
-        Command::CutoverTask { task, settings: following::cutover_settings() },
+        Command::CutoverTask { task: task.clone(), settings: following::cutover_settings() },
+        Command::LeaveFence { task },
     ];
     commands
         .into_iter()

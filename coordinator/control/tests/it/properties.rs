@@ -110,6 +110,7 @@ impl Machine {
                 let (task, settings) = (fixtures::task_id(2), following::cutover_settings());
                 self.apply(Command::CutoverTask { task, settings });
             }
+            21 => self.apply(Command::LeaveFence { task: fixtures::task_id(2) }),
             _ => self.answer(a, b),
         }
     }

@@ -3,8 +3,10 @@
 mod fence;
 mod killed;
 mod left;
+mod lost;
 mod oldest;
 mod resynced;
+mod slow;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -27,10 +27,23 @@ use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::verify::RowDifference;
 use tokio::time::{Instant, timeout_at};
 
+use super::waits::in_time;
 use super::{Until, named, proof};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, fence};
 use lookup::{Changes, Reader};
+
+/// What needs a moment between two transactions of the applier. One of many rows may be applied for long: while nobody is stopped, that is
+/// waited for as long as the cutover may take behind the fence.
+async fn between_two<T>(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    step: impl Future<Output = Result<T, UnitEnd>>,
+) -> Result<Result<T, Failure>, UnitEnd> {
+    let until = Until(Instant::now() + Duration::from_millis(order.settings.timeout_ms));
+    let waited_for = "the transaction that is being applied at the destination had ended";
+    in_time(ctx, until, waited_for, step).await
+}
 
 /// So often it is looked before the fence.
 const LOOKS_MAX: u32 = 5;
@@ -39,7 +52,14 @@ const LOOKS_MAX: u32 = 5;
 const LAG_MAX: Duration = Duration::from_secs(30);
 
 /// From now on the applier keeps in mind what it changes, and nothing that was changed before.
-pub(super) async fn begin(ctx: &UnitContext, order: &CutoverOrder) -> Result<(), UnitEnd> {
+pub(super) async fn begin(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+) -> Result<Result<(), Failure>, UnitEnd> {
+    between_two(ctx, order, Box::pin(keep_in_mind(ctx, order))).await
+}
+
+async fn keep_in_mind(ctx: &UnitContext, order: &CutoverOrder) -> Result<(), UnitEnd> {
     let mut session = fence::writing_session(ctx).await?;
     let access = session.access().clone();
     let transaction = session.transaction().await.about(&access)?;
@@ -69,7 +89,11 @@ pub(super) async fn while_in_use(
     let (mut took, mut pages_read) = (Duration::ZERO, 0);
     for nth in 1..=LOOKS_MAX {
         let mut undecided = false;
-        let look = next_look(ctx, order, &mut session).await?;
+        let look =
+            match between_two(ctx, order, Box::pin(next_look(ctx, order, &mut session))).await? {
+                Ok(look) => look,
+                Err(failure) => return Ok(Err(failure)),
+            };
         let changes = Changes::before(ctx, &session, look).await.about(&access)?;
         let [mut here, mut there] = Reader::both(ctx, &changes);
         took = Duration::ZERO;
@@ -93,14 +117,22 @@ pub(super) async fn while_in_use(
             found.keys += page.keys;
             found.keys_compared += page.keys_compared;
             let differs = page.differing(ours, theirs);
-            let (stands, left) = standing_still(ctx, &mut session, look, differs).await?;
+            let judged = Box::pin(standing_still(ctx, &mut session, look, differs));
+            let (stands, left) = match between_two(ctx, order, judged).await? {
+                Ok(judged) => judged,
+                Err(failure) => return Ok(Err(failure)),
+            };
             undecided |= left;
             if let Some(failure) = differ(&stands) {
                 return Ok(Err(failure));
             }
             after = Some(page.last());
         }
-        forget(ctx, &mut session, look).await?;
+        if let Err(failure) =
+            between_two(ctx, order, Box::pin(forget(ctx, &mut session, look))).await?
+        {
+            return Ok(Err(failure));
+        }
         here.end();
         there.end();
         if took <= budget / 2 && (!undecided || nth == LOOKS_MAX) {

@@ -85,6 +85,48 @@ async fn cluster_sessions_that_the_role_may_not_look_into_are_ended_too() {
     pair.left_nothing().await;
 }
 
+/// A provider's own sessions may be left, if that is said: what they write all the same is found.
+#[tokio::test]
+async fn cluster_sessions_that_the_role_may_not_end_are_left_if_that_is_said() {
+    let ledger = "create table ledger (id int primary key); insert into ledger values (1)";
+    let pair = Pair::new(ledger).await;
+    let mover = format!(
+        "create role mover login replication in role pg_signal_backend password '{PASSWORD}';
+         alter table ledger owner to mover; alter database {DATABASE} owner to mover;"
+    );
+    pair.source.sql(DATABASE, &mover).await.unwrap();
+    let file = format!(
+        "name: shop\nsource: {{ url: \"{}\", password: {{ file: password }} }}\n\
+         destination: {{ url: \"{}\", password: {{ file: password }} }}\n{FOLLOWED}\n",
+        pair.source_url().replace(&format!("//{SUPERUSER}@"), "//mover@"),
+        pair.destination_url()
+    );
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = fleet.begin(&pair.write("shop.yaml", &file)).await;
+    job.until("the source to be followed", is_followed).await;
+    let admin = session(&pair.source, "admin", SUPERUSER).await;
+    let cutover = ["task", "cutover", "shop", "--fence", "--compare", "none"];
+    fleet.refused(&cutover, 1, "cutover_sessions_stay").await;
+    let leaving = [&cutover[..], &["--leave-sessions-of", SUPERUSER]].concat();
+
+    admin.batch_execute("begin; insert into ledger values (2)").await.unwrap();
+    let finished = fleet.run(&leaving).await;
+    assert_eq!(finished.code(), Some(1), "{}", told(&finished));
+    assert!(finished.log.contains("cutover_writers"), "{}", told(&finished));
+    assert!(finished.log.contains("admin from "), "{}", told(&finished));
+    assert!(!read_only_by_default(&pair.source).await);
+    admin.batch_execute("commit").await.unwrap();
+    job.until("the source to be followed again", is_followed).await;
+    let finished = fleet.run(&leaving).await;
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    assert!(finished.stdout.contains("admin from "), "{}", told(&finished));
+    admin.batch_execute("select").await.expect("nobody ended it");
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    assert_eq!(pair.count("select count(*) from ledger").await, 2);
+    drop(admin);
+    pair.left_nothing().await;
+}
+
 /// A session has read its settings a moment before others can see it.
 #[tokio::test]
 async fn cluster_a_session_that_begins_while_the_fence_is_set_is_ended() {
@@ -174,6 +216,9 @@ async fn cluster_a_subscription_in_the_middle_of_a_transaction_is_a_writer() {
     .unwrap();
     for writers in ["--writers-stopped", "--fence"] {
         let cutover = ["task", "cutover", "shop", writers, "--compare", "none"];
+        // Idle or not, it would go on when the destination has taken over.
+        fleet.refused(&cutover, 1, "cutover_subscriptions").await;
+        let cutover = [&cutover[..], &["--ignore", "cutover_subscriptions"]].concat();
         let finished = fleet.run(&cutover).await;
         assert_eq!(finished.code(), Some(1), "{}", told(&finished));
         assert!(finished.log.contains("cutover_writers"), "{}", told(&finished));

@@ -1,10 +1,11 @@
 //! What no stream brings: unlogged tables and large objects.
 
 use pgconvoy_integration_tests::postgres::Postgres;
+use pgconvoy_integration_tests::process::Process;
 use pgconvoy_proto::v1::{CutoverCopied, TaskStatus};
 
-use super::{following, read_only_by_default};
-use crate::world::{DATABASE, Fleet, Pair};
+use super::{following, held_at, is_followed, read_only_by_default, until_blocked};
+use crate::world::{DATABASE, Fleet, LIMIT, Pair};
 
 const SCHEMA: &str = "
     create table kept (id int primary key);
@@ -69,6 +70,40 @@ async fn cluster_what_no_stream_brings_is_copied_again_behind_the_fence() {
     pair.same().await;
     let next = "insert into child (of, words) values (78, 'next') returning id";
     assert!(pair.count(next).await > 51, "its identity goes on");
+}
+
+/// What came up when all had been looked at is found behind the fence.
+#[tokio::test]
+async fn cluster_an_unlogged_table_that_is_made_after_the_check_undoes_the_cutover() {
+    let schema = "create table kept (id int primary key); create unlogged table draft (words text);
+        create unlogged table apart (words text)";
+    let pair = Pair::new(schema).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let cutover = ["task", "cutover", "shop", "--fence", "--compare", "none"];
+    for (option, new) in [
+        (&["--copy-again"][..], "create unlogged table late (id int); insert into late values (1)"),
+        // Nor is there anything that anybody would have said something about.
+        (&[], "create unlogged table late (id int)"),
+    ] {
+        if option.is_empty() {
+            pair.source.sql(DATABASE, "drop table draft, apart").await.unwrap();
+        }
+        let (lock, waiting) = held_at(&pair, "", "fence").await;
+        let cutover = fleet.convoy.cli([&cutover[..], option].concat()).unwrap();
+        let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+        until_blocked(&pair.source, &waiting, &client).await;
+        pair.source.sql(DATABASE, new).await.unwrap();
+        lock.batch_execute("rollback").await.unwrap();
+        assert_eq!(client.wait(LIMIT).await.unwrap().code(), Some(1), "{}", client.log());
+        assert!(client.log().contains("cutover_unlogged_tables"), "{}", client.log());
+        assert!(client.log().contains("public.late"), "{}", client.log());
+        assert!(!read_only_by_default(&pair.source).await);
+        pair.source.sql(DATABASE, "drop table late").await.unwrap();
+        job.until("it to follow", is_followed).await;
+    }
+    fleet.ok(&cutover).await;
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
 }
 
 /// Those that an undone cutover copied go again, where the source has removed all of its own since.

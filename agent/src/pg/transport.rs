@@ -139,6 +139,8 @@ pub(crate) struct Transport {
 /// A reader that rests.
 #[derive(Default)]
 struct Rests {
+    /// Something was written since the last read.
+    asked: bool,
     /// Until its end nothing is read.
     current: Option<Pin<Box<Sleep>>>,
     /// Told once all that came before is read.
@@ -227,7 +229,7 @@ impl Transport {
 
     /// From now on, each read takes all that has come, and rests for a moment after that. A server that is followed sends
     /// each change by itself: whoever reads as soon as something is there wakes up for each of them, and makes the server
-    /// wake it.
+    /// wake it. An answer to what was written is not followed by a rest, for the next question may wait for it.
     ///
     /// Not while it is written to by another task: what waits to write is not woken during a rest, but by its end.
     pub(crate) fn rest_between_reads(&mut self) {
@@ -298,6 +300,9 @@ impl Rests {
                     self.broke = Some(error);
                     return Poll::Ready(Ok(()));
                 }
+                Poll::Pending if had > empty && std::mem::take(&mut self.asked) => {
+                    return Poll::Ready(Ok(()));
+                }
                 Poll::Pending if had > empty => {
                     self.current = Some(Box::pin(sleep(REST)));
                     return Poll::Ready(io.lay_aside());
@@ -328,6 +333,9 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some(rests) = &mut self.rests {
+            rests.asked = true;
+        }
         Pin::new(&mut *self.io).poll_write(cx, buf)
     }
 
@@ -372,17 +380,17 @@ mod tests {
         fn poll_write(
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
-            _: &[u8],
+            bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
-            unreachable!("it is only read")
+            Poll::Ready(Ok(bytes.len()))
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            unreachable!("it is only read")
+            Poll::Ready(Ok(()))
         }
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            unreachable!("it is only read")
+            Poll::Ready(Ok(()))
         }
     }
 
@@ -400,5 +408,18 @@ mod tests {
         assert_eq!(&read[..], b"one two three");
         let error = transport.read_buf(&mut read).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_followed_by_no_rest() {
+        let answers: Vec<_> = (0..200).map(|_| vec![Ok(&b"answer"[..])]).collect();
+        let mut transport = Transport::plain(Pieces(answers.into()));
+        transport.rest_between_reads();
+        for _ in 0..200 {
+            transport.write_all(b"question").await.unwrap();
+            let mut answer = BytesMut::with_capacity(64);
+            assert_eq!(transport.read_buf(&mut answer).await.unwrap(), 6);
+            assert!(transport.rests.as_ref().is_some_and(|rests| rests.current.is_none()));
+        }
     }
 }

@@ -51,7 +51,7 @@ pub(super) async fn serve(relay: Relay, owner: AgentId, open: v1::RelayOpen, end
     if ends.send(Frame::Opened(opened)).await.is_err() {
         return;
     }
-    // Each answer crosses two networks: a moment more goes unnoticed, and what comes in small pieces travels in few.
+    // What comes in small pieces travels in few.
     transport.rest_between_reads();
     let mut tunnel = Tunnel::of_partner(ends, Arc::clone(&relay.shared.tally));
     let passing =

@@ -262,7 +262,7 @@ impl CutoverView {
             stopped_ms: found.stopped_ms,
             cause: found.cause.clone().and_then(|cause| cause.try_into().ok()),
             lifts_fence: source
-                .filter(|_| (done || found.fence_left) && fenced)
+                .filter(|_| done && fenced || found.fence_left)
                 .map(|end| lifts_fence(end, found.setting_before.as_deref())),
             destination: destination.map(|end| end.host.clone()).unwrap_or_default(),
             goes_on: task.status() == v1::TaskStatus::Running,

@@ -299,7 +299,11 @@ impl TaskService for Tasks {
     ) -> Result<Response<v1::TaskStateResponse>, Status> {
         let v1::PauseTaskRequest { task, leave_fence } = request.into_inner();
         if leave_fence {
-            self.change(&task, |task| Command::LeaveFence { task }).await?;
+            let left = self.change(&task, |task| Command::LeaveFence { task }).await?;
+            // Nothing of a task that has failed goes on.
+            if left.get_ref().status() == v1::TaskStatus::Failed {
+                return Ok(left);
+            }
         }
         Ok(self.change(&task, |task| Command::PauseTask { task }).await?)
     }

@@ -12,7 +12,9 @@ use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
 use tokio_postgres::GenericClient;
+use tokio_postgres::error::SqlState;
 
+use super::left::Depth;
 use super::{again, held, lag, left, mark, named, refused, sessions, shape, source};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, marker, open_stream, sequences, survey};
@@ -27,13 +29,14 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     let mut refusals = Vec::new();
     refusals.extend(source::prepared_for_long(&session).await.about(&access)?);
     if order.settings.writers == Writers::Fenced {
-        refusals.extend(mark::of_another(ctx, order, &session).await.about(&access)?);
+        refusals.extend(mark::setting_before(ctx, order, &session).await.about(&access)?.err());
         refusals.extend(may_fence(&session).await.about(&access)?);
         refusals.extend(sessions::that_would_stay(ctx, order, &session).await.about(&access)?);
     }
     refusals.extend(shape::changed(ctx, &session, &destination).await?);
     refusals.extend(without_sequences(sequences::missing(ctx, &session, &destination).await?));
-    refusals.extend(come_up(ctx, order, &session, &destination).await.about(&access)?);
+    refusals
+        .extend(come_up(ctx, order, [&session, &destination], Depth::Whole).await.about(&access)?);
     refusals.extend(marker::prepare(&session, &ctx.task).await.about(&access)?);
     refusals.extend(parked(ctx, &*destination).await.about(&there)?);
     refusals.extend(held::broken(&destination).await.about(&there)?);
@@ -47,7 +50,13 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
         Ok(lag_bytes) => lag_bytes,
         Err(failure) => return Ok(refused(failure)),
     };
-    let setting_before = setting(&session).await.about(&access)?;
+    // At the end: a fence that stands meanwhile must not be taken for the source's own setting.
+    let before = mark::setting_before(ctx, order, &session).await.about(&access)?;
+    let setting_before = match (before, order.settings.writers) {
+        (Ok(setting), _) => setting,
+        (Err(another), Writers::Fenced) => return Ok(refused(another)),
+        (Err(_), Writers::Stopped) => None,
+    };
     session.close().await;
     destination.close().await;
     if order.settings.compares_again()
@@ -84,24 +93,25 @@ fn is_ignored(order: &CutoverOrder, refusal: &Failure) -> bool {
 pub(super) async fn come_up_since(
     ctx: &UnitContext,
     order: &CutoverOrder,
-    source: &Session,
-    destination: &Session,
+    ends: [&Session; 2],
+    depth: Depth,
 ) -> Result<Option<Failure>, PgError> {
-    let mut found = come_up(ctx, order, source, destination).await?;
+    let mut found = come_up(ctx, order, ends, depth).await?;
     found.retain(|refusal| !is_ignored(order, refusal));
+    let [source, _] = ends;
     Ok(first_of(found).map(|failure| failure.about(source.access().to_string())))
 }
 
 async fn come_up(
     ctx: &UnitContext,
     order: &CutoverOrder,
-    source: &Session,
-    destination: &Session,
+    [source, destination]: [&Session; 2],
+    depth: Depth,
 ) -> Result<Vec<Failure>, PgError> {
     let mut found = Vec::new();
     found.extend(not_followed(ctx, source).await?);
     found.extend(subscriptions(source).await?);
-    found.extend(left::behind(ctx, order, source, destination).await?);
+    found.extend(left::behind(ctx, order, source, destination, depth).await?);
     Ok(found)
 }
 
@@ -110,17 +120,22 @@ async fn subscriptions(session: &Session) -> Result<Option<Failure>, PgError> {
     let ask = "select s.subname::text from pg_catalog.pg_subscription s
         join pg_catalog.pg_database d on d.oid = s.subdbid
         where s.subenabled and d.datname = pg_catalog.current_database() order by 1";
-    let rows = session.query(ask, &[]).await?;
-    Ok((!rows.is_empty()).then(|| {
-        let names = named(rows.iter().map(|row| row.get(0)).collect());
-        let message = format!(
-            "subscriptions write to the source, and would go on when the destination has taken over: {names}"
-        );
-        Failure::definite("cutover_subscriptions", message).remedy(
-            "alter subscription … disable, each of them, and make them anew at the destination; if what they bring may be lost there, \
-             say --ignore cutover_subscriptions",
-        )
-    }))
+    let names = match session.query(ask, &[]).await {
+        Ok(rows) if rows.is_empty() => return Ok(None),
+        Ok(rows) => named(rows.iter().map(|row| row.get(0)).collect()),
+        // Its catalogue is open to everybody but for one column; some services close it whole.
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            "which ones the task's role may not see".to_owned()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let message = format!(
+        "subscriptions write to the source, and would go on when the destination has taken over: {names}"
+    );
+    Ok(Some(Failure::definite("cutover_subscriptions", message).remedy(
+        "alter subscription … disable, each of them, and let the destination go on with its slot (`pgconvoy errors cutover_subscriptions` \
+         tells how); if there is none, or what they bring may be lost there, say --ignore cutover_subscriptions",
+    )))
 }
 
 /// One failure that tells all.
@@ -131,16 +146,6 @@ fn first_of(mut refusals: Vec<Failure>) -> Option<Failure> {
         first.message = format!("{}; also: {} ({})", first.message, more.message, more.code);
     }
     Some(first)
-}
-
-/// The database's own default, whatever roles have.
-async fn setting(session: &Session) -> Result<Option<String>, PgError> {
-    let ask = "select pg_catalog.substr(s.setting, pg_catalog.length($1::text) + 2) from pg_catalog.pg_db_role_setting d
-        cross join pg_catalog.unnest(d.setconfig) as s (setting)
-        where d.setrole = 0 and d.setdatabase = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
-        and pg_catalog.starts_with(s.setting, $1::text || '=')";
-    let row = session.query_opt(ask, &[&source::SETTING]).await?;
-    Ok(row.map(|row| row.get(0)))
 }
 
 /// The role may fence the database, and no other role's settings overrule that; who may only read by default anyway, is let be.

@@ -27,12 +27,22 @@ use crate::unit::{UnitContext, UnitEnd, fence, large_objects, plan_tables, sourc
 /// Large objects that are removed at once: each takes a lock.
 const REMOVED_AT_ONCE: i64 = 250;
 
+/// How closely it is looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// At each large object.
+    Whole,
+    /// Writers are stopped: at large objects that cannot be copied again while they are copied.
+    Quick,
+}
+
 /// What would stay behind: all of it, or what cannot be copied again.
 pub(super) async fn behind(
     ctx: &UnitContext,
     order: &CutoverOrder,
     source: &Session,
     destination: &Session,
+    depth: Depth,
 ) -> Result<Vec<Failure>, PgError> {
     let copies = order.settings.copy_again;
     let mut found = Vec::new();
@@ -58,7 +68,8 @@ pub(super) async fn behind(
             )
         });
     }
-    if has_large_objects(ctx, source, destination).await? {
+    let looks = depth == Depth::Whole || !copies;
+    if looks && has_large_objects(ctx, source, destination).await? {
         found.extend(large_objects_behind(ctx, copies, source, destination).await?);
     }
     Ok(found)

@@ -18,55 +18,84 @@ use crate::unit::UnitContext;
 const LOCK: i64 = SCHEMA_LOCK + 1;
 
 /// What all marks begin with.
-const MARK: &str = "pgconvoy fence of task ";
+pub(in crate::unit) const MARK: &str = "pgconvoy fence of task ";
 
-fn mark(ctx: &UnitContext, order: &CutoverOrder) -> String {
-    format!("{MARK}{}, cutover {}", ctx.task, order.attempt)
+/// In its place while sessions are ended that began behind a fence which is lifted: it is a fence no more.
+pub(in crate::unit) const LIFTED: &str = "pgconvoy lifted fence of task ";
+
+/// What is meant by `mark` or `lifted`.
+fn named(what: &str, ctx: &UnitContext, order: &CutoverOrder) -> String {
+    format!("{what}{}, cutover {}", ctx.task, order.attempt)
 }
 
 /// What stands in the catalogue.
 struct Found {
-    /// The database is read-only by default.
-    on: bool,
+    /// The database's own default, whatever roles have.
+    setting: Option<String>,
     marks: Vec<String>,
 }
 
+impl Found {
+    /// The database is read-only by default, as a fence makes it.
+    fn is_on(&self) -> bool {
+        self.setting.as_deref() == Some("on")
+    }
+
+    /// Another cutover's fence stands: another task's, or one that an earlier cutover of this one left. A mark alone is none.
+    fn of_another(&self, mine: &str) -> Option<&str> {
+        let mut fences = self.marks.iter().filter(|mark| mark.starts_with(MARK));
+        let stands = self.is_on() && !self.marks.iter().any(|mark| mark == mine);
+        fences.next().filter(|_| stands).map(String::as_str)
+    }
+}
+
 async fn look(session: &Session) -> Result<Found, PgError> {
-    let ask = "select s.setting from pg_catalog.pg_db_role_setting d
+    let ask = "select d.setrole = 0, pg_catalog.substr(s.setting, pg_catalog.strpos(s.setting, '=') + 1) from pg_catalog.pg_db_role_setting d
         cross join pg_catalog.unnest(d.setconfig) as s (setting)
         where d.setdatabase = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
-        and case when d.setrole = 0 then s.setting = $1 else pg_catalog.starts_with(s.setting, $2) end";
-    let name = format!("application_name={MARK}");
-    let rows = session.query(ask, &[&format!("{SETTING}=on"), &name]).await?;
-    let mut found = Found { on: false, marks: Vec::new() };
+        and case when d.setrole = 0 then pg_catalog.starts_with(s.setting, $1)
+            else pg_catalog.starts_with(s.setting, $2) or pg_catalog.starts_with(s.setting, $3) end";
+    let [setting, mark, lifted] =
+        [SETTING, "application_name", "application_name"].map(|name| format!("{name}="));
+    let values = [setting, mark + MARK, lifted + LIFTED];
+    let rows = session.query(ask, &[&values[0], &values[1], &values[2]]).await?;
+    let mut found = Found { setting: None, marks: Vec::new() };
     for row in &rows {
-        let setting: &str = row.get(0);
-        match setting.strip_prefix("application_name=") {
-            Some(mark) => found.marks.push(mark.to_owned()),
-            None => found.on = true,
+        match row.get(0) {
+            true => found.setting = row.get(1),
+            false => found.marks.push(row.get(1)),
         }
     }
     Ok(found)
 }
 
-/// Another cutover's fence stands: another task's, or one that an earlier cutover of this one left. A mark alone is none.
-pub(super) async fn of_another(
+/// The database's own default, to be put back one day; or another cutover's fence, which is none.
+pub(super) async fn setting_before(
     ctx: &UnitContext,
     order: &CutoverOrder,
     session: &Session,
-) -> Result<Option<Failure>, PgError> {
+) -> Result<Result<Option<String>, Failure>, PgError> {
     let found = look(session).await?;
-    let mine = mark(ctx, order);
-    let other = found.marks.into_iter().find(|mark| found.on && *mark != mine);
-    Ok(other.map(|mark| {
-        let message = format!("the source stands behind a fence already: {mark}");
+    let refused = refusal(ctx, order, session, &found);
+    Ok(refused.map_or(Ok(found.setting), Err))
+}
+
+fn refusal(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    session: &Session,
+    found: &Found,
+) -> Option<Failure> {
+    let mark = found.of_another(&named(MARK, ctx, order))?;
+    let message = format!("the source stands behind a fence already: {mark}");
+    Some(
         Failure::definite("cutover_source_fenced", message)
             .about(session.access().to_string())
             .remedy(
                 "where that cutover is under way, wait until it is over; where it is done, or its fence was left, `task show` tells the \
                  statement that lifts it. To cut over while it stands, stop the writers yourself and say --writers-stopped",
-            )
-    }))
+            ),
+    )
 }
 
 /// Sets the fence, unless another one stands.
@@ -76,11 +105,11 @@ pub(super) async fn set(
     session: &Session,
 ) -> Result<Option<Failure>, PgError> {
     take_turns(session).await?;
-    if let Some(another) = of_another(ctx, order, session).await? {
+    if let Some(another) = refusal(ctx, order, session, &look(session).await?) {
         session.batch_execute("rollback").await?;
         return Ok(Some(another));
     }
-    let (database, mark) = (database(session), quote_literal(&mark(ctx, order)));
+    let (database, mark) = (database(session), quote_literal(&named(MARK, ctx, order)));
     let set = format!(
         "alter role current_user in database {database} set application_name = {mark};
          alter database {database} set {SETTING} = on; commit"
@@ -89,7 +118,7 @@ pub(super) async fn set(
     Ok(None)
 }
 
-/// Lifts this cutover's fence; whether there was one.
+/// Lifts this cutover's fence; whether there was one. Until [`forget`] it is known that sessions which began behind it may live still.
 pub(super) async fn lift(
     ctx: &UnitContext,
     order: &CutoverOrder,
@@ -97,24 +126,48 @@ pub(super) async fn lift(
 ) -> Result<bool, PgError> {
     take_turns(session).await?;
     let found = look(session).await?;
-    if !found.marks.contains(&mark(ctx, order)) {
+    let [mark, lifted] = [MARK, LIFTED].map(|what| named(what, ctx, order));
+    // Without any mark, somebody took ours away: nobody else's can be meant.
+    let unmarked =
+        found.marks.is_empty() && found.is_on() && order.setting_before.as_deref() != Some("on");
+    if !unmarked && !found.marks.contains(&mark) {
         session.batch_execute("rollback").await?;
-        return Ok(false);
+        return Ok(found.marks.contains(&lifted));
     }
     let database = database(session);
     let lift = match &order.setting_before {
         // Somebody has lifted it.
-        _ if !found.on => String::new(),
+        _ if !found.is_on() => String::new(),
         Some(value) => {
             format!("alter database {database} set {SETTING} = {};", quote_literal(value))
         }
         None => format!("alter database {database} reset {SETTING};"),
     };
+    let lifted = quote_literal(&lifted);
     let lift = format!(
-        "alter role current_user in database {database} reset application_name; {lift} commit"
+        "alter role current_user in database {database} set application_name = {lifted}; {lift} commit"
     );
     session.batch_execute(&lift).await?;
     Ok(true)
+}
+
+/// Takes away what [`lift`] left.
+pub(super) async fn forget(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    session: &Session,
+) -> Result<(), PgError> {
+    take_turns(session).await?;
+    let forget = match look(session).await?.marks.contains(&named(LIFTED, ctx, order)) {
+        true => {
+            format!(
+                "alter role current_user in database {} reset application_name; ",
+                database(session)
+            )
+        }
+        false => String::new(),
+    };
+    Ok(session.batch_execute(&format!("{forget}commit")).await?)
 }
 
 async fn take_turns(session: &Session) -> Result<(), PgError> {

@@ -39,6 +39,8 @@ use pgconvoy_shared::unit::WorkResult;
 use tokio::time::Instant;
 
 use super::{UnitContext, UnitEnd};
+pub(super) use mark::{LIFTED, MARK};
+pub(super) use source::SETTING as FENCE;
 use waits::in_time;
 
 /// What is left of the cutover's time.

@@ -6,6 +6,7 @@ use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder};
 use pgconvoy_shared::endpoint::Side;
 
 use super::check::{come_up_since, parked};
+use super::left::Depth;
 use super::{again, fresh, lag, refused, shape, source};
 use crate::pg::About;
 use crate::unit::{UnitContext, UnitEnd};
@@ -18,7 +19,10 @@ pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cutov
     let destination = there.session().await.about(&there)?;
     let in_the_way = match source::prepared_for_long(&session).await.about(&access)? {
         Some(prepared) => Some(prepared),
-        None => come_up_since(ctx, order, &session, &destination).await.about(&access)?,
+        None => {
+            let ends = [&session, &destination];
+            come_up_since(ctx, order, ends, Depth::Whole).await.about(&access)?
+        }
     };
     let in_the_way = match in_the_way {
         Some(failure) => Some(failure),

@@ -60,7 +60,10 @@ fn left_alone(order: &CutoverOrder) -> String {
         order.settings.leave_sessions_of.iter().map(|role| quote_literal(role)).collect();
     match roles.as_slice() {
         [] => "false".to_owned(),
-        some => format!("(a.usename in ({}) and not coalesce({MAY_END}, false))", some.join(", ")),
+        some => {
+            let theirs = format!("coalesce(a.usename in ({}), false)", some.join(", "));
+            format!("({theirs} and not coalesce({MAY_END}, false))")
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
 
 use super::check::come_up_since;
+use super::left::Depth;
 use super::waits::timed_out;
 use super::{Until, mark, refused, sessions};
 use crate::laws::Law;
@@ -19,7 +20,7 @@ use crate::unit::prepared::{self, Prepared, Within};
 use crate::unit::{UnitContext, UnitEnd};
 
 /// The setting that keeps writers away.
-pub(super) const SETTING: &str = "default_transaction_read_only";
+pub(in crate::unit) const SETTING: &str = "default_transaction_read_only";
 
 /// A session with the source from which all older owners' are gone.
 pub(super) async fn session(ctx: &UnitContext) -> Result<Session, UnitEnd> {
@@ -66,7 +67,8 @@ pub(super) async fn fence(
         return Ok(refused(prepared));
     }
     // From now on no table is made any more, logged or not.
-    if let Some(new) = come_up_since(ctx, order, &session, &destination).await.about(&access)? {
+    let new = come_up_since(ctx, order, [&session, &destination], Depth::Quick).await;
+    if let Some(new) = new.about(&access)? {
         return Ok(refused(new));
     }
     ctx.means.pool.give(destination);
@@ -84,6 +86,7 @@ pub(super) async fn lift(ctx: &UnitContext, order: &CutoverOrder) -> Result<Cuto
         && mark::lift(ctx, order, &session).await.about(&access)?
     {
         sessions::end_all(ctx, &session).await;
+        mark::forget(ctx, order, &session).await.about(&access)?;
     }
     session.close().await;
     Ok(CutoverDone::Lifted)

@@ -22,6 +22,7 @@ use super::entry::without_owner;
 use super::live::yet_to_come;
 use super::privileges::{Named, Privileges, Roles, is_grant};
 use super::restore::Archive;
+use super::run::USER_MAPPING;
 use super::select::select;
 use super::toc::TocEntry;
 use super::{assignable, closed_mappings, wording};
@@ -259,17 +260,45 @@ fn differences(
             Some(other) => (Difference::Different, other),
             None => (Difference::Missing, String::new()),
         };
+        let [source, destination] = [source, destination].map(|text| tellable(&object, text));
         compared.push(ObjectDifference { difference, object, source, destination });
     }
     for (object, destination) in theirs {
         let difference = Difference::Extra;
+        let destination = tellable(&object, destination);
         compared.push(ObjectDifference { difference, object, source: String::new(), destination });
+    }
+}
+
+/// The options of a user mapping hold its password.
+fn tellable(object: &str, text: String) -> String {
+    match text.split_once(" OPTIONS (") {
+        Some((head, _)) if object.starts_with(USER_MAPPING) => format!("{head} …"),
+        _ => text,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn passwords_of_user_mappings_are_not_told() {
+        let mapping = "CREATE USER MAPPING FOR u SERVER s OPTIONS (\n    password 'secret'\n);";
+        let title = format!("{USER_MAPPING} u SERVER s");
+        let of = |text: &str| Statements::from([(title.clone(), text.to_owned())]);
+        for (ours, theirs) in [
+            (of(mapping), Statements::new()),
+            (Statements::new(), of(mapping)),
+            (of(mapping), of(&mapping.replace("secret", "secret too"))),
+        ] {
+            let mut compared = ObjectsCompared::default();
+            differences(&mut compared, ours, theirs, str::eq);
+            assert_eq!(compared.differences, 1);
+            let [told] = compared.listed.as_slice() else { panic!("{compared:?}") };
+            assert!(!format!("{told:?}").contains("secret"), "{told:?}");
+        }
+    }
 
     #[test]
     fn an_identity_that_a_task_set_is_no_difference() {

@@ -37,7 +37,7 @@ use crate::unit::{UnitContext, UnitEnd};
 const BATCH_ENTRIES: usize = 48;
 const BATCH_BYTES: usize = 256 * 1024;
 
-const USER_MAPPING: &str = "USER MAPPING";
+pub(super) const USER_MAPPING: &str = "USER MAPPING";
 
 const UNDEFINED_OBJECT: &str = "42704";
 const MISSING_PRIVILEGE: &str = "42501";

@@ -8,6 +8,7 @@ use tokio_postgres::Error;
 
 use super::entry::{SchemaEntry, Section};
 use crate::pg::Session;
+use crate::unit::cutover::{FENCE, LIFTED, MARK};
 
 /// May be refused without stopping the migration: a setting may need a superuser, or a library.
 pub(super) const SETTING: &str = "DATABASE SETTING";
@@ -46,10 +47,23 @@ pub(super) async fn of_source(session: &Session) -> Result<DatabaseSettings, Err
         value: row.get(2),
     };
     let comment = "select shobj_description(oid, 'pg_database') from pg_database where datname = current_database()";
+    let settings = rows.iter().map(setting).collect();
     Ok(DatabaseSettings {
-        settings: rows.iter().map(setting).collect(),
+        settings: without_fence(settings),
         comment: session.query_one(comment, &[]).await?.get(0),
     })
+}
+
+/// A cutover's fence, and its mark, are no settings of the database's own.
+fn without_fence(mut settings: Vec<Setting>) -> Vec<Setting> {
+    let is_mark = |setting: &Setting| {
+        let mark = [MARK, LIFTED].iter().any(|mark| setting.value.starts_with(mark));
+        setting.name == "application_name" && mark
+    };
+    let stands = settings.iter().any(|setting| is_mark(setting) && setting.value.starts_with(MARK));
+    let is_fence = |setting: &Setting| setting.role.is_none() && setting.name == FENCE;
+    settings.retain(|setting| !(is_mark(setting) || stands && is_fence(setting)));
+    settings
 }
 
 /// `SET name TO value`. Lists of names are kept as they are to be written.
@@ -107,6 +121,25 @@ pub(super) fn entries(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fence_is_no_setting_of_the_database() {
+        let setting = |role: Option<&str>, name: &str, value: &str| Setting {
+            role: role.map(str::to_owned),
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        let fence = || setting(None, FENCE, "on");
+        let names = |settings| -> Vec<String> {
+            without_fence(settings).into_iter().map(|setting| setting.name).collect()
+        };
+        let mark =
+            |what: &str| setting(Some("mover"), "application_name", &format!("{what}t, cutover 1"));
+        let own = setting(Some("app"), "application_name", "app");
+        assert_eq!(names(vec![fence(), own, mark(MARK)]), ["application_name"]);
+        assert_eq!(names(vec![fence()]), [FENCE], "it is the source's own");
+        assert_eq!(names(vec![fence(), mark(LIFTED)]), [FENCE]);
+    }
 
     #[test]
     fn settings_are_written_as_they_were_said() {

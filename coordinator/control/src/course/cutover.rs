@@ -9,7 +9,7 @@
 //! [`CutoverStep::Compare`] has units of its own, those of every comparison ([`verify`]), beside the stream. Up to the fence a
 //! task that is paused, fails or is cancelled ends its cutover: nobody wants one that begins by itself some day.
 
-use pgconvoy_shared::cutover::{CutoverDone, CutoverSettings, CutoverStep};
+use pgconvoy_shared::cutover::{CutoverDone, CutoverSettings, CutoverStep, Writers};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::UnitNo;
 
@@ -27,7 +27,12 @@ pub(crate) fn begin(clerk: &mut Clerk<'_>, settings: &CutoverSettings) {
         true => "a rehearsal of the cutover began",
         false => "the cutover began",
     };
-    record.cutover = Some(Box::new(Cutover::new(attempt, settings.clone(), at)));
+    let mut cutover = Cutover::new(attempt, settings.clone(), at);
+    // A fence that was left stands until somebody lifts it: what lifts it is told until a check has found none.
+    if let Some(left) = record.cutover.take().filter(|before| before.fence_left) {
+        (cutover.fence_left, cutover.setting_before) = (true, left.setting_before);
+    }
+    record.cutover = Some(Box::new(cutover));
     clerk.set_stage(Stage::Cutover);
     clerk.tell(EventKind::CutoverBegan, told);
     clerk.add_unit(Subject::Cutover);
@@ -46,7 +51,10 @@ pub(super) fn stepped(
     };
     let next = match (cutover.step, done) {
         (CutoverStep::Check, CutoverDone::Checked { setting_before, lag_bytes }) => {
-            cutover.setting_before.clone_from(setting_before);
+            if cutover.settings.writers == Writers::Fenced {
+                cutover.fence_left = false;
+                cutover.setting_before.clone_from(setting_before);
+            }
             cutover.lag_bytes = *lag_bytes;
             let (compares, dry_run) =
                 (cutover.settings.compare.is_some(), cutover.settings.dry_run);

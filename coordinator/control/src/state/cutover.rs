@@ -164,7 +164,10 @@ impl Cutover {
     #[must_use]
     pub fn stopped_ms(&self) -> u64 {
         let fenced = self.steps.iter().find(|(step, _)| *step == CutoverStep::Fence);
-        let ended = self.ended.as_ref();
+        let ended = self.ended.as_ref().filter(|(outcome, _)| {
+            // Another's fence stood there: none was set.
+            outcome.cause().is_none_or(|cause| cause.code != "cutover_source_fenced")
+        });
         fenced.zip(ended).map_or(0, |((_, from), (_, until))| until.since_ms(*from))
     }
 }

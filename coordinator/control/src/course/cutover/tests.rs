@@ -204,6 +204,34 @@ fn a_fence_that_cannot_be_lifted_is_left_only_if_its_user_says_so() {
     assert_eq!(story.counts(UnitKind::Cutover).ready, 0, "nobody lifts it any more");
     assert!(matches!(leave(&mut story), Ok(Outcome::Task { changed: false, .. })));
     assert!(matches!(story.apply(pause).outcome, Ok(Outcome::Task { changed: true, .. })));
+
+    // What lifts it is told until a later one has found no fence.
+    story.resume();
+    let left = |story: &Story| {
+        story.view().cutover.map(|cutover| (cutover.fence_left, cutover.setting_before))
+    };
+    for (again, expected) in [
+        (CutoverDone::Refused(Failure::definite("cutover_source_fenced", "it stands")), true),
+        (checked(), false),
+    ] {
+        cut_over(&mut story, false).expect("it begins");
+        assert_eq!(left(&story), Some((true, Some("off".into()))));
+        step(&mut story, CutoverStep::Check, again);
+        assert_eq!(left(&story), Some((expected, Some("off".into()))));
+    }
+}
+
+#[test]
+fn a_fence_that_was_not_set_stopped_nobody() {
+    for (code, stopped) in [("cutover_source_fenced", false), ("cutover_writers", true)] {
+        let (mut story, _stream) = in_sync();
+        up_to_the_fence(&mut story);
+        let refused = Failure::definite(code, "no");
+        step(&mut story, CutoverStep::Fence, CutoverDone::Refused(refused));
+        step(&mut story, CutoverStep::Lift, CutoverDone::Lifted);
+        let cutover = story.view().cutover.expect("there was one");
+        assert_eq!(cutover.stopped_ms() > 0, stopped, "{code}");
+    }
 }
 
 /// Comparing both ends, in a task that was asked for no comparison.

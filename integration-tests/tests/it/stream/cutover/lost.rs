@@ -84,6 +84,7 @@ async fn cluster_a_fence_that_nobody_can_lift_is_left_if_its_user_says_so() {
     job.until("it to follow", is_followed).await;
     let again = ["task", "cutover", "shop", "--fence", "--compare", "none"];
     fleet.refused(&again, 1, "cutover_source_fenced").await;
+    assert!(fleet.ok(&["task", "show", "shop"]).await.contains(lifts), "it is told still");
     assert!(read_only_by_default(&pair.source).await);
     pair.source.sql(DATABASE, lifts).await.unwrap();
     assert!(!read_only_by_default(&pair.source).await);
@@ -91,6 +92,35 @@ async fn cluster_a_fence_that_nobody_can_lift_is_left_if_its_user_says_so() {
     assert_eq!(pair.source.value(DATABASE, left).await.unwrap().unwrap(), "0");
     fleet.ok(&again).await;
     job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+}
+
+/// Whoever lifts a fence ends the sessions that began behind it, also where an owner before had come only half the way.
+#[tokio::test]
+async fn cluster_a_fence_that_was_half_lifted_is_lifted_to_the_end() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let (lock, waiting) = held_at(&pair, "", "prove").await;
+    let cutover =
+        fleet.convoy.cli(["task", "cutover", "shop", "--fence", "--timeout", "10"]).unwrap();
+    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+    until_blocked(&pair.destination, &waiting, &client).await;
+    let pooled = pair.source.client(DATABASE).await.unwrap();
+    let half = "begin read write; do $$ declare role regrole; mark text; begin
+        select setrole, substr(setconfig[1], 18) into strict role, mark from pg_db_role_setting where setrole <> 0;
+        execute format('alter role %s in database %I set application_name = %L', role, current_database(), replace(mark, 'fence of', 'lifted fence of'));
+        execute format('alter database %I reset default_transaction_read_only', current_database());
+        end $$; commit";
+    pair.source.sql(DATABASE, half).await.unwrap();
+    assert_eq!(client.wait(LIMIT).await.unwrap().code(), Some(1), "{}", client.log());
+    let cutover = job.task().await.cutover.unwrap();
+    assert_eq!(cutover.cause.unwrap().code, "cutover_timed_out");
+    pooled.batch_execute("select").await.expect_err("it would only read for as long as it lives");
+    let left = "select count(*)::text from pg_db_role_setting";
+    assert_eq!(pair.source.value(DATABASE, left).await.unwrap().unwrap(), "0");
+    lock.batch_execute("rollback").await.unwrap();
+    fleet.ok(&["task", "cancel", "shop"]).await;
+    job.until("nothing of it to be left", |task| task.cleaned_up).await;
 }
 
 /// Neither takes the other's fence for the source's own setting, nor lifts it.

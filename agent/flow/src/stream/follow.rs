@@ -222,6 +222,7 @@ impl Follower {
             place,
             what: "no old key",
         })?;
+        let read_bytes = answer.row.as_ref().map_or(0, |row| row.bytes().len());
         let acts = [Some(Act::Delete(old)), answer.row.clone().map(Act::Insert)];
         let (table, target_no) = (followed.table.no, followed.table.target);
         let had = answer.row.map(|row| target.key_of(&row)).filter(|had| *had != key);
@@ -232,6 +233,8 @@ impl Follower {
             noted: answer.noted,
         };
         let decided = Decided { place, table, target: target_no, mode: Mode::Converging };
+        // The change came without its long values, and is held with them.
+        self.batch.bytes += read_bytes;
         self.batch.push(decided, acts, &change, &as_it_came);
         self.remember(&reread);
         self.batch.rereads.push(reread);

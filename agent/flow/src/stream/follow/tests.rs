@@ -277,6 +277,22 @@ fn tables_that_nobody_planned_are_told_once() {
 }
 
 #[test]
+fn a_row_that_is_read_again_counts_with_its_long_values() {
+    let mut follower = follower();
+    follower.transaction(60, 200, vec![relation(0, &COLUMNS)]);
+    follower.cut();
+    follower.started(59, 300);
+    follower.item(moved(0)).unwrap().expect("it is to be read again");
+    let long = [b'x'; 1 << 16];
+    let read = Tuple::from_fields([Field::Text(b"2"), Field::Text(&long)].into_iter());
+    let snapshot: Snapshot = "80:80:".parse().unwrap();
+    let answer = RereadAnswer { row: Some(read), snapshot, noted: Lsn(2_000) };
+    follower.answer(answer).unwrap();
+    let bytes = follower.uncut().bytes;
+    assert!(bytes > 1 << 16, "{bytes}: else a batch of such rows is cut too late");
+}
+
+#[test]
 fn a_moved_row_is_taken_from_the_destination_only_where_no_copy_saw_it_moved() {
     let mut follower = follower();
     follower.transaction(60, 200, vec![relation(0, &COLUMNS), moved(0)]);

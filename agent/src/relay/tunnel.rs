@@ -93,8 +93,6 @@ pub(crate) struct Tunnel {
     end: End,
     unread: Bytes,
     heard_all: bool,
-    /// Told once all that came before is read.
-    broke: Option<io::Error>,
     said_all: bool,
     packer: Packer,
     unpacker: Unpacker,
@@ -156,7 +154,6 @@ impl Tunnel {
             end,
             unread: Bytes::new(),
             heard_all: false,
-            broke: None,
             said_all: false,
             packer: Packer::default(),
             unpacker: Unpacker::default(),
@@ -186,22 +183,6 @@ impl Tunnel {
             None => return Err(gone()),
         }
         Ok(())
-    }
-
-    /// Reads until there is no more room or nothing more has come: a server that is followed sends each change by itself, and
-    /// its reader pauses between two reads.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let length = self.unread.len().min(buf.remaining());
-            buf.put_slice(&self.unread[..length]);
-            self.unread.advance(length);
-            if buf.remaining() == 0 || self.heard_all {
-                return Poll::Ready(Ok(()));
-            }
-            self.broke.take().map_or(Ok(()), Err)?;
-            let frame = ready!(self.call().incoming.poll_next_unpin(cx));
-            self.take(frame)?;
-        }
     }
 
     /// Waits for room for one more frame, and counts what that costs.
@@ -320,19 +301,15 @@ impl AsyncRead for Tunnel {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let state = self.poll_fill(cx, buf);
-        let came = buf.filled().len() - before;
-        self.end.count(|tally| &tally.to_server, came);
-        match state {
-            // What came first is read first.
-            Poll::Ready(Err(error)) if came > 0 => {
-                self.broke = Some(error);
-                Poll::Ready(Ok(()))
-            }
-            Poll::Pending if came > 0 => Poll::Ready(Ok(())),
-            state => state,
+        while self.unread.is_empty() && !self.heard_all {
+            let frame = ready!(self.call().incoming.poll_next_unpin(cx));
+            self.take(frame)?;
         }
+        let length = self.unread.len().min(buf.remaining());
+        buf.put_slice(&self.unread[..length]);
+        self.unread.advance(length);
+        self.end.count(|tally| &tally.to_server, length);
+        Poll::Ready(Ok(()))
     }
 }
 

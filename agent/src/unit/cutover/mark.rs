@@ -178,3 +178,27 @@ async fn take_turns(session: &Session) -> Result<(), PgError> {
 fn database(session: &Session) -> String {
     quote_identifier(&session.access().endpoint().database)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_fence_that_stands_and_is_marked_as_anothers_is_one() {
+        let [mine, theirs, lifted] = ["m", "t", "t"].map(str::to_owned);
+        let [mine, theirs, lifted] =
+            [MARK.to_owned() + &mine, MARK.to_owned() + &theirs, LIFTED.to_owned() + &lifted];
+        let found = |setting: Option<&str>, marks: &[&String]| Found {
+            setting: setting.map(str::to_owned),
+            marks: marks.iter().map(|mark| (*mark).clone()).collect(),
+        };
+        let other = |found: Found| found.of_another(&mine).map(str::to_owned);
+        assert_eq!(other(found(Some("on"), &[&theirs])), Some(theirs.clone()));
+        assert_eq!(other(found(Some("on"), &[&lifted, &theirs])), Some(theirs.clone()));
+        assert_eq!(other(found(Some("on"), &[])), None, "it is the source's own setting");
+        assert_eq!(other(found(Some("on"), &[&lifted])), None);
+        assert_eq!(other(found(Some("off"), &[&theirs])), None);
+        assert_eq!(other(found(None, &[&theirs])), None, "somebody has lifted it");
+        assert_eq!(other(found(Some("on"), &[&theirs, &mine])), None, "an owner before has set it");
+    }
+}

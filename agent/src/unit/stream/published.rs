@@ -2,7 +2,9 @@
 //!
 //! The source sends what the publication said at the moment of a change, and nothing tells that it said something else: a table
 //! that somebody took out of it, or out of all of it, has a gap there, and still has it when it is put back. (From PostgreSQL 18 on not
-//! even a publication that is gone ends the stream.) So each table must be in it by an entry that its plan has seen.
+//! even a publication that is gone ends the stream.) The same goes for kinds of changes that it did not publish for a while. So each table
+//! must be in it by an entry that its plan has seen, and so must the publication itself be: whatever alters that (an owner, too, which
+//! would not matter) is taken for a gap.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +21,7 @@ use crate::unit::{UnitEnd, open_stream};
 
 /// Tables are gone when somebody drops them: then nothing more is to come of them.
 const ENTRIES: &str = "
-    select c.oid, r.xmin::text::bigint
+    select c.oid, r.xmin::text::bigint, p.xmin::text::bigint
     from pg_catalog.pg_class c
     left join (pg_catalog.pg_publication_rel r join pg_catalog.pg_publication p on p.oid = r.prpubid
         and p.pubname = $1 and p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate) on r.prrelid = c.oid
@@ -60,9 +62,11 @@ impl Published {
         let values: [&dyn Value; 2] = [&self.name, &relations];
         let entries = source.query(ENTRIES, &values).await.about(access)?;
         let missed = entries.iter().filter_map(|row| {
-            let (relation, made_by): (u32, Option<i64>) = (row.get(0), row.get(1));
+            let (relation, altered_by): (u32, [Option<i64>; 2]) =
+                (row.get(0), [row.get(1), row.get(2)]);
             let table = self.tables.get(&relation)?;
-            (!made_by.is_some_and(|by| table.has_seen(by))).then_some(&table.name)
+            let is_as_planned = altered_by.iter().all(|by| by.is_some_and(|by| table.has_seen(by)));
+            (!is_as_planned).then_some(&table.name)
         });
         let missed: Vec<&QualifiedName> = missed.collect();
         match missed[..] {
@@ -85,7 +89,7 @@ fn changed(publication: &str, missed: &[&QualifiedName]) -> Failure {
     let more = missed.len().saturating_sub(NAMED_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let message = format!(
-        "publication {publication} was changed by somebody else: it does not name {}{more}, or did not for some time",
+        "publication {publication} was changed by somebody else: it does not publish all of {}{more}, or did not for some time",
         named.join(", ")
     );
     Failure::definite("publication_changed", message).remedy(

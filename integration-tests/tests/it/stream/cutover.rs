@@ -173,10 +173,8 @@ async fn cluster_a_cutover_is_undone_where_numbers_are_drawn_behind_its_fence() 
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
     pair.source.sql(DATABASE, "select nextval('backwards')").await.unwrap();
-    let (lock, waiting) = held_at(&pair, "", "fence").await;
-    let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
-    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-    until_blocked(&pair.source, &waiting, &client).await;
+    let (lock, client) =
+        cutover_held_at(&fleet, &pair, "fence", &["task", "cutover", "shop", "--fence"]).await;
     fleet.refused(&["task", "resync", "shop", "public.ledger"], 2, "cannot_copy_anew").await;
     // The marker does not arrive while this is held, and the sequences are set meanwhile.
     let applier = pair.destination.client(DATABASE).await.unwrap();
@@ -209,10 +207,8 @@ async fn cluster_a_task_that_fails_behind_its_fence_lets_the_source_go() {
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
-    let (lock, waiting) = held_at(&pair, "", "prove").await;
-    let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
-    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-    until_blocked(&pair.destination, &waiting, &client).await;
+    let (lock, client) =
+        cutover_held_at(&fleet, &pair, "prove", &["task", "cutover", "shop", "--fence"]).await;
     // Whoever lifts it has to wait here.
     let (lift, _) = held_at(&pair, "", "fence").await;
     wait::until(LIMIT, "the slot to be gone", async || {
@@ -289,10 +285,8 @@ async fn cluster_what_was_changed_since_it_was_compared_is_compared_again() {
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
     for step in ["ready", "fence"] {
-        let (lock, waiting) = held_at(&pair, "", step).await;
-        let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
-        let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-        until_blocked(server_of(&pair, step), &waiting, &client).await;
+        let (lock, client) =
+            cutover_held_at(&fleet, &pair, step, &["task", "cutover", "shop", "--fence"]).await;
         // Long values that do not change are not told; so the one that was meddled with stays.
         let meddled = "update letter set b = repeat('c', 5000) where id = 7";
         pair.destination.sql(DATABASE, meddled).await.unwrap();
@@ -344,11 +338,8 @@ async fn cluster_what_no_key_tells_is_compared_whole_and_all_of_it_in_time() {
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
     let behind = async |options: &[&str], changed: &str, arrived: &str, meddled: &str| {
-        let (lock, waiting) = held_at(&pair, "", "fence").await;
         let cutover = [&["task", "cutover", "shop", "--fence"], options].concat();
-        let cutover = fleet.convoy.cli(cutover).unwrap();
-        let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-        until_blocked(&pair.source, &waiting, &client).await;
+        let (lock, client) = cutover_held_at(&fleet, &pair, "fence", &cutover).await;
         pair.source.sql(DATABASE, changed).await.unwrap();
         wait::until(LIMIT, "the change to be applied", async || match pair.count(arrived).await {
             1 => Ok(()),
@@ -436,6 +427,20 @@ async fn held_at(pair: &Pair, task: &str, step: &str) -> (Client, String) {
          where a.application_name like 'pgconvoy/%/{kind}/%' and {pid} = any (pg_blocking_pids(a.pid))"
     );
     (client, waiting)
+}
+
+/// Asks for a cutover by this command, and waits until it stands still at a step: what keeps it there, and the command.
+async fn cutover_held_at(
+    fleet: &Fleet,
+    pair: &Pair,
+    step: &str,
+    command: &[&str],
+) -> (Client, Process) {
+    let (lock, waiting) = held_at(pair, "", step).await;
+    let cutover = fleet.convoy.cli(command).unwrap();
+    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+    until_blocked(server_of(pair, step), &waiting, &client).await;
+    (lock, client)
 }
 
 /// Where a step is held up.

@@ -6,7 +6,9 @@ use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::v1::TaskStatus;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::{SCHEMA, following, held_at, is_followed, read_only_by_default, until_blocked};
+use super::{
+    SCHEMA, cutover_held_at, following, held_at, is_followed, read_only_by_default, until_blocked,
+};
 use crate::stream::FOLLOWED;
 use crate::world::{DATABASE, Fleet, LIMIT, Pair, SOON, told};
 
@@ -133,10 +135,8 @@ async fn cluster_a_session_that_begins_while_the_fence_is_set_is_ended() {
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
-    let (lock, waiting) = held_at(&pair, "", "fence").await;
-    let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
-    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-    until_blocked(&pair.source, &waiting, &client).await;
+    let (lock, client) =
+        cutover_held_at(&fleet, &pair, "fence", &["task", "cutover", "shop", "--fence"]).await;
     // It has read its settings, and cannot be seen for so long.
     let begun = tokio::spawn({
         let mut config = pair.source.url(DATABASE).parse::<Config>().unwrap();
@@ -170,10 +170,8 @@ async fn cluster_a_transaction_that_is_open_behind_the_fence_undoes_the_cutover(
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
-    let (lock, waiting) = held_at(&pair, "", "prove").await;
-    let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
-    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-    until_blocked(&pair.destination, &waiting, &client).await;
+    let (lock, client) =
+        cutover_held_at(&fleet, &pair, "prove", &["task", "cutover", "shop", "--fence"]).await;
     let defiant = pair.source.client(DATABASE).await.unwrap();
     defiant.batch_execute("begin read write; insert into still values (7)").await.unwrap();
     lock.batch_execute("rollback").await.unwrap();
@@ -233,10 +231,8 @@ async fn cluster_a_table_that_is_altered_after_it_was_compared_undoes_the_cutove
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
-    let (lock, waiting) = held_at(&pair, "", "fence").await;
-    let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
-    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-    until_blocked(&pair.source, &waiting, &client).await;
+    let (lock, client) =
+        cutover_held_at(&fleet, &pair, "fence", &["task", "cutover", "shop", "--fence"]).await;
     pair.source.sql(DATABASE, "insert into still values (1)").await.unwrap();
     let altered = "alter table still add extra int default 5";
     pair.source.sql(DATABASE, altered).await.unwrap();
@@ -280,10 +276,13 @@ async fn cluster_a_cutover_does_not_begin_beside_a_rehearsal() {
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
-    let (lock, waiting) = held_at(&pair, "", "compare").await;
-    let rehearse = fleet.convoy.cli(["task", "cutover", "shop", "--fence", "--dry-run"]).unwrap();
-    let client = Process::start("rehearse", rehearse, &pair.path("")).unwrap();
-    until_blocked(&pair.source, &waiting, &client).await;
+    let (lock, client) = cutover_held_at(
+        &fleet,
+        &pair,
+        "compare",
+        &["task", "cutover", "shop", "--fence", "--dry-run"],
+    )
+    .await;
     fleet.refused(&["task", "cutover", "shop", "--fence"], 2, "cutover_under_way").await;
     lock.batch_execute("rollback").await.unwrap();
     assert_eq!(client.wait(LIMIT).await.unwrap().code(), Some(0), "{}", client.log());

@@ -4,7 +4,9 @@ use pgconvoy_integration_tests::postgres::Postgres;
 use pgconvoy_integration_tests::process::Process;
 use pgconvoy_proto::v1::{CutoverCopied, TaskStatus};
 
-use super::{following, held_at, is_followed, read_only_by_default, until_blocked};
+use super::{
+    cutover_held_at, following, held_at, is_followed, read_only_by_default, until_blocked,
+};
 use crate::world::{DATABASE, Fleet, LIMIT, Pair};
 
 const SCHEMA: &str = "
@@ -89,10 +91,8 @@ async fn cluster_an_unlogged_table_that_is_made_after_the_check_undoes_the_cutov
         if option.is_empty() {
             pair.source.sql(DATABASE, "drop table draft, apart").await.unwrap();
         }
-        let (lock, waiting) = held_at(&pair, "", "fence").await;
-        let cutover = fleet.convoy.cli([&cutover[..], option].concat()).unwrap();
-        let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-        until_blocked(&pair.source, &waiting, &client).await;
+        let (lock, client) =
+            cutover_held_at(&fleet, &pair, "fence", &[&cutover[..], option].concat()).await;
         pair.source.sql(DATABASE, new).await.unwrap();
         lock.batch_execute("rollback").await.unwrap();
         assert_eq!(client.wait(LIMIT).await.unwrap().code(), Some(1), "{}", client.log());

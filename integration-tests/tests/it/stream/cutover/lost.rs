@@ -3,7 +3,9 @@
 use pgconvoy_integration_tests::process::Process;
 use pgconvoy_proto::v1::{CutoverStep, TaskStatus};
 
-use super::{SCHEMA, following, held_at, is_followed, read_only_by_default, until_blocked};
+use super::{
+    SCHEMA, cutover_held_at, following, held_at, is_followed, read_only_by_default, until_blocked,
+};
 use crate::stream::FOLLOWED;
 use crate::world::{DATABASE, Fleet, LIMIT, Pair, told};
 
@@ -21,10 +23,8 @@ async fn cluster_a_destination_has_switched_if_it_says_so_and_not_if_it_knows_no
         let pair = Pair::new(SCHEMA).await;
         let name = format!("shop-{nth}");
         let job = following(&fleet, &pair, &name).await;
-        let (_lock, waiting) = held_at(&pair, "", "switch").await;
-        let cutover = fleet.convoy.cli(["task", "cutover", &name, "--fence"]).unwrap();
-        let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-        until_blocked(&pair.destination, &waiting, &client).await;
+        let (_lock, client) =
+            cutover_held_at(&fleet, &pair, "switch", &["task", "cutover", &name, "--fence"]).await;
         let agent = fleet.convoy.agent("anna");
         agent.kill().unwrap();
         pair.destination.stop_immediate().unwrap();
@@ -53,11 +53,13 @@ async fn cluster_a_fence_that_nobody_can_lift_is_left_if_its_user_says_so() {
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
-    let (lock, waiting) = held_at(&pair, "", "prove").await;
-    let cutover =
-        fleet.convoy.cli(["task", "cutover", "shop", "--fence", "--timeout", "10"]).unwrap();
-    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-    until_blocked(&pair.destination, &waiting, &client).await;
+    let (lock, client) = cutover_held_at(
+        &fleet,
+        &pair,
+        "prove",
+        &["task", "cutover", "shop", "--fence", "--timeout", "10"],
+    )
+    .await;
     fleet.refused(&["task", "pause", "shop", "--leave-fence"], 2, "cutover_under_way").await;
     pair.source.stop_immediate().unwrap();
     lock.batch_execute("rollback").await.unwrap();
@@ -100,11 +102,13 @@ async fn cluster_a_fence_that_was_half_lifted_is_lifted_to_the_end() {
     let pair = Pair::new(SCHEMA).await;
     let fleet = Fleet::start(1, &["anna"]).await;
     let job = following(&fleet, &pair, "shop").await;
-    let (lock, waiting) = held_at(&pair, "", "prove").await;
-    let cutover =
-        fleet.convoy.cli(["task", "cutover", "shop", "--fence", "--timeout", "10"]).unwrap();
-    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
-    until_blocked(&pair.destination, &waiting, &client).await;
+    let (lock, client) = cutover_held_at(
+        &fleet,
+        &pair,
+        "prove",
+        &["task", "cutover", "shop", "--fence", "--timeout", "10"],
+    )
+    .await;
     let pooled = pair.source.client(DATABASE).await.unwrap();
     let half = "begin read write; do $$ declare role regrole; mark text; begin
         select setrole, substr(setconfig[1], 18) into strict role, mark from pg_db_role_setting where setrole <> 0;

@@ -437,7 +437,7 @@ async fn cutover_held_at(
     command: &[&str],
 ) -> (Client, Process) {
     let (lock, waiting) = held_at(pair, "", step).await;
-    let cutover = fleet.convoy.cli(command).unwrap();
+    let cutover = fleet.convoy.cli(command.iter().copied()).unwrap();
     let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
     until_blocked(server_of(pair, step), &waiting, &client).await;
     (lock, client)

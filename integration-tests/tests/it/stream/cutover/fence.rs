@@ -1,14 +1,11 @@
 //! Who stands behind the fence: sessions that the task's role may hardly see, that began in the very moment, that have something open.
 
 use pgconvoy_integration_tests::postgres::{PASSWORD, Postgres, SUPERUSER};
-use pgconvoy_integration_tests::process::Process;
 use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::v1::TaskStatus;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::{
-    SCHEMA, cutover_held_at, following, held_at, is_followed, read_only_by_default, until_blocked,
-};
+use super::{SCHEMA, cutover_held_at, following, is_followed, read_only_by_default};
 use crate::stream::FOLLOWED;
 use crate::world::{DATABASE, Fleet, LIMIT, Pair, SOON, told};
 

@@ -1,12 +1,9 @@
 //! What no stream brings: unlogged tables and large objects.
 
 use pgconvoy_integration_tests::postgres::Postgres;
-use pgconvoy_integration_tests::process::Process;
 use pgconvoy_proto::v1::{CutoverCopied, TaskStatus};
 
-use super::{
-    cutover_held_at, following, held_at, is_followed, read_only_by_default, until_blocked,
-};
+use super::{cutover_held_at, following, is_followed, read_only_by_default};
 use crate::world::{DATABASE, Fleet, LIMIT, Pair};
 
 const SCHEMA: &str = "

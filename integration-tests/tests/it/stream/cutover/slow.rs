@@ -4,8 +4,7 @@ use pgconvoy_integration_tests::process::Process;
 use pgconvoy_proto::v1::TaskStatus;
 
 use super::{
-    SCHEMA, cutover_held_at, following, held_at, is_followed, read_only_by_default, server_of,
-    until_blocked,
+    SCHEMA, cutover_held_at, following, held_at, is_followed, read_only_by_default, until_blocked,
 };
 use crate::world::{DATABASE, Fleet, LIMIT, Pair};
 
@@ -22,9 +21,9 @@ async fn cluster_who_holds_a_cutover_up_beyond_its_time_is_named() {
         ("prove", "all was at the destination", "pgconvoy.sequence_set"),
         ("switch", "the destination took over", "transactionid"),
     ] {
+        let (lock, client) = cutover_held_at(&fleet, &pair, step, &CUTOVER).await;
         let pid: i32 = lock.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
         lock.batch_execute("select 'a secret'").await.unwrap();
-        let (lock, client) = cutover_held_at(&fleet, &pair, step, &CUTOVER).await;
         assert_eq!(client.wait(LIMIT).await.unwrap().code(), Some(1), "{}", client.log());
         let log = client.log();
         assert!(log.contains("cutover_timed_out"), "{log}");

@@ -241,6 +241,16 @@ impl Follower {
         Ok(())
     }
 
+    /// The row that was asked for cannot be read: its table is not there any more, or not as planned, for a reason that the
+    /// stream tells later. So it is parked at this change.
+    pub fn cannot_answer(&mut self, why: Box<str>) -> Result<(), Unfollowable> {
+        let out_of_turn = Unfollowable::OutOfTurn("no row is to be read again");
+        let Wanted { relation, change, place, .. } = self.wanted.take().ok_or(out_of_turn)?;
+        let followed = known(&mut self.tables, relation)?;
+        followed.keep(place, change, Some(Mismatch::NotReadable(why)), &mut self.batch);
+        Ok(())
+    }
+
     /// The transaction is complete.
     pub fn commit(&mut self, commit: Commit) -> Result<(), Unfollowable> {
         if self.wanted.is_some() {

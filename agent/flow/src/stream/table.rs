@@ -121,6 +121,8 @@ pub enum Mismatch {
     KeyNotTold(ReplicaIdentity),
     /// It was emptied, but others that are written through the same root were not, or their copies have it already.
     PartTruncated,
+    /// A row of it that is to be read again cannot be: what the source says to its name, or to those of its columns.
+    NotReadable(Box<str>),
 }
 
 impl fmt::Display for Mismatch {
@@ -139,6 +141,9 @@ impl fmt::Display for Mismatch {
             Self::PartTruncated => f.write_str(
                 "a partition was truncated, and others that are written through the same root were not, or not yet",
             ),
+            Self::NotReadable(why) => {
+                write!(f, "a row whose key changed cannot be read again at the source: {why}")
+            }
         }
     }
 }

@@ -118,7 +118,8 @@ pub(super) fn not_as_planned(mismatch: &Mismatch) -> Failure {
         | Mismatch::ColumnAdded(_)
         | Mismatch::ColumnGone(_)
         | Mismatch::ColumnType(_)
-        | Mismatch::ColumnMadeAnew(_) => "table_reshaped",
+        | Mismatch::ColumnMadeAnew(_)
+        | Mismatch::NotReadable(_) => "table_reshaped",
         Mismatch::KeyNotTold(_) => "replica_identity_missing",
         Mismatch::PartTruncated => "partition_truncated",
     };

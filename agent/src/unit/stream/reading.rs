@@ -357,8 +357,7 @@ impl Reader {
         let (name, target) =
             self.tables.get(&wanted.table).expect("the follower knows the tables it was given");
         let target = &self.targets[*target];
-        let answer = reread::read_again(&mut self.rereader, name, target, wanted).await?;
-        self.follower.answer(answer).map_err(|error| not_understood(&error).into())
+        reread::read_again(&mut self.rereader, name, target, wanted, &mut self.follower).await
     }
 
     async fn make_room(&mut self) -> Result<(), UnitEnd> {

@@ -152,8 +152,7 @@ async fn go_on(
             let wanted = follower.kept(place, item).map_err(|error| not_understood(&error))?;
             if let Some(wanted) = wanted {
                 let target = &targets[place_of_target];
-                let answer = reread::read_again(rereader, &name, target, &wanted).await?;
-                follower.answer(answer).map_err(|error| not_understood(&error))?;
+                reread::read_again(rereader, &name, target, &wanted, &mut follower).await?;
             }
         }
     }

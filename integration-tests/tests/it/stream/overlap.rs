@@ -8,6 +8,7 @@ use pgconvoy_integration_tests::wait;
 use tokio_postgres::Client;
 
 use super::live::{cancel, in_sync};
+use super::parked::{cause, resume};
 use super::{FOLLOWED, ONE_AFTER_THE_OTHER, caught_up, followed};
 use crate::world::{DATABASE, Fleet, Gate, LIMIT, Pair, Roads, told};
 
@@ -141,6 +142,49 @@ async fn rows_that_change_while_their_table_is_copied_arrive_as_they_are_at_last
         .sql(DATABASE, "update gated set words = 'after' where no in (10, 19010, 18010)")
         .await
         .unwrap();
+    let finished = migrate().run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    cancel(&pair).await;
+    pair.same().await;
+}
+
+/// A column is gone by the time that the row is read: nothing tells of that before the change.
+#[tokio::test]
+async fn a_row_that_cannot_be_read_again_parks_its_table_until_that_is_changed_as_well() {
+    let schema = format!(
+        "{} alter table gated add body text, alter body set storage external;
+         update gated set body = repeat(md5(no::text), 100) where no = 10",
+        Gate::SCHEMA
+    );
+    let pair = Pair::new(&schema).await;
+    let source = &pair.source;
+    let gate = Gate::shut(&pair.destination).await;
+    let file = pair.task_file("shop", &format!("{FOLLOWED}\n{ONE_AFTER_THE_OTHER}"));
+    let migrate = || pair.command("migrate").args(["--yes", "--until", "in-sync", "-f"]).arg(&file);
+    let process = Process::start("migrate", migrate(), &pair.path("")).unwrap();
+    gate.waiting(1, LIMIT).await;
+    // A later shard shows it.
+    let moved = "update gated set no = no + 90000 where no = 10";
+    source.sql(DATABASE, moved).await.unwrap();
+    // The small table's copy comes after it, and the changes after that.
+    let holder = source.client(DATABASE).await.unwrap();
+    holder.batch_execute("begin; lock table free").await.unwrap();
+    gate.open().await;
+    let waits = "select count(*) from pg_locks where relation = 'free'::regclass and not granted";
+    until_count(source, "the large table to be copied", 1, waits).await;
+    let gone = "alter table gated drop column words; update gated set body = 'after' where no = 11";
+    source.sql(DATABASE, gone).await.unwrap();
+    holder.batch_execute("update free set words = 'after' where no = 1; commit").await.unwrap();
+    let status = process.wait(LIMIT).await.unwrap();
+    assert_eq!(status.code(), Some(1), "{}", process.log());
+    let why = cause(&pair, "public.gated").await;
+    assert_eq!(why["failure"]["code"], "table_reshaped", "{why}");
+    let message = why["failure"]["message"].as_str().unwrap();
+    assert!(message.contains("cannot be read again") && message.contains("words"), "{why}");
+    assert_eq!(pair.count("select count(*) from free where words = 'after'").await, 1);
+
+    pair.destination.sql(DATABASE, "alter table gated drop column words").await.unwrap();
+    resume(&pair, "public.gated").await;
     let finished = migrate().run(LIMIT).await.unwrap();
     assert_eq!(finished.code(), Some(0), "{}", told(&finished));
     cancel(&pair).await;

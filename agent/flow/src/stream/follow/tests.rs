@@ -293,6 +293,24 @@ fn a_row_that_is_read_again_counts_with_its_long_values() {
 }
 
 #[test]
+fn a_row_that_cannot_be_read_again_parks_its_table_at_that_change() {
+    let mut follower = follower();
+    follower.transaction(60, 200, vec![relation(0, &COLUMNS)]);
+    follower.started(59, 300);
+    follower.item(moved(0)).unwrap().expect("it is to be read again");
+    follower.cannot_answer("no such table".into()).unwrap();
+    assert!(follower.cannot_answer("again".into()).is_err(), "nothing is asked any more");
+    assert_eq!(follower.item(moved(0)).unwrap(), None, "it is kept like all that follows");
+    follower.ended(300);
+    let batch = follower.cut();
+    assert!(batch.entries.is_empty() && batch.rereads.is_empty(), "{batch:?}");
+    assert_eq!(batch.parked.len(), 3, "a relation and two changes: {batch:?}");
+    let [Notice::Parked { mismatch, place, .. }] = &batch.notices[..] else { panic!("{batch:?}") };
+    assert_eq!(mismatch, &Mismatch::NotReadable("no such table".into()));
+    assert_eq!((place.ordinal, batch.parked[2].place.ordinal), (0, 1));
+}
+
+#[test]
 fn a_moved_row_is_taken_from_the_destination_only_where_no_copy_saw_it_moved() {
     let mut follower = follower();
     follower.transaction(60, 200, vec![relation(0, &COLUMNS), moved(0)]);

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::BytesMut;
 use pgconvoy_flow::stream::assemble::{Assembler, Item, Step};
 use pgconvoy_flow::stream::decode::Decoder;
-use pgconvoy_flow::stream::entry::Batch;
+use pgconvoy_flow::stream::entry::{Batch, Notice};
 use pgconvoy_flow::stream::follow::{Follower, RereadAnswer, RereadWanted};
 use pgconvoy_flow::stream::message::{Commit, Xid};
 use pgconvoy_flow::stream::snapshot::{FullXid, Snapshot};
-use pgconvoy_flow::stream::table::{KeyColumn, SourceColumn, Table, Target, TargetColumn};
+use pgconvoy_flow::stream::table::{
+    KeyColumn, Mismatch, SourceColumn, Table, Target, TargetColumn,
+};
 use pgconvoy_flow::stream::window::Window;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
@@ -328,8 +330,15 @@ impl Migration {
 
     fn follow(&mut self, owner: &mut Owner, item: Item) -> Result<(), String> {
         if let Some(wanted) = owner.follower.item(item).map_err(|error| error.to_string())? {
-            let answer = self.read_again(&wanted);
-            owner.follower.answer(answer).map_err(|error| error.to_string())?;
+            let has_no_sibling = self.source.shapes[wanted.table.0 as usize].sibling.is_none();
+            let answered = if has_no_sibling && self.chance.happens(8) {
+                self.reached.note("it could not be read again");
+                owner.follower.cannot_answer("there is no such table".into())
+            } else {
+                let answer = self.read_again(&wanted);
+                owner.follower.answer(answer)
+            };
+            answered.map_err(|error| error.to_string())?;
         }
         if self.chance.happens(8) {
             self.cut(owner);
@@ -365,8 +374,13 @@ impl Migration {
 
     fn cut(&mut self, owner: &mut Owner) {
         let batch = owner.follower.cut();
-        if let Some(notice) = batch.notices.first() {
-            panic!("{notice:?}");
+        for notice in &batch.notices {
+            match notice {
+                Notice::Parked { table, mismatch: Mismatch::NotReadable(_), .. } => {
+                    owner.parks.insert(table.0 as usize);
+                }
+                other => panic!("{other:?}"),
+            }
         }
         owner.batches.push(batch);
     }

@@ -43,7 +43,7 @@ impl Reached {
 }
 
 /// What the histories lead to, all in all: else they would prove little.
-const LED_TO: [&str; 15] = [
+const LED_TO: [&str; 16] = [
     "a batch was applied in order",
     "a kept change was applied",
     "a parked table went on",
@@ -57,6 +57,7 @@ const LED_TO: [&str; 15] = [
     "a transaction was spilled",
     "an owner connected again",
     "an owner was replaced",
+    "it could not be read again",
     "it was not there any more",
     "it was there",
 ];

@@ -30,8 +30,10 @@ pub struct Follower {
     tables: BTreeMap<RelationId, Followed>,
     /// Relations that nobody planned to follow, and were told of.
     strangers: BTreeSet<RelationId>,
-    /// Which snapshots rows were read again in, by table and key, until N.
+    /// Which snapshots rows were read again in, by table and key.
     reread: BTreeMap<(TableNo, Key), Snapshot>,
+    /// The last N of all tables: behind it nobody asks for them.
+    until: Lsn,
     widener: Widener,
     /// What ends at or before it is at the destination.
     applied: Lsn,
@@ -136,11 +138,14 @@ impl Follower {
         near: FullXid,
     ) -> Self {
         let followed = |table: Table| (table.relation, Followed { table, now: None, kept: None });
+        let tables: BTreeMap<_, _> = tables.into_iter().map(followed).collect();
+        let until = tables.values().map(|followed| followed.table.window.until()).max();
         let mut follower = Self {
             targets,
-            tables: tables.into_iter().map(followed).collect(),
+            tables,
             strangers: BTreeSet::new(),
             reread: BTreeMap::new(),
+            until: until.unwrap_or_default(),
             widener: Widener::new(near),
             applied,
             open: None,
@@ -151,6 +156,7 @@ impl Follower {
         for reread in reread {
             follower.remember(&reread);
         }
+        follower.forget();
         follower
     }
 
@@ -216,6 +222,7 @@ impl Follower {
         let target = &self.targets[followed.table.target];
         if self.laws.hold(Law::RereadRaises) {
             followed.table.window.raise(answer.noted);
+            self.until = self.until.max(answer.noted);
         }
         let old = followed.old_key(target, &change).ok_or(Unfollowable::BadRow {
             relation,
@@ -260,6 +267,7 @@ impl Follower {
         if !self.open.take().ok_or(out_of_turn)?.skipped {
             self.applied = commit.end_lsn;
             self.batch.commit = Some(commit);
+            self.forget();
         }
         Ok(())
     }
@@ -293,6 +301,13 @@ impl Follower {
     fn remember(&mut self, reread: &Reread) {
         for key in &reread.keys {
             self.reread.insert((reread.table, key.clone()), reread.snapshot.clone());
+        }
+    }
+
+    /// What comes behind N finds its rows as they are.
+    fn forget(&mut self) {
+        if self.applied >= self.until {
+            self.reread = BTreeMap::new();
         }
     }
 

@@ -71,6 +71,14 @@ impl Window {
         }
     }
 
+    /// N, where changes before it have to converge.
+    pub(super) fn until(&self) -> Lsn {
+        match self {
+            Self::Keyed { until, .. } => *until,
+            Self::OneSnapshot { .. } => Lsn(0),
+        }
+    }
+
     /// A row was read again, at this position or before: N is not before it.
     pub(super) fn raise(&mut self, noted: Lsn) {
         if let Self::Keyed { until, .. } = self {

@@ -348,6 +348,9 @@ fn a_moved_row_is_taken_from_the_destination_only_where_no_copy_saw_it_moved() {
     follower.transaction(85, 1_700, vec![Item::Change(back)]);
     let last = follower.cut().entries.pop().unwrap();
     assert!(matches!(last.act, Act::Move { .. }), "it is older than this change");
+    assert!(!follower.reread.is_empty());
+    follower.transaction(95, 2_000, vec![insert(0, &["3", "1"])]);
+    assert!(follower.reread.is_empty(), "behind N nobody asks for them");
 }
 
 #[test]

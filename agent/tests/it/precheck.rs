@@ -244,7 +244,8 @@ async fn roles_that_may_too_little() -> anyhow::Result<()> {
             DATABASE,
             "create schema owned authorization app; create table closed (id serial primary key); create schema hidden; create table hidden.t (id int);
              create table filtered (id int); alter table filtered enable row level security;
-             grant select on filtered to mover; create publication everything for all tables",
+             create table parted (id int) partition by list (id); create table leaf partition of parted default;
+             alter table parted enable row level security; grant select on filtered, parted, leaf to mover; create publication everything for all tables",
         )
         .await?;
     world.spec.source.user = "mover".to_owned();

@@ -59,6 +59,13 @@ pub enum UnitKind {
 }
 
 impl UnitKind {
+    /// Whether it takes one of its agent's slots, which bound what runs at once. A step of a cutover does not: writers may be
+    /// stopped while it waits. Nor does the stream, which does not end: agents full of them could do nothing else.
+    #[must_use]
+    pub fn takes_slot(self) -> bool {
+        !matches!(self, Self::Stream | Self::Cutover)
+    }
+
     /// The kind as it stands in names, events and JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {

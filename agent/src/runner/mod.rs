@@ -1,4 +1,5 @@
-//! Runs units: one task a unit, at most `slots` at once, each until it ends, is revoked, or the lease runs down.
+//! Runs units: one task a unit, at most `slots` at once of those that take one, each until it ends, is revoked, or the lease
+//! runs down.
 //!
 //! What holds:
 //!
@@ -61,7 +62,7 @@ pub(crate) struct Means {
     pub(crate) tools: Arc<Tools>,
     /// Where every row that differs is listed.
     pub(crate) differences: Option<Arc<Path>>,
-    /// One for each unit that runs, and for each session beside a unit's first at one end.
+    /// One for each unit that runs and takes one, and for each session beside a unit's first at one end.
     pub(crate) slots: Arc<Semaphore>,
     /// What was seen of replication slots.
     pub(crate) watches: SlotWatches,
@@ -294,8 +295,11 @@ impl Shared {
     async fn run(&self, leased: Leased, running: Running, parts: PartSender) -> Ended {
         let slot = async {
             self.older_leases_are_gone(&leased.unit, leased.epoch).await;
+            if !leased.work.kind().takes_slot() {
+                return None;
+            }
             let slot = Arc::clone(&self.means.slots).acquire_owned().await;
-            slot.expect("the semaphore is never closed")
+            Some(slot.expect("the semaphore is never closed"))
         };
         let slot = async {
             self.lease.begun().await;

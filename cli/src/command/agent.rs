@@ -43,7 +43,7 @@ pub(super) struct Agent {
     /// Its network location; without one it touches only endpoints that have none
     #[arg(long, value_name = "NAME", env = "PGCONVOY_SITE")]
     site: Option<String>,
-    /// Units it runs at once, whatever their tasks allow [default: 8]
+    /// Units it runs at once, whatever their tasks allow; following and cutting over take no slot [default: 8]
     #[arg(long, value_name = "N", env = "PGCONVOY_SLOTS")]
     slots: Option<u32>,
     /// Coordinators, any of them: host:port or https://host:port

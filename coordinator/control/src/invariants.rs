@@ -52,7 +52,7 @@ fn check_books(state: &State, found: &mut Found) {
     for task in state.tasks.values() {
         for (no, unit) in (0u32..).map(UnitNo).zip(task.record.units.iter()) {
             let Some(lease) = unit.lease() else { continue };
-            rebuilt.hold(&lease.agent, task.record.unit_id(no));
+            rebuilt.hold(&lease.agent, task.record.unit_id(no), unit.subject.kind());
             found.unless(
                 state.agents.is_present(&lease.agent, lease.incarnation),
                 "a_lease_is_held_by_a_present_agent",

@@ -21,11 +21,12 @@ pub(super) fn delete_task(cx: &mut Context<'_>, id: &TaskId) -> Result<Outcome, 
         .iter()
         .filter_map(|no| {
             let unit = task.record.unit(*no)?;
-            Some((UnitId { task: id.clone(), no: *no }, unit.lease()?.agent.clone(), unit.epoch))
+            let agent = unit.lease()?.agent.clone();
+            Some((UnitId { task: id.clone(), no: *no }, agent, unit.epoch, unit.subject.kind()))
         })
         .collect();
-    for (unit, agent, epoch) in held {
-        cx.state.agents.let_go(&agent, &unit);
+    for (unit, agent, epoch, kind) in held {
+        cx.state.agents.let_go(&agent, &unit, kind);
         cx.effects.push(Effect::Revoke { unit, agent, epoch });
     }
     cx.state.remove_task(id);

@@ -33,7 +33,9 @@ fn check_agent(state: &State, grant: &Grant) -> Result<(), Rejected> {
     if state.agents.get(&agent).is_some_and(|agent| agent.draining) {
         return Err(Rejected::Draining { agent });
     }
-    if state.agents.free_slots(&agent) == 0 {
+    let unit = state.tasks.get(&grant.unit.task).and_then(|task| task.record.unit(grant.unit.no));
+    let takes_slot = unit.is_some_and(|unit| unit.subject.kind().takes_slot());
+    if takes_slot && state.agents.free_slots(&agent) == 0 {
         return Err(Rejected::NoFreeSlot { agent });
     }
     Ok(())

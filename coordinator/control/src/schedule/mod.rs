@@ -168,7 +168,7 @@ impl<'a> Queue<'a> {
                 self.current = None;
                 continue;
             };
-            match places.take(self.sites(), self.avoid(no)) {
+            match places.take(current.kind, self.sites(), self.avoid(no)) {
                 Ok(agent) => {
                     let current = self.current.as_mut()?;
                     current.granted += 1;

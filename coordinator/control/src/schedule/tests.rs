@@ -1,6 +1,7 @@
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::Incarnation;
-use pgconvoy_shared::unit::UnitKind;
+use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::unit::{Checkpoint, UnitKind};
 
 use super::*;
 use crate::apply::story::{Story, agent_id, create};
@@ -181,4 +182,23 @@ fn planning_rests_while_enough_shards_wait() {
     let _ = story.lease("a", UnitKind::Copy);
     let plan = planned(&story, &hearing_of(&["a"]));
     assert!(grants(&story, &plan).contains(&"plan public.b -> a".to_owned()), "{plan:?}");
+}
+
+#[test]
+fn a_stream_waits_for_no_slot_and_takes_none() {
+    let mut story = Story::streaming(&[("public.orders", 1)]).with_agents(&["b"]);
+    let liveness = hearing_of(&["a", "b"]);
+    story.slots("a", 0);
+    story.slots("b", 0);
+    assert_eq!(grants(&story, &planned(&story, &liveness)), ["stream -> a"]);
+    story.drain("a");
+    assert_eq!(grants(&story, &planned(&story, &liveness)), ["stream -> b"]);
+    story.slots("b", 1);
+    let stream = story.lease("b", UnitKind::Stream);
+    assert_eq!(story.state.lease_count(&agent_id("b")), 1);
+    let consistent = Checkpoint { applied: Lsn(3_000), consistent: true };
+    story.checkpoint(&stream, consistent);
+    let planned = planned(&story, &liveness);
+    let [beside] = &grants(&story, &planned)[..] else { panic!("{planned:?}") };
+    assert!(beside.ends_with("-> b"), "the rest of the task goes on beside it: {beside}");
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use pgconvoy_shared::ids::{AgentId, Incarnation, UnitId};
 use pgconvoy_shared::time::Timestamp;
+use pgconvoy_shared::unit::UnitKind;
 
 /// An agent, as it registered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +17,7 @@ pub struct Agent {
     pub incarnation: Incarnation,
     /// Where it is; empty = nowhere in particular.
     pub site: String,
-    /// Units it runs at once.
+    /// Units it runs at once, besides those that take none ([`UnitKind::takes_slot`]).
     pub slots: u32,
     /// pgconvoy's version there.
     pub version: String,
@@ -40,8 +41,16 @@ pub struct Agent {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Agents {
     by_id: BTreeMap<AgentId, Agent>,
-    held: BTreeMap<AgentId, BTreeSet<UnitId>>,
+    held: BTreeMap<AgentId, Held>,
     free: BTreeSet<AgentId>,
+}
+
+/// What one agent holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Held {
+    units: BTreeSet<UnitId>,
+    /// So many of them take a slot.
+    slots: u32,
 }
 
 impl Agents {
@@ -77,15 +86,20 @@ impl Agents {
         self.free.remove(id);
     }
 
-    pub(crate) fn hold(&mut self, id: &AgentId, unit: UnitId) {
-        self.held.entry(id.clone()).or_default().insert(unit);
+    pub(crate) fn hold(&mut self, id: &AgentId, unit: UnitId, kind: UnitKind) {
+        let held = self.held.entry(id.clone()).or_default();
+        if held.units.insert(unit) {
+            held.slots += u32::from(kind.takes_slot());
+        }
         self.note_free(id);
     }
 
-    pub(crate) fn let_go(&mut self, id: &AgentId, unit: &UnitId) {
+    pub(crate) fn let_go(&mut self, id: &AgentId, unit: &UnitId, kind: UnitKind) {
         if let Some(held) = self.held.get_mut(id) {
-            held.remove(unit);
-            if held.is_empty() {
+            if held.units.remove(unit) {
+                held.slots -= u32::from(kind.takes_slot());
+            }
+            if held.units.is_empty() {
                 self.held.remove(id);
             }
         }
@@ -93,19 +107,18 @@ impl Agents {
     }
 
     pub(crate) fn held(&self, id: &AgentId) -> impl Iterator<Item = &UnitId> {
-        self.held.get(id).into_iter().flatten()
+        self.held.get(id).into_iter().flat_map(|held| &held.units)
     }
 
     pub(crate) fn held_count(&self, id: &AgentId) -> u32 {
-        let count = self.held.get(id).map_or(0, BTreeSet::len);
-        u32::try_from(count).expect("a lease is granted only below the agent's slots, a u32")
+        crate::state::count(self.held.get(id).map_or(0, |held| held.units.len()))
     }
 
     /// Slots that may be filled: none of an agent that is lost or draining.
     pub(crate) fn free_slots(&self, id: &AgentId) -> u32 {
         match self.get(id) {
             Some(agent) if agent.present && !agent.draining => {
-                agent.slots.saturating_sub(self.held_count(id))
+                agent.slots.saturating_sub(self.held.get(id).map_or(0, |held| held.slots))
             }
             Some(_) | None => 0,
         }

@@ -63,6 +63,7 @@ impl Clerk<'_> {
         };
         let weight = record.weight(&unit.subject);
         let unit = record.units.get_mut(no.0 as usize).expect("it was there a moment ago");
+        let kind = unit.subject.kind();
         let held_by = unit.lease().map(|lease| lease.agent.clone());
         index.remove_unit(no, unit, weight);
         edit(unit);
@@ -70,10 +71,10 @@ impl Clerk<'_> {
         let holds = unit.lease().map(|lease| &lease.agent);
         if held_by.as_ref() != holds {
             if let Some(agent) = &held_by {
-                self.agents.let_go(agent, &id);
+                self.agents.let_go(agent, &id, kind);
             }
             if let Some(agent) = holds {
-                self.agents.hold(agent, id);
+                self.agents.hold(agent, id, kind);
             }
         }
     }

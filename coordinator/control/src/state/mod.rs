@@ -236,8 +236,10 @@ impl State {
         self.requests.insert(record.request_id.clone(), id.clone());
         let index = TaskIndex::build(&record);
         for no in &index.leased {
-            if let Some(lease) = record.unit(*no).and_then(Unit::lease) {
-                self.agents.hold(&lease.agent, record.unit_id(*no));
+            if let Some((unit, lease)) =
+                record.unit(*no).and_then(|unit| Some((unit, unit.lease()?)))
+            {
+                self.agents.hold(&lease.agent, record.unit_id(*no), unit.subject.kind());
             }
         }
         if index.any_open() {

@@ -115,13 +115,13 @@ pub(super) async fn open_still(
     ctx: &UnitContext,
     session: &Session,
 ) -> Result<Option<Failure>, PgError> {
-    let prepared = prepared::now(session, Within::Database).await?;
-    if let Some(prepared) = in_the_way(session, &prepared) {
-        return Ok(Some(prepared));
-    }
     let at_work = sessions::at_work(ctx, session).await?;
-    let failure = || still_writing(&at_work).about(session.access().to_string());
-    Ok((!at_work.is_empty()).then(failure))
+    if !at_work.is_empty() {
+        return Ok(Some(still_writing(&at_work).about(session.access().to_string())));
+    }
+    // One that was at work may be prepared by now, never the other way round.
+    let prepared = prepared::now(session, Within::Database).await?;
+    Ok(in_the_way(session, &prepared))
 }
 
 /// While the source is in use: transactions that are prepared and stay so.

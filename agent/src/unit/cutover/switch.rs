@@ -3,11 +3,13 @@
 //! 1. Does the destination say that it has switched? Then an owner before had decided, and died before it could say so. If it has neither
 //!    that nor the task's row, it is not the one that was written to, or was restored: it has not switched, and all is taken back.
 //! 2. Own the unit, so that an older owner that still sleeps cannot decide after this one.
-//! 3. No transaction that could still commit a change is open or prepared at the source. Then a second marker, at the destination: everything that could be written until now has come. No sequence has moved on since
-//!    the destination's were set: drawing a number is no change that the stream tells.
-//! 4. In one transaction: hold the unit and the applier's row; no change came behind the first marker, and no table was parked
-//!    on the way to it; triggers and rules that fire always are made; the task's row goes, and with it every right to write for the task (laws O1, O3, O9), and
-//!    a row says that it has switched. Else: nothing is
+//! 3. In one transaction at the destination: hold the unit; triggers and rules that fire always are made, and rows of the task that are many go.
+//!    That may wait for locks, and take a while, so it comes before the source is looked at.
+//! 4. No transaction that could still commit a change is open or prepared at the source. No sequence has moved on since the destination's were set:
+//!    drawing a number is no change that the stream tells. Then a second marker, at the destination: everything that could be written until now has come.
+//! 5. Hold the applier's row; no change came behind the first marker, and no table was parked on the way to it;
+//!    the task's row goes, and with it every right to write for the task (laws O1, O3, O9), and
+//!    a row says that it has switched. Still nobody is at work at the source. Else: nothing is
 //!    decided, and all is taken back.
 //!
 //! What the row takes along (plans, the proof of each shard, the applied position) proves something only to those who still
@@ -25,8 +27,8 @@ use super::proof::{self, arrived, who_writes};
 use super::waits::{GRACE, LOOK_MAX, in_time, timed_out};
 use super::{Until, named, refused, sessions, source};
 use crate::laws::Law;
-use crate::pg::About;
 use crate::pg::destination::AWAKE;
+use crate::pg::{About, Session};
 use crate::unit::{UnitContext, UnitEnd, fence, schema, sequences};
 
 pub(super) async fn run(
@@ -44,47 +46,14 @@ pub(super) async fn run(
     if until.is_over() {
         return Ok(refused(timed_out(ctx, WAITED_FOR).await));
     }
-    let source = source::session(ctx).await?;
-    if !Law::Proof.is_left_out()
-        && let Some(open) = source::open_still(ctx, &source).await.about(source.access())?
-    {
-        return Ok(refused(open));
-    }
-    let marker = proof::name(ctx, order, 2);
-    proof::write(ctx, &source, &marker).await?;
-    let Some(seen) = arrived(ctx, &marker, until).await? else {
-        return Ok(refused(timed_out(ctx, WAITED_FOR).await));
-    };
-    if is_behind(order, seen) {
-        return Ok(refused(who_writes(ctx, &source).await?));
-    }
-    let moved = sequences::not_set(ctx, &source, &session, order.settings.sequence_margin).await?;
-    if !moved.is_empty() && !Law::Proof.is_left_out() {
-        let who = sessions::others(ctx, &source, "true").await.about(source.access())?;
-        let message = format!(
-            "sequences were used behind the fence: {}; {}",
-            named(moved),
-            source::connected(&who)
-        );
-        return Ok(refused(
-            Failure::definite("cutover_sequences_moved", message)
-                .about(source.access().to_string())
-                .remedy("stop whoever draws numbers at the source, then begin anew"),
-        ));
-    }
-
     ctx.still_mine()?;
     // Up to the commit nothing is decided, so it may be left; from there on it is waited for. What waits for a lock beyond that ends with
     // an error, even if nobody hears of it any more.
     let transaction = session.transaction().await.about(&access)?;
-    let decide = Box::pin(decide(ctx, order, &transaction, &marker, until));
+    let decide = Box::pin(decide(ctx, order, &transaction, until));
     match in_time(ctx, until, WAITED_FOR, decide).await? {
         Ok(None) => {}
-        Ok(Some(InTheWay::Writers)) => {
-            transaction.rollback().await.about(&access)?;
-            return Ok(refused(who_writes(ctx, &source).await?));
-        }
-        Ok(Some(InTheWay::Other(failure))) => {
+        Ok(Some(failure)) => {
             transaction.rollback().await.about(&access)?;
             return Ok(refused(failure));
         }
@@ -92,7 +61,6 @@ pub(super) async fn run(
     }
     transaction.commit().await.about(&access)?;
     session.close().await;
-    source.close().await;
     Ok(CutoverDone::Switched)
 }
 
@@ -103,48 +71,97 @@ fn is_behind(order: &CutoverOrder, seen: proof::Seen) -> bool {
     seen.last_change > order.marker && !Law::Proof.is_left_out()
 }
 
-/// Why nothing is decided.
-enum InTheWay {
-    Writers,
-    Other(Failure),
-}
-
 /// All of the decision but its commit; or what is in its way.
 async fn decide(
     ctx: &UnitContext,
     order: &CutoverOrder,
     transaction: &Transaction<'_>,
-    marker: &str,
     until: Until,
-) -> Result<Option<InTheWay>, UnitEnd> {
+) -> Result<Option<Failure>, UnitEnd> {
     let access = ctx.access(Side::Destination);
     let wait = until.0.saturating_duration_since(Instant::now()) + GRACE + LOOK_MAX * 2;
     let hold = format!("set local lock_timeout = {}; {}", wait.as_millis(), fence::hold(ctx));
     transaction.batch_execute(&hold).await.about(&access)?;
-    let seen = proof::seen(transaction, ctx, marker, "for update").await.about(&access)?;
-    // Another marker than this one: nobody else writes any while this unit is owned.
-    if seen.is_none_or(|seen| is_behind(order, seen)) {
-        return Ok(Some(InTheWay::Writers));
-    }
-    if let Some(parked) = parked(ctx, transaction).await.about(&access)? {
-        return Ok(Some(InTheWay::Other(parked.about(access.to_string()))));
-    }
     match schema::go_live(ctx, transaction, &access).await {
         Ok(()) => {}
-        Err(failure) if failure.class == FailureClass::Definite => {
-            return Ok(Some(InTheWay::Other(failure)));
-        }
+        Err(failure) if failure.class == FailureClass::Definite => return Ok(Some(failure)),
         Err(failure) => return Err(failure.into()),
     }
-    // What hangs on the row goes by foreign keys, which a default of the database may have put to sleep.
+    // What hangs on rows goes by foreign keys, which a default of the database may have put to sleep.
     transaction.batch_execute(AWAKE).await.about(&access)?;
+    let task = ctx.task.as_str();
+    for many in [
+        "delete from pgconvoy.shard_progress where task = $1",
+        "delete from pgconvoy.schema_entry where task = $1",
+    ] {
+        transaction.execute(many, &[&task]).await.about(&access)?;
+    }
+    let source = source::session(ctx).await?;
+    let marker = proof::name(ctx, order, 2);
+    if let Some(failure) = not_quiet(ctx, order, &source, &marker, until).await? {
+        return Ok(Some(failure));
+    }
+
+    let seen = proof::seen(transaction, ctx, &marker, "for update").await.about(&access)?;
+    // Another marker than this one: nobody else writes any while this unit is owned.
+    if seen.is_none_or(|seen| is_behind(order, seen)) {
+        return Ok(Some(who_writes(ctx, &source).await?));
+    }
+    if let Some(parked) = parked(ctx, transaction).await.about(&access)? {
+        return Ok(Some(parked.about(access.to_string())));
+    }
     for decide in [
         "insert into pgconvoy.switched (task) values ($1)",
         "delete from pgconvoy.task where id = $1",
     ] {
-        transaction.execute(decide, &[&ctx.task.as_str()]).await.about(&access)?;
+        transaction.execute(decide, &[&task]).await.about(&access)?;
     }
-    Ok(None)
+    let open = open_still(ctx, &source).await?;
+    source.close().await;
+    Ok(open)
+}
+
+/// Who writes at the source, or drew a number there, or may do so yet, before all that was written is at the destination.
+async fn not_quiet(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    source: &Session,
+    marker: &str,
+    until: Until,
+) -> Result<Option<Failure>, UnitEnd> {
+    if let Some(open) = open_still(ctx, source).await? {
+        return Ok(Some(open));
+    }
+    let destination = ctx.session(Side::Destination).await?;
+    let margin = order.settings.sequence_margin;
+    let moved = sequences::not_set(ctx, source, &destination, margin).await?;
+    ctx.means.pool.give(destination);
+    if !moved.is_empty() && !Law::Proof.is_left_out() {
+        let who = sessions::others(ctx, source, "true").await.about(source.access())?;
+        let message = format!(
+            "sequences were used behind the fence: {}; {}",
+            named(moved),
+            source::connected(&who)
+        );
+        return Ok(Some(
+            Failure::definite("cutover_sequences_moved", message)
+                .about(source.access().to_string())
+                .remedy("stop whoever draws numbers at the source, then begin anew"),
+        ));
+    }
+    proof::write(ctx, source, marker).await?;
+    Ok(match arrived(ctx, marker, until).await? {
+        None => Some(timed_out(ctx, WAITED_FOR).await),
+        Some(seen) if is_behind(order, seen) => Some(who_writes(ctx, source).await?),
+        Some(_) => None,
+    })
+}
+
+async fn open_still(ctx: &UnitContext, source: &Session) -> Result<Option<Failure>, UnitEnd> {
+    if Law::Proof.is_left_out() {
+        return Ok(None);
+    }
+    Ok(source::open_still(ctx, source).await.about(source.access())?)
 }
 
 /// What an owner before may have decided.

@@ -1,11 +1,12 @@
 //! Who stands behind the fence: sessions that the task's role may hardly see, that began in the very moment, that have something open.
 
 use pgconvoy_integration_tests::postgres::{PASSWORD, Postgres, SUPERUSER};
+use pgconvoy_integration_tests::process::Process;
 use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::v1::TaskStatus;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::{SCHEMA, cutover_held_at, following, is_followed, read_only_by_default};
+use super::{SCHEMA, cutover_held_at, following, is_followed, read_only_by_default, until_blocked};
 use crate::stream::FOLLOWED;
 use crate::world::{DATABASE, Fleet, LIMIT, Pair, SOON, told};
 
@@ -178,6 +179,42 @@ async fn cluster_a_transaction_that_is_open_behind_the_fence_undoes_the_cutover(
     assert!(client.log().contains("harness from"), "{}", client.log());
     assert!(!read_only_by_default(&pair.source).await);
     job.until("it to follow", is_followed).await;
+}
+
+/// Triggers that fire always are made by the switch, which may have to wait for their tables: what is written meanwhile is found.
+#[tokio::test]
+async fn cluster_what_is_written_while_the_switch_waits_for_a_table_undoes_the_cutover() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let reader = pair.destination.client(DATABASE).await.unwrap();
+    reader.batch_execute("begin; lock table ledger in row exclusive mode").await.unwrap();
+    let cutover = fleet.convoy.cli(["task", "cutover", "shop", "--fence"]).unwrap();
+    let client = Process::start("cutover", cutover, &pair.path("")).unwrap();
+    let waiting = "select min(a.application_name) from pg_locks l join pg_stat_activity a using (pid)
+        where l.relation = 'ledger'::regclass and not l.granted and a.application_name like 'pgconvoy/%/cutover/%'";
+    until_blocked(&pair.destination, waiting, &client).await;
+    let late = "begin read write; insert into still values (7); commit";
+    pair.source.client(DATABASE).await.unwrap().batch_execute(late).await.unwrap();
+    reader.batch_execute("rollback").await.unwrap();
+    assert_eq!(client.wait(LIMIT).await.unwrap().code(), Some(1), "{}", client.log());
+    assert!(client.log().contains("cutover_writers"), "{}", client.log());
+    job.until("it to follow", is_followed).await;
+
+    // And who is at work in the last moment of all.
+    let (lock, client) =
+        cutover_held_at(&fleet, &pair, "switch", &["task", "cutover", "shop", "--fence"]).await;
+    let defiant = pair.source.client(DATABASE).await.unwrap();
+    defiant.batch_execute("begin read write; insert into still values (8)").await.unwrap();
+    defiant.batch_execute("prepare transaction 'late'").await.unwrap();
+    lock.batch_execute("rollback").await.unwrap();
+    assert_eq!(client.wait(LIMIT).await.unwrap().code(), Some(1), "{}", client.log());
+    assert!(client.log().contains("cutover_prepared_transactions"), "{}", client.log());
+    pair.source.sql(DATABASE, "commit prepared 'late'").await.unwrap();
+    job.until("it to follow", is_followed).await;
+    fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    pair.same().await;
 }
 
 /// What applies changes from elsewhere is no client, and no fence reaches it.

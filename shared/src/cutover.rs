@@ -41,7 +41,7 @@ pub enum Writers {
 pub struct CutoverSettings {
     /// How writers are kept away.
     pub writers: Writers,
-    /// Only look whether it could be done.
+    /// Only what comes before the fence: whether it could be done.
     pub dry_run: bool,
     /// From the fence to the switch; then it is undone.
     pub timeout_ms: u64,

@@ -27,7 +27,7 @@ pub(super) struct Cutover {
     which: Which,
     #[command(flatten)]
     flags: CutoverFlags,
-    /// Only look whether anything stands in the way; nothing is stopped
+    /// Only what comes before the fence: tells whether anything stands in the way; nobody is stopped
     #[arg(long)]
     dry_run: bool,
     /// What may be: cutover_large_objects, cutover_unlogged_tables, cutover_schema_differs, cutover_marker_published

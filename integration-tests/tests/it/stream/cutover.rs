@@ -7,6 +7,7 @@ mod lost;
 mod oldest;
 mod resynced;
 mod slow;
+mod views;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -31,7 +31,7 @@ pub(crate) struct SpecFlags {
     /// Task file (YAML); flags win over it
     #[arg(short = 'f', long = "file", value_name = "TASK.yaml")]
     file: Option<PathBuf>,
-    /// What to move: schema, full
+    /// What to move: schema, full, incremental
     #[arg(long, value_name = "TYPE,…", value_delimiter = ',')]
     types: Option<Vec<String>>,
     /// Shards copied at once [default: from the cores]

@@ -26,6 +26,15 @@ pub const DEFAULT_SEQUENCE_MARGIN: u32 = 0;
 /// How long looking again at what was changed since the comparison may take behind the fence, where nothing else is said.
 pub const DEFAULT_CHECK_BUDGET_MS: u64 = 1_000;
 
+/// What would stop a cutover and may be all the same, where its user says so; by code.
+pub const IGNORABLE: [&str; 5] = [
+    "cutover_large_objects",
+    "cutover_unlogged_tables",
+    "cutover_schema_differs",
+    "cutover_marker_published",
+    "cutover_subscriptions",
+];
+
 /// How writers are kept from the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,13 +50,13 @@ pub enum Writers {
 pub struct CutoverSettings {
     /// How writers are kept away.
     pub writers: Writers,
-    /// Only look whether it could be done.
+    /// Only what comes before the fence: whether it could be done.
     pub dry_run: bool,
     /// From the fence to the switch; then it is undone.
     pub timeout_ms: u64,
     /// Values that sequences are set further than at the source.
     pub sequence_margin: u32,
-    /// What may be left behind, by code.
+    /// What may be, by code: see [`IGNORABLE`].
     pub ignore: BTreeSet<String>,
     /// How both ends are compared before anything is stopped; none = they are not.
     pub compare: Option<VerifySettings>,

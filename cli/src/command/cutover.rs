@@ -161,10 +161,8 @@ pub(super) async fn cut_over(
     let answer = cluster.tasks(async |mut client| client.cutover_task(request()).await).await?;
     if !answer.changed {
         let other = cluster.task(&answer.task_id, 1).await?;
-        if !settings.dry_run && CutoverView::of(&other).is_some_and(|view| view.is_rehearsal()) {
-            let message = "a rehearsal is under way, and a cutover does not begin beside it";
-            let remedy = "wait until it is over (`task show`), then ask again";
-            return Err(Problem::usage("cutover_under_way", message, remedy));
+        if let Some(other) = CutoverView::of(&other) {
+            must_be_of_one_kind(settings, &other)?;
         }
         note("a cutover is under way already, or done; this is how it goes");
     }
@@ -195,6 +193,22 @@ pub(super) async fn cut_over(
     })?;
     tell(&view);
     Ok(view)
+}
+
+/// A rehearsal is none of what was asked for by a cutover, nor the other way round. (What is done needs no rehearsal.)
+fn must_be_of_one_kind(asked: &v1::CutoverSettings, other: &CutoverView) -> Result<(), Problem> {
+    let (message, remedy) = match (asked.dry_run, other.is_rehearsal()) {
+        (false, true) => (
+            "a rehearsal is under way, and a cutover does not begin beside it",
+            "wait until it is over (`task show`), then ask again",
+        ),
+        (true, false) if !other.is_good() => (
+            "a cutover is under way, and a rehearsal does not begin beside it",
+            "`task show` tells how it goes, and so does the same command without --dry-run",
+        ),
+        _ => return Ok(()),
+    };
+    Err(Problem::usage("cutover_under_way", message, remedy))
 }
 
 /// A task that fails is watched no longer; but what it had fenced is let go after that, by the same agents.

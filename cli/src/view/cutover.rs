@@ -41,7 +41,9 @@ pub(crate) struct CutoverView {
     /// How long writers were kept away.
     stopped_ms: u64,
     pub(crate) cause: Option<Failure>,
-    /// What lifts the fence that stays: after the switch, or because it could not be lifted.
+    /// Since when the source is fenced, while it is under way.
+    fenced_at: Option<String>,
+    /// What lifts the fence by hand: one that stands while it is under way, that stays after the switch, or that could not be lifted.
     lifts_fence: Option<String>,
     /// That was given up.
     fence_left: bool,
@@ -215,6 +217,16 @@ impl CutoverView {
         }
     }
 
+    /// That the source is fenced while it is under way, and what lifts that by hand.
+    fn fence_text(&self) -> Option<String> {
+        let since = self.fenced_at.as_ref()?;
+        let lifts = self.lifts_fence.as_ref()?;
+        Some(format!(
+            "\n  since {since} the source is fenced (its database is read-only by default), until this is done or undone. Only if nobody is to \
+             bring it to its end, this lets it be written to again: {lifts}"
+        ))
+    }
+
     /// What a fence that nobody lifts any more leaves behind, and what lifts it.
     pub(crate) fn left_fence(&self) -> Option<String> {
         let lifts = self.lifts_fence.as_ref().filter(|_| self.fence_left)?;
@@ -232,6 +244,12 @@ impl CutoverView {
         let destination = spec.and_then(|spec| spec.destination.as_ref());
         let done = found.outcome == "done";
         let fenced = settings.writers() == v1::Writers::Fenced;
+        // Another's fence, which was found in its place, is not its own.
+        let by_another =
+            found.cause.as_ref().is_some_and(|cause| cause.code == "cutover_source_fenced");
+        let stands = found.outcome.is_empty() && fenced && !by_another;
+        let fence = found.steps.iter().find(|step| step.step() == v1::CutoverStep::Fence);
+        let fenced_at = fence.filter(|_| stands).and_then(|step| human::rfc3339(step.began_ms));
         let ends = found.steps.iter().skip(1).map(|next| next.began_ms);
         let ends = ends.chain([found.ended_ms]);
         let steps = found.steps.iter().zip(ends).map(|(step, end)| StepView {
@@ -262,8 +280,9 @@ impl CutoverView {
             stopped_ms: found.stopped_ms,
             cause: found.cause.clone().and_then(|cause| cause.try_into().ok()),
             lifts_fence: source
-                .filter(|_| done && fenced || found.fence_left)
+                .filter(|_| done && fenced || fenced_at.is_some() || found.fence_left)
                 .map(|end| lifts_fence(end, found.setting_before.as_deref())),
+            fenced_at,
             destination: destination.map(|end| end.host.clone()).unwrap_or_default(),
             goes_on: task.status() == v1::TaskStatus::Running,
         })
@@ -277,6 +296,11 @@ impl CutoverView {
     /// Nobody is to be stopped for it.
     pub(crate) fn is_rehearsal(&self) -> bool {
         self.dry_run
+    }
+
+    /// It is neither done nor undone yet.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.outcome.is_none()
     }
 
     /// It ended as was asked for.
@@ -312,7 +336,7 @@ impl CutoverView {
         match self.outcome.as_deref() {
             None => {
                 let step = self.steps.last().map_or("", |step| &step.step);
-                format!("cutover: at step {step}")
+                format!("cutover: at step {step}{}", self.fence_text().unwrap_or_default())
             }
             Some("rehearsed") => format!(
                 "cutover: nothing stands in the way; the source was {lag} ahead. Writers would be stopped for about as long \
@@ -434,11 +458,30 @@ mod tests {
         };
         let task = v1::Task { spec: Some(spec), cutover: Some(cutover), ..Default::default() };
         let view = CutoverView::of(&task).expect("there was one");
+        let mut under_way = task.clone();
+        let told = |task: &v1::Task| CutoverView::of(task).expect("there was one");
+        if let Some(cutover) = &mut under_way.cutover {
+            cutover.outcome.clear();
+        }
+        let text = told(&under_way).to_text();
+        assert!(text.starts_with("cutover: at step fence\n  since 1970-01-01"), "{text}");
+        assert!(
+            text.contains("begin read write; alter database")
+                && text.ends_with("application_name; commit"),
+            "{text}"
+        );
+        let shown = serde_json::to_value(told(&under_way)).expect("JSON");
+        assert!(shown["fenced_at"].is_string() && shown["lifts_fence"].is_string(), "{shown}");
+        if let Some(cutover) = &mut under_way.cutover {
+            let code = "cutover_source_fenced".to_owned();
+            cutover.cause = Some(v1::Failure { code, ..Default::default() });
+        }
+        assert_eq!(told(&under_way).lifts_fence, None, "another's");
         let mut undone = task.clone();
         if let Some(cutover) = &mut undone.cutover {
             (cutover.outcome, cutover.fence_left) = ("undone".into(), true);
         }
-        let undone = CutoverView::of(&undone).expect("there was one").to_text();
+        let undone = told(&undone).to_text();
         assert!(
             undone.contains("behind its fence still")
                 && undone.ends_with("application_name; commit"),

@@ -49,6 +49,15 @@ fn errors_are_json_for_programs() {
 }
 
 #[test]
+fn a_cutover_ignores_only_what_may_be() {
+    let ran = pgconvoy(&["task", "cutover", "shop", "--fence", "--ignore", "cutover_writers"]);
+    assert_eq!((ran.exit, ran.stdout.as_str()), (2, ""));
+    for told in ["cutover_writers", "cutover_unlogged_tables", "cutover_subscriptions"] {
+        assert!(ran.stderr.contains(told), "{told} is missing in\n{}", ran.stderr);
+    }
+}
+
+#[test]
 fn what_is_not_built_is_refused_by_name() {
     let incremental = [&["migrate"], &URLS[..], &["--types", "full,incremental"]].concat();
     for command in [&incremental[..], &["task", "update", "x", "--set", "copy.jobs=1"]] {

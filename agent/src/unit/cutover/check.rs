@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, Writers};
+use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, IGNORABLE, Writers};
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::name::QualifiedName;
@@ -18,6 +18,8 @@ use super::left::Depth;
 use super::{again, held, lag, left, mark, named, refused, sessions, shape, source};
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, marker, open_stream, sequences, survey};
+
+const SCHEMA_DIFFERS: &str = "cutover_schema_differs";
 
 pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<CutoverDone, UnitEnd> {
     let session = source::session(ctx).await?;
@@ -72,20 +74,15 @@ fn without_sequences(missing: Vec<String>) -> Option<Failure> {
     (!missing.is_empty()).then(|| {
         let message =
             format!("sequences of the source are not at the destination: {}", named(missing));
-        Failure::definite("cutover_schema_differs", message)
+        Failure::definite(SCHEMA_DIFFERS, message)
             .remedy("make them at the destination, or drop them at the source; then begin anew")
     })
 }
 
 /// The user may leave behind what he knows of, and says so.
 fn is_ignored(order: &CutoverOrder, refusal: &Failure) -> bool {
-    let may_be = matches!(
-        &*refusal.code,
-        "cutover_large_objects"
-            | "cutover_unlogged_tables"
-            | "cutover_marker_published"
-            | "cutover_subscriptions"
-    );
+    // That sequences are missing is no mere difference of the schema: none of them could be set.
+    let may_be = refusal.code != SCHEMA_DIFFERS && IGNORABLE.contains(&&*refusal.code);
     may_be && order.settings.ignore.contains(&refusal.code)
 }
 
@@ -213,7 +210,7 @@ pub(super) async fn parked(
     Ok((!tables.is_empty()).then(|| {
         let message = format!("tables are parked: {}", named(tables));
         Failure::definite("cutover_tables_parked", message)
-            .remedy("pgconvoy.table_state.parked tells why; they have to follow again before")
+            .remedy("`pgconvoy task show` tells why: mend that, and let each go on with `pgconvoy task resume TASK --table TABLE`; one that is copied anew goes on by itself. Then begin anew")
     }))
 }
 

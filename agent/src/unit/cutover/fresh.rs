@@ -4,10 +4,10 @@
 //! It is done before anything is stopped, for it takes as long as it takes. The source refreshes its views when its users say
 //! so, which no stream tells; here they are as young as the cutover.
 
-use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::name::{QualifiedName, quote_identifier};
 
-use crate::pg::{About, PgError, Session};
+use crate::pg::{About, Access, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd, analyze, fence};
 
 pub(super) async fn run(ctx: &UnitContext) -> Result<(), UnitEnd> {
@@ -29,20 +29,24 @@ pub(super) async fn run(ctx: &UnitContext) -> Result<(), UnitEnd> {
 
 /// A view that came with the schema, and holds rows.
 struct View {
-    schema: String,
+    name: QualifiedName,
     refresh: String,
     search_path: String,
 }
 
 async fn views(ctx: &UnitContext, session: &Session) -> Result<Vec<View>, Failure> {
-    // One that is marked as not filled was filled: a table was copied anew since.
-    let ask = "select schema_name, statement, search_path from pgconvoy.schema_entry
-         where task = $1 and kind = 'MATERIALIZED VIEW DATA' order by wave, no";
+    // One that is marked as not filled was filled: a table was copied anew since. One that is gone was dropped at both ends, as their
+    // comparison tells.
+    let ask = "select schema_name, object_name, statement, search_path from pgconvoy.schema_entry
+         where task = $1 and kind = 'MATERIALIZED VIEW DATA' and exists (
+             select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+             where c.relkind = 'm' and n.nspname = schema_name and c.relname = object_name)
+         order by wave, no";
     let rows = session.query(ask, &[&ctx.task.as_str()]).await.about(session.access())?;
     let view = |row: &tokio_postgres::Row| View {
-        schema: row.get(0),
-        refresh: row.get(1),
-        search_path: row.get(2),
+        name: QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)),
+        refresh: row.get(2),
+        search_path: row.get(3),
     };
     Ok(rows.iter().map(view).collect())
 }
@@ -50,16 +54,27 @@ async fn views(ctx: &UnitContext, session: &Session) -> Result<Vec<View>, Failur
 impl View {
     /// Fills it, if need be as the source would: its functions may look names up.
     async fn fill(&self, session: &Session) -> Result<(), Failure> {
-        let filled = session.batch_execute(&self.refresh).await.map_err(PgError::from);
-        match filled {
-            Err(error) if error.is_name_not_found() => {
-                let path = format!("{}, {}", self.search_path, quote_identifier(&self.schema));
-                let script = format!("set search_path = {path}; {}", self.refresh);
-                let filled = session.batch_execute(&script).await;
-                session.batch_execute("reset search_path").await.about(session.access())?;
-                filled.about(session.access())
-            }
-            filled => filled.about(session.access()),
+        let mut filled = session.batch_execute(&self.refresh).await.map_err(PgError::from);
+        if filled.as_ref().is_err_and(PgError::is_name_not_found) {
+            let path = format!("{}, {}", self.search_path, quote_identifier(&self.name.schema));
+            let script = format!("set search_path = {path}; {}", self.refresh);
+            filled = session.batch_execute(&script).await.map_err(PgError::from);
+            session.batch_execute("reset search_path").await.about(session.access())?;
         }
+        filled.map_err(|error| self.not_filled(&error, session.access()))
+    }
+
+    /// Which view it is, and what to do about what its query meets: that is none of the rows that are moved.
+    fn not_filled(&self, error: &PgError, there: &Access) -> Failure {
+        let found = error.failure(format!("materialized view {} of the {there}", self.name));
+        let message =
+            format!("materialized view {} could not be filled: {}", self.name, found.message);
+        if found.class != FailureClass::Definite {
+            return Failure { message, ..found };
+        }
+        let refused = Failure::definite("cutover_view_not_filled", message).remedy(
+            "define it anew, or drop it, the same at both ends; or mend the rows that it reads, at the source; then begin anew",
+        );
+        Failure { subject: found.subject, sqlstate: found.sqlstate, ..refused }
     }
 }

@@ -1,7 +1,9 @@
 //! `pgconvoy task cutover`.
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use pgconvoy_proto::v1;
+use pgconvoy_shared::cutover::IGNORABLE;
 
 use super::Which;
 use crate::command::cutover::{CutoverFlags, cut_over, exit_of};
@@ -27,11 +29,11 @@ pub(super) struct Cutover {
     which: Which,
     #[command(flatten)]
     flags: CutoverFlags,
-    /// Only look whether anything stands in the way; nothing is stopped
+    /// Only what comes before the fence: tells whether anything stands in the way; nobody is stopped
     #[arg(long)]
     dry_run: bool,
-    /// What may be: cutover_large_objects, cutover_unlogged_tables, cutover_schema_differs, cutover_marker_published
-    #[arg(long, value_name = "CODE", value_delimiter = ',')]
+    /// What may be, and stands in no way
+    #[arg(long, value_name = "CODE", value_delimiter = ',', value_parser = PossibleValuesParser::new(IGNORABLE))]
     ignore: Vec<String>,
 }
 

@@ -7,8 +7,9 @@ use super::Which;
 use crate::client::TaskClient;
 use crate::connect::Reach;
 use crate::exit::Exit;
-use crate::output::{self, Format};
+use crate::output::{self, Format, note};
 use crate::problem::Problem;
+use crate::view::cutover::CutoverView;
 use crate::view::task::{TaskView, tasks_table};
 
 /// List all tasks
@@ -45,8 +46,19 @@ impl List {
 impl Show {
     pub(super) async fn run(self, format: Format) -> Result<Exit, Problem> {
         let Which { task, reach } = self.which;
-        let task = reach.with(async |cluster| cluster.task(&task, self.tables).await).await?;
+        let ask = reach.with_idle(async |cluster, idle| {
+            let task = cluster.task(&task, self.tables).await?;
+            Ok((task, idle.map(|idle| idle.dir.to_owned())))
+        });
+        let (task, idle) = ask.await?;
+        let under_way = CutoverView::of(&task).is_some_and(|cutover| cutover.is_under_way());
         output::data(format, &TaskView::from(task), TaskView::to_text)?;
+        if let Some(dir) = idle.filter(|_| under_way) {
+            note(&format!(
+                "a cutover is under way, and nothing runs on {}: run the same `pgconvoy migrate` again, which brings it to its end, done or undone",
+                dir.display()
+            ));
+        }
         Ok(Exit::Done)
     }
 }

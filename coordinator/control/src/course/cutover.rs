@@ -56,16 +56,10 @@ pub(super) fn stepped(
                 cutover.setting_before.clone_from(setting_before);
             }
             cutover.lag_bytes = *lag_bytes;
-            let (compares, dry_run) =
-                (cutover.settings.compare.is_some(), cutover.settings.dry_run);
-            if compares {
+            if cutover.settings.compare.is_some() {
                 settle(clerk, no);
                 note_step(clerk, CutoverStep::Compare);
                 verify::begin_rows(clerk);
-                return Ok(());
-            }
-            if dry_run {
-                go_on(clerk, no, CutoverOutcome::Rehearsed);
                 return Ok(());
             }
             CutoverStep::Ready
@@ -73,6 +67,10 @@ pub(super) fn stepped(
         (CutoverStep::Ready, CutoverDone::Ready { lag_bytes, again }) => {
             cutover.lag_bytes = *lag_bytes;
             cutover.again_before = *again;
+            if cutover.settings.dry_run {
+                go_on(clerk, no, CutoverOutcome::Rehearsed);
+                return Ok(());
+            }
             cutover.deadline = Some(at.plus_ms(cutover.settings.timeout_ms));
             CutoverStep::Fence
         }
@@ -149,10 +147,8 @@ pub(super) fn compared(clerk: &mut Clerk<'_>) {
     let differs = verify::stands_in_the_way(clerk.task);
     let Some(cutover) = clerk.record().cutover.as_deref_mut() else { return };
     cutover.compared = Some(coverage);
-    let dry_run = cutover.settings.dry_run;
     match differs {
         Some(cause) => leave(clerk, CutoverOutcome::Undone(cause)),
-        None if dry_run => leave(clerk, CutoverOutcome::Rehearsed),
         None => {
             note_step(clerk, CutoverStep::Ready);
             clerk.add_unit(Subject::Cutover);

@@ -7,13 +7,14 @@ mod lost;
 mod oldest;
 mod resynced;
 mod slow;
+mod views;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use nix::sys::signal::Signal;
 use pgconvoy_integration_tests::postgres::Postgres;
-use pgconvoy_integration_tests::process::Process;
+use pgconvoy_integration_tests::process::{Process, Program};
 use pgconvoy_integration_tests::wait;
 use pgconvoy_proto::v1::{Phase, Task, TaskStatus};
 use tokio_postgres::{Client, Config, NoTls};
@@ -176,6 +177,10 @@ async fn cluster_a_cutover_is_undone_where_numbers_are_drawn_behind_its_fence() 
     let (lock, client) =
         cutover_held_at(&fleet, &pair, "fence", &["task", "cutover", "shop", "--fence"]).await;
     fleet.refused(&["task", "resync", "shop", "public.ledger"], 2, "cannot_copy_anew").await;
+    let rehearsal = ["task", "cutover", "shop", "--fence", "--dry-run"];
+    fleet.refused(&rehearsal, 2, "cutover_under_way").await;
+    let shown = fleet.ok(&["task", "show", "shop"]).await;
+    assert!(shown.contains("the source is fenced"), "{shown}");
     // The marker does not arrive while this is held, and the sequences are set meanwhile.
     let applier = pair.destination.client(DATABASE).await.unwrap();
     let stopped = "begin; select from pgconvoy.apply_progress for update";
@@ -521,7 +526,21 @@ async fn a_migration_that_is_interrupted_ends_its_cutover_first() {
     let writer = Writer::begin(&pair.source).await;
     let until = ["--types", "schema,full,incremental", "--until", "cutover", "--fence"];
     let migrate = || pair.migrate().args(until);
-    let process = Process::start("migrate", migrate(), &pair.path("")).unwrap();
+    let (lock, process) = migration_held_at_its_switch(&pair, migrate()).await;
+    let (status, ()) = tokio::join!(process.terminate(Signal::SIGINT, LIMIT), async {
+        process.wait_for_line("brought to its end first", LIMIT).await.unwrap();
+        lock.batch_execute("rollback").await.unwrap();
+    });
+    assert_eq!(status.unwrap().code(), Some(130), "{}", process.log());
+    let finished = migrate().run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    writer.work.await.unwrap();
+    pair.same().await;
+}
+
+/// A migration whose cutover stands still when the source is fenced, and what keeps it there.
+async fn migration_held_at_its_switch(pair: &Pair, migrate: Program) -> (Client, Process) {
+    let process = Process::start("migrate", migrate, &pair.path("")).unwrap();
     // Its first rows are there before that: the lock needs the task's row.
     wait::until(LIMIT, "it to follow", async || {
         let row = "select count(*)::text from pgconvoy.apply_progress";
@@ -532,15 +551,7 @@ async fn a_migration_that_is_interrupted_ends_its_cutover_first() {
     })
     .await
     .unwrap();
-    let (lock, waiting) = held_at(&pair, "", "switch").await;
+    let (lock, waiting) = held_at(pair, "", "switch").await;
     until_blocked(&pair.destination, &waiting, &process).await;
-    let (status, ()) = tokio::join!(process.terminate(Signal::SIGINT, LIMIT), async {
-        process.wait_for_line("brought to its end first", LIMIT).await.unwrap();
-        lock.batch_execute("rollback").await.unwrap();
-    });
-    assert_eq!(status.unwrap().code(), Some(130), "{}", process.log());
-    let finished = migrate().run(LIMIT).await.unwrap();
-    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
-    writer.work.await.unwrap();
-    pair.same().await;
+    (lock, process)
 }

@@ -136,7 +136,11 @@ fn whatever_fails_before_the_switch_is_taken_back() {
         cut_over(&mut story, true).expect("it begins");
         let order = step(&mut story, CutoverStep::Check, checked());
         assert_eq!(order.attempt, 2);
+        assert_eq!(outcome(&story), None, "what is made of rows is still to be made");
+        let ready = CutoverDone::Ready { lag_bytes: 3, again: None };
+        step(&mut story, CutoverStep::Ready, ready);
         assert_eq!(outcome(&story), Some(CutoverOutcome::Rehearsed));
+        assert_eq!(story.view().phase, Phase::Stream);
     }
 }
 

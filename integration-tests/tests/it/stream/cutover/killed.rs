@@ -4,12 +4,14 @@ use std::sync::atomic::Ordering;
 
 use pgconvoy_integration_tests::process::Process;
 use pgconvoy_proto::v1::TaskStatus;
+use serde_json::Value;
 
 use super::{
-    SCHEMA, Writer, following, held_at, is_followed, is_over, read_only_by_default, server_of,
-    until_blocked,
+    SCHEMA, Writer, following, held_at, is_followed, is_over, migration_held_at_its_switch,
+    read_only_by_default, server_of, until_blocked,
 };
-use crate::world::{Fleet, LIMIT, Pair};
+use crate::stream::parked::task;
+use crate::world::{Fleet, LIMIT, Pair, told};
 
 /// Who is killed while a cutover is at a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -106,4 +108,34 @@ async fn cluster_a_leader_dies_and_the_cutover_is_done_or_undone() {
 #[tokio::test]
 async fn cluster_the_command_dies_and_its_cutover_is_done() {
     killed_at_each_step(Victim::Client).await;
+}
+
+/// No process is left that knows of the fence: what is kept tells of it, and whoever goes on brings the cutover to its end.
+#[tokio::test]
+async fn a_migration_that_is_killed_behind_its_fence_tells_what_lifts_it() {
+    let pair = Pair::new(SCHEMA).await;
+    let until = |goal: &'static [&'static str]| {
+        pair.migrate().args(["--types", "schema,full,incremental", "--until"]).args(goal)
+    };
+    let migrate = until(&["cutover", "--fence"]);
+    let (lock, process) = migration_held_at_its_switch(&pair, migrate).await;
+    process.kill().unwrap();
+    assert!(read_only_by_default(&pair.source).await);
+    let shown = task(&pair, &["show"]).await;
+    assert!(shown.stdout.contains("the source is fenced"), "{}", told(&shown));
+    assert!(shown.log.contains("run the same `pgconvoy migrate` again"), "{}", told(&shown));
+    let shown = task(&pair, &["show", "-o", "json"]).await;
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    let cutover = &shown["cutover"];
+    let lifts = cutover["lifts_fence"].as_str().unwrap();
+    assert!(lifts.contains("reset default_transaction_read_only"), "{cutover}");
+    assert!(cutover["fenced_at"].is_string(), "{cutover}");
+
+    lock.batch_execute("rollback").await.unwrap();
+    let finished = until(&["in-sync"]).run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    let shown = task(&pair, &["show"]).await;
+    let over = ["cutover: done", "cutover: undone"].map(|over| shown.stdout.contains(over));
+    assert_eq!(over, [read_only_by_default(&pair.source).await, !over[0]], "{}", told(&shown));
+    assert!(!shown.log.contains("a cutover is under way"), "{}", told(&shown));
 }

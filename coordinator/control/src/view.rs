@@ -99,6 +99,8 @@ pub struct StreamView {
     pub slot: Option<SlotState>,
     /// Tables that were made since, match `objects`, and are not followed.
     pub not_followed: Arc<BTreeSet<QualifiedName>>,
+    /// Tables that are copied anew, or shall be: their changes are kept, and the destination may have nothing of them.
+    pub copied_anew: Vec<QualifiedName>,
 }
 
 /// What came of comparing both ends, so far.
@@ -266,6 +268,7 @@ pub fn task(
         progress: running.iter().find_map(|unit| unit.progress.stream.clone()),
         slot: running.iter().find_map(|unit| unit.progress.slot),
         not_followed: Arc::clone(&record.following.not_followed),
+        copied_anew: task.copied_anew().map(|table| table.surveyed.name.clone()).collect(),
     });
     let moving = if record.migrates() { UnitKind::Copy } else { UnitKind::VerifyRows };
     let copying = running.iter().filter(|unit| unit.kind == moving);

@@ -26,7 +26,7 @@ pub(crate) struct StreamView {
     source_lsn: Option<Lsn>,
     /// Tables whose changes are kept instead of being applied.
     tables_parked: Option<u32>,
-    /// Tables that were made since, and are not followed.
+    /// Tables of the source that were made since, and are not followed.
     tables_not_followed: Vec<String>,
     /// Tables that are copied anew, or shall be: their changes are kept meanwhile.
     tables_copied_anew: Vec<String>,

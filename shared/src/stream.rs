@@ -98,7 +98,7 @@ pub enum WalStatus {
 /// Something that users are to hear of. It enters Raft.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StreamNote {
-    /// Tables of the source that match `objects`, and that nobody follows: they were made after the stream was opened.
+    /// All tables of the source that match `objects`, and that nobody follows now: they were made after the stream was opened.
     NotFollowed(Vec<QualifiedName>),
     /// The source may soon give the slot up.
     SlotAtRisk(SlotState),

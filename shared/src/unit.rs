@@ -190,6 +190,8 @@ pub struct StreamOrder {
     pub resume: Vec<TableNo>,
     /// Tables that shall be copied anew: their changes are kept from here on.
     pub hold: Vec<TableNo>,
+    /// Tables that the source has no more: nothing of them is followed, and nothing is kept.
+    pub gone: Vec<TableNo>,
     /// So many of the task's cutovers are over: nobody wants to know any more what was changed during them.
     pub cutovers_over: u32,
 }

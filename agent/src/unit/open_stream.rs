@@ -82,21 +82,23 @@ pub(super) async fn remove(session: &Session, task: &TaskId) -> Result<(), PgErr
     marker::remove(session, task).await
 }
 
-/// Tables that the task would follow if they had been there when the publication was made.
-pub(super) async fn unpublished(
+/// Tables that the task would follow if they had been there when the publication was made: those that it does not name, and
+/// those that are none of these, by their object ids.
+pub(super) async fn not_followed(
     session: &Session,
     ctx: &UnitContext,
+    followed: &[u32],
 ) -> Result<Vec<QualifiedName>, PgError> {
     let tables = format!(
         "select n.nspname::text, c.relname::text
          from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-         where c.relpersistence = 'p' and {taking_part} and not exists (
+         where c.relpersistence = 'p' and {taking_part} and not (c.oid = any ($2::oid[]) and exists (
              select from pg_catalog.pg_publication_rel pr join pg_catalog.pg_publication p on p.oid = pr.prpubid
-             where pr.prrelid = c.oid and p.pubname = $1)
+             where pr.prrelid = c.oid and p.pubname = $1))
          order by 1, 2",
         taking_part = survey::TAKING_PART,
     );
-    let rows = session.query(&tables, &[&name(&ctx.task)]).await?;
+    let rows = session.query(&tables, &[&name(&ctx.task), &followed]).await?;
     let names =
         rows.iter().map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)));
     Ok(names.filter(|table| ctx.spec.objects.matches(table)).collect())

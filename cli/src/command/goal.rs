@@ -18,7 +18,8 @@ pub(super) enum Until {
 ///
 /// *In sync* means up to where the source's log was on disk once the command had begun. How far it is comes with the stream's
 /// progress, which counts how often it was looked; a look that was told of may be older than the command, and so may be the
-/// beginning of the next one. The one after that is not.
+/// beginning of the next one. The one after that is not. A table that is copied anew is behind however far the stream is: it has all of
+/// that once it is followed again.
 #[derive(Debug)]
 pub(super) struct Goal {
     until: Option<Until>,
@@ -35,7 +36,8 @@ impl Goal {
     /// Whether the task, as it is now, has reached it.
     pub(super) fn is_reached(&mut self, task: &v1::Task) -> bool {
         let running = task.status() == v1::TaskStatus::Running;
-        let copied = matches!(task.phase(), v1::Phase::CatchUp | v1::Phase::Stream);
+        let copied =
+            matches!(task.phase(), v1::Phase::CatchUp | v1::Phase::Stream) && !copies_anew(task);
         match self.until {
             None => false,
             Some(Until::Full) => running && copied,
@@ -58,9 +60,17 @@ impl Goal {
             let first = *self.first_look.insert(first.unwrap_or(progress.looks));
             self.target = (progress.looks >= first + 2).then_some(progress.source);
         }
+        if copies_anew(task) {
+            // What is not followed is looked at anew by whoever follows it again.
+            (self.first_look, self.target) = (None, None);
+        }
         task.phase() == v1::Phase::Stream
             && self.target.is_some_and(|target| progress.applied >= target)
     }
+}
+
+fn copies_anew(task: &v1::Task) -> bool {
+    task.stream.as_ref().is_some_and(|stream| !stream.tables_copied_anew.is_empty())
 }
 
 #[cfg(test)]
@@ -91,6 +101,23 @@ mod tests {
         assert!(!goal.is_reached(&task(Stream, 7, 100, 100)));
         assert!(!goal.is_reached(&task(Stream, 1, 300, 300)), "another agent counts anew");
         assert!(goal.is_reached(&task(Stream, 3, 300, 300)));
+    }
+
+    #[test]
+    fn nothing_is_in_sync_while_a_table_is_copied_anew() {
+        let mut anew = task(v1::Phase::Stream, 9, 100, 100);
+        let table = v1::QualifiedName { schema: "public".into(), name: "y".into() };
+        anew.stream.as_mut().unwrap().tables_copied_anew = vec![table];
+        for until in [Until::Full, Until::InSync, Until::Cutover] {
+            let mut goal = Goal::new(Some(until));
+            assert!(
+                !goal.is_reached(&task(v1::Phase::CatchUp, 7, 100, 100)) || until == Until::Full
+            );
+            assert!(!goal.is_reached(&anew), "{until:?}");
+            let again = |looks| task(v1::Phase::Stream, looks, 100, 100);
+            let reached = [1, 2, 3].map(|looks| goal.is_reached(&again(looks)));
+            assert_eq!(reached, [until == Until::Full, until == Until::Full, true], "{until:?}");
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::report::ReportFlag;
 use crate::submission::{Acknowledge, Wanted, new_request_id};
 use crate::view::cutover::CutoverView;
 use crate::view::precheck::PrecheckView;
+use crate::view::stream::all_shown;
 use crate::view::task::{TaskView, has_ended};
 
 /// Move a database with nothing else to start; run again, it resumes
@@ -103,7 +104,7 @@ impl Migrate {
                 if let Some(report) = report {
                     report.write(&task, lists.as_deref())?;
                 }
-                return reached(*task, &data_dir, format);
+                return reached(*task, self.until, &data_dir, format);
             }
             Driven::Undone(task) => return undone(*task, &data_dir, format),
             Driven::Interrupted => return Ok(Exit::Interrupted),
@@ -183,6 +184,9 @@ async fn drive(
         }
         let request = || v1::PauseTaskRequest { task: task.clone(), ..Default::default() };
         cluster.tasks(async |mut client| client.pause_task(request()).await).await?;
+        if format == Format::Table {
+            remarks::tell(&cluster, &now.id).await?;
+        }
         let ended = Box::new(now);
         return Ok(if cutover.is_some() { Driven::Undone(ended) } else { Driven::Reached(ended) });
     }
@@ -232,7 +236,13 @@ fn undone(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Probl
 }
 
 /// What is told of a task that has reached its goal, and goes on when the command is run again.
-fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Problem> {
+fn reached(
+    task: v1::Task,
+    until: Option<Until>,
+    data_dir: &Path,
+    format: Format,
+) -> Result<Exit, Problem> {
+    let not_followed = not_followed(&task, data_dir);
     let (id, name) = (task.id.clone(), task.name.clone());
     let progress = task.stream.as_ref().and_then(|stream| stream.progress.as_ref());
     // What is recorded of tables, and what is told of them: either may be ahead.
@@ -250,6 +260,11 @@ fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Prob
          again to go on, or remove them with `pgconvoy task cancel {name} --data-dir {}`",
         data_dir.display()
     ));
+    // What was committed to these before the command began is not at the destination.
+    let lacks = not_followed.is_some() && until == Some(Until::InSync);
+    if let Some(text) = not_followed {
+        note(&format!("{}{text}", if lacks { "error: " } else { "" }));
+    }
     if parked_tables > 0 {
         let first =
             parked.map_or(String::new(), |table| format!(", {}: {}", table.name, table.cause));
@@ -261,7 +276,32 @@ fn reached(task: v1::Task, data_dir: &Path, format: Format) -> Result<Exit, Prob
         ));
         return Ok(Exit::Failed);
     }
+    if lacks {
+        return Ok(Exit::Failed);
+    }
     Ok(if differs { Exit::Differs } else { Exit::Done })
+}
+
+/// Tables that are named in one line.
+const NAMED_MAX: usize = 20;
+
+/// Which tables of the source are not followed, and what to do.
+fn not_followed(task: &v1::Task, data_dir: &Path) -> Option<String> {
+    let tables = all_shown(&task.stream.as_ref()?.tables_not_followed);
+    if tables.is_empty() {
+        return None;
+    }
+    let named = tables.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    let more = tables.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let v1::Task { id, name, .. } = task;
+    Some(format!(
+        "{} tables of the source are not followed, for they were made since, and the destination does not have what is in them: {named}{more}. \
+         One that was dropped and made again: `alter publication pgconvoy_{id} add table only TABLE` at the source, then `pgconvoy task resync \
+         {name} TABLE --data-dir {data_dir}`. A new one: drop it, or see `pgconvoy task events {name} --data-dir {data_dir}`",
+        tables.len(),
+        data_dir = data_dir.display()
+    ))
 }
 
 /// How far a task is, and what came of comparing both ends if that was asked for.
@@ -277,7 +317,7 @@ async fn to_the_end(
     goal: &mut Goal,
     data_dir: &Path,
 ) -> Result<v1::Task, Problem> {
-    let mut show = Show::new();
+    let mut show = Show::new(data_dir);
     let watched = cluster.watch(task, 1, |task| {
         show.update(task);
         Ok(if goal.is_reached(task) { Watch::Enough } else { Watch::Further })
@@ -419,15 +459,18 @@ fn differences(a: &TaskSpec, b: &TaskSpec, jobs_by_default: bool) -> Vec<&'stati
     .collect()
 }
 
-/// Progress, and the precheck's warnings once they are known.
-struct Show {
+/// Progress, the precheck's warnings once they are known, and tables that are not followed.
+struct Show<'a> {
     progress: Progress,
     listed: bool,
+    data_dir: &'a Path,
+    /// What was told last of tables that are not followed.
+    not_followed: Option<String>,
 }
 
-impl Show {
-    fn new() -> Self {
-        Self { progress: Progress::new(), listed: false }
+impl<'a> Show<'a> {
+    fn new(data_dir: &'a Path) -> Self {
+        Self { progress: Progress::new(), listed: false, data_dir, not_followed: None }
     }
 
     fn update(&mut self, task: &v1::Task) {
@@ -441,6 +484,13 @@ impl Show {
             if report.has_warnings() {
                 self.progress.note(&report.to_text());
             }
+        }
+        let not_followed = not_followed(task, self.data_dir);
+        if not_followed != self.not_followed {
+            if let Some(text) = &not_followed {
+                self.progress.note(text);
+            }
+            self.not_followed = not_followed;
         }
         self.progress.update(task);
     }

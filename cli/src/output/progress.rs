@@ -10,7 +10,7 @@ use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::stream::{ChangeCounts, SlotState};
 
 use super::{human, note};
-use crate::view::stream::bytes_behind;
+use crate::view::stream::{all_shown, bytes_behind};
 use crate::view::task::{has_ended, phase_word, status_word};
 
 /// Rates are reckoned over this time: long enough to be calm, short enough to notice a stall.
@@ -171,9 +171,8 @@ fn moving(task: &v1::Task, meter: &mut Meter, now: Instant) -> (Option<u64>, Vec
 
 /// How far the destination is behind.
 fn following(task: &v1::Task) -> Vec<String> {
-    let Some(progress) = task.stream.as_ref().and_then(|stream| stream.progress.as_ref()) else {
-        return Vec::new();
-    };
+    let Some(stream) = &task.stream else { return Vec::new() };
+    let Some(progress) = &stream.progress else { return Vec::new() };
     let mut parts = vec![
         format!("applied up to {}", Lsn(progress.applied)),
         format!("{} behind", human::bytes(bytes_behind(progress))),
@@ -184,6 +183,11 @@ fn following(task: &v1::Task) -> Vec<String> {
     parts.extend(rate.map(|rate| format!("{} changes/s", human::count(rate))));
     if progress.parked > 0 {
         parts.push(format!("{} tables parked", progress.parked));
+    }
+    if let [first, rest @ ..] = &all_shown(&stream.tables_copied_anew)[..] {
+        let more =
+            if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+        parts.push(format!("{first}{more} copied anew"));
     }
     parts
 }

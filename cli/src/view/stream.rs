@@ -16,7 +16,7 @@ pub(crate) struct StreamView {
     start_lsn: Lsn,
     /// Applied, as far as is agreed on.
     applied_lsn: Lsn,
-    /// All tables show one moment of the source after another.
+    /// All tables show one moment of the source after another; not while some are copied anew.
     consistent: bool,
     /// Read up to here.
     received_lsn: Option<Lsn>,
@@ -26,8 +26,10 @@ pub(crate) struct StreamView {
     source_lsn: Option<Lsn>,
     /// Tables whose changes are kept instead of being applied.
     tables_parked: Option<u32>,
-    /// Tables that were made since, and are not followed.
+    /// Tables of the source that were made since, and are not followed.
     tables_not_followed: Vec<String>,
+    /// Tables that are copied anew, or shall be: their changes are kept meanwhile.
+    tables_copied_anew: Vec<String>,
     /// Bytes of transactions in progress that the agent keeps in files.
     spilled_bytes: Option<u64>,
     slot: Option<SlotView>,
@@ -93,7 +95,6 @@ impl From<&v1::TaskStream> for StreamView {
     fn from(stream: &v1::TaskStream) -> Self {
         let (checkpoint, now) = (stream.checkpoint.unwrap_or_default(), stream.progress.as_ref());
         let applied = now.map_or(0, |now| now.applied).max(checkpoint.applied);
-        let names = stream.tables_not_followed.iter().cloned();
         let tables = now.map(|now| {
             now.tables
                 .iter()
@@ -103,12 +104,13 @@ impl From<&v1::TaskStream> for StreamView {
         Self {
             start_lsn: Lsn(stream.start),
             applied_lsn: Lsn(applied),
-            consistent: checkpoint.consistent,
+            consistent: checkpoint.consistent && stream.tables_copied_anew.is_empty(),
             received_lsn: now.map(|now| Lsn(now.received)),
             confirmed_lsn: now.map(|now| Lsn(now.confirmed)),
             source_lsn: now.map(|now| Lsn(now.source)),
             tables_parked: now.map(|now| now.parked),
-            tables_not_followed: names.filter_map(shown).collect(),
+            tables_not_followed: all_shown(&stream.tables_not_followed),
+            tables_copied_anew: all_shown(&stream.tables_copied_anew),
             spilled_bytes: now.map(|now| now.spilled),
             slot: stream.slot.and_then(SlotView::of),
             changes: now.map(|now| now.changes.unwrap_or_default().into()),
@@ -118,6 +120,11 @@ impl From<&v1::TaskStream> for StreamView {
             lag: now.map(|now| Lag { bytes: bytes_behind(now), ms: now.lag_ms }),
         }
     }
+}
+
+/// Tables in words.
+pub(crate) fn all_shown(names: &[v1::QualifiedName]) -> Vec<String> {
+    names.iter().cloned().filter_map(shown).collect()
 }
 
 fn shown(name: v1::QualifiedName) -> Option<String> {
@@ -235,6 +242,7 @@ impl StreamView {
             ("slot", self.slot.as_ref().map(SlotView::to_text).unwrap_or_default()),
             ("changes", changes.unwrap_or_default()),
             ("spilled", spilled),
+            ("copied anew", self.tables_copied_anew.join(", ")),
             ("not followed", self.tables_not_followed.join(", ")),
         ]);
         if !self.tables.is_empty() {
@@ -278,6 +286,7 @@ mod tests {
                 ..Default::default()
             }),
             tables_not_followed: vec![name("new")],
+            tables_copied_anew: Vec::new(),
             slot: Some(v1::SlotState {
                 status: v1::WalStatus::Extended.into(),
                 kept: 2 << 30,
@@ -316,5 +325,11 @@ mod tests {
         assert_eq!(json["changes_per_second"]["inserts"], 12.3);
         assert_eq!(json["tables"][0]["changes"]["updates"], 30);
         assert_eq!(json["tables_not_followed"][0], "public.new");
+        assert_eq!(json["consistent"], true);
+        let anew = v1::QualifiedName { schema: "public".into(), name: "orders".into() };
+        let anew = v1::TaskStream { tables_copied_anew: vec![anew], ..stream() };
+        let json = serde_json::to_value(StreamView::from(&anew)).unwrap();
+        assert_eq!(json["tables_copied_anew"][0], "public.orders");
+        assert_eq!(json["consistent"], false);
     }
 }

@@ -3,6 +3,7 @@
 use pgconvoy_shared::epoch::Epoch;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::{AgentId, Incarnation, TaskId, UnitId};
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::time::Timestamp;
 
 use crate::state::TaskStatus;
@@ -155,10 +156,12 @@ pub enum Rejected {
         round: u32,
     },
     /// Only a task that has nothing left to do but to follow its source can be cut over.
-    #[error("task {task} is not in sync with its source")]
+    #[error("task {task} is not in sync with its source{}", copied_anew.as_ref().map_or(String::new(), |table| format!(": {table} is copied anew")))]
     NotInSync {
         /// Which task.
         task: TaskId,
+        /// The first of the tables that are copied anew; none = it is not that.
+        copied_anew: Option<QualifiedName>,
     },
     /// A cutover holds the source: it ends by itself, one way or the other.
     #[error("task {task} is being cut over")]
@@ -209,7 +212,7 @@ impl Rejected {
             | Self::UnknownTable { task, .. }
             | Self::CannotCopyAnew { task, .. }
             | Self::OtherRound { task, .. }
-            | Self::NotInSync { task }
+            | Self::NotInSync { task, .. }
             | Self::CutoverUnderWay { task } => format!("task {task}"),
             Self::UnknownAgent { agent }
             | Self::AgentPresent { agent }
@@ -240,7 +243,10 @@ impl Rejected {
             Self::UnknownTable { .. } => "`pgconvoy task show` names them as schema.table",
             Self::CannotCopyAnew { .. } => "`pgconvoy errors cannot_copy_anew` tells when it can",
             Self::AgentPresent { .. } => "stop the agent first",
-            Self::NotInSync { .. } => {
+            Self::NotInSync { copied_anew: Some(_), .. } => {
+                "wait until it is followed again (`task show` names the tables that are copied anew), then begin anew"
+            }
+            Self::NotInSync { copied_anew: None, .. } => {
                 "only a task with type incremental can be cut over, once `task show` says phase stream"
             }
             Self::CutoverUnderWay { .. } => {

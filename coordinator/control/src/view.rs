@@ -97,8 +97,10 @@ pub struct StreamView {
     pub progress: Option<StreamProgress>,
     /// What the source keeps for the slot, also while rows are copied; none while nobody looks.
     pub slot: Option<SlotState>,
-    /// Tables that were made since, match `objects`, and are not followed.
+    /// Tables of the source that were made since, match `objects`, and are not followed now.
     pub not_followed: Arc<BTreeSet<QualifiedName>>,
+    /// Tables that are copied anew, or shall be: their changes are kept, and the destination may have nothing of them.
+    pub copied_anew: Vec<QualifiedName>,
 }
 
 /// What came of comparing both ends, so far.
@@ -182,6 +184,8 @@ pub enum TableStatus {
     CatchingUp,
     /// It is as the source's was a moment ago.
     Streaming,
+    /// The source has another table of its name by now, which nobody follows.
+    NotFollowed,
     /// A change of it could not be applied: its changes are kept from that one on.
     Parked,
     /// Nothing is left to do.
@@ -203,6 +207,7 @@ impl TableStatus {
             Self::Verifying => "verifying",
             Self::CatchingUp => "catching_up",
             Self::Streaming => "streaming",
+            Self::NotFollowed => "not_followed",
             Self::Parked => "parked",
             Self::Done => "done",
             Self::Failed => "failed",
@@ -266,6 +271,7 @@ pub fn task(
         progress: running.iter().find_map(|unit| unit.progress.stream.clone()),
         slot: running.iter().find_map(|unit| unit.progress.slot),
         not_followed: Arc::clone(&record.following.not_followed),
+        copied_anew: task.copied_anew().map(|table| table.surveyed.name.clone()).collect(),
     });
     let moving = if record.migrates() { UnitKind::Copy } else { UnitKind::VerifyRows };
     let copying = running.iter().filter(|unit| unit.kind == moving);
@@ -473,8 +479,14 @@ fn table_view(task: &Task, no: TableNo, table: &Table, troubles: &Troubles) -> T
     } else if table.parked.is_some() {
         TableStatus::Parked
     } else if task.record.follows() && task.record.status != TaskStatus::Done {
-        let consistent = task.record.following.checkpoint.consistent;
-        if consistent { TableStatus::Streaming } else { TableStatus::CatchingUp }
+        let following = &task.record.following;
+        if following.not_followed.contains(&table.surveyed.name) {
+            TableStatus::NotFollowed
+        } else if following.checkpoint.consistent {
+            TableStatus::Streaming
+        } else {
+            TableStatus::CatchingUp
+        }
     } else {
         TableStatus::Done
     };

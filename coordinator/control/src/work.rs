@@ -73,6 +73,7 @@ fn work(task: &Task, subject: &Subject, leased: Timestamp) -> Option<Work> {
             checkpoint: record.following.checkpoint,
             resume: tables(task, Table::is_to_resume),
             hold: tables(task, Table::is_to_hold),
+            gone: record.all_tables().filter(|(_, table)| table.gone).map(|(no, _)| no).collect(),
             cutovers_over: record.cutover.as_deref().map_or(0, Cutover::attempts_over),
         }),
         Subject::Cutover => Work::Cutover(Box::new(cutover(record, leased)?)),

@@ -53,6 +53,7 @@ fn stream(view: StreamView) -> v1::TaskStream {
         progress: view.progress.map(Into::into),
         tables_not_followed: view.not_followed.iter().cloned().map(Into::into).collect(),
         slot: view.slot.map(Into::into),
+        tables_copied_anew: view.copied_anew.into_iter().map(Into::into).collect(),
     }
 }
 

@@ -53,6 +53,7 @@ impl From<StreamOrder> for v1::StreamWork {
             checkpoint: Some(order.checkpoint.into()),
             resume: order.resume.into_iter().map(|table| table.0).collect(),
             hold: order.hold.into_iter().map(|table| table.0).collect(),
+            gone: order.gone.into_iter().map(|table| table.0).collect(),
             cutovers_over: order.cutovers_over,
         }
     }
@@ -67,6 +68,7 @@ impl TryFrom<v1::StreamWork> for StreamOrder {
             checkpoint: wire.checkpoint.ok_or_else(missing("checkpoint"))?.into(),
             resume: wire.resume.into_iter().map(TableNo).collect(),
             hold: wire.hold.into_iter().map(TableNo).collect(),
+            gone: wire.gone.into_iter().map(TableNo).collect(),
             cutovers_over: wire.cutovers_over,
         })
     }

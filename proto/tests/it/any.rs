@@ -348,9 +348,9 @@ pub(crate) fn work() -> impl Strategy<Value = Work> {
             Work::Finish
         ]),
         survey,
-        (opened(), checkpoint(), table_nos(), table_nos(), any::<u32>()).prop_map(
-            |(opened, checkpoint, resume, hold, cutovers_over)| {
-                Work::Stream(StreamOrder { opened, checkpoint, resume, hold, cutovers_over })
+        (opened(), checkpoint(), [table_nos(), table_nos(), table_nos()], any::<u32>()).prop_map(
+            |(opened, checkpoint, [resume, hold, gone], cutovers_over)| {
+                Work::Stream(StreamOrder { opened, checkpoint, resume, hold, gone, cutovers_over })
             }
         ),
         cutover_order().prop_map(|order| Work::Cutover(Box::new(order))),

@@ -27,7 +27,7 @@ use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::name::{QualifiedName, quote_literal};
 use pgconvoy_shared::parking::{Cause, Changes, Parking};
-use pgconvoy_shared::stream::{ChangeCounts, StreamNote};
+use pgconvoy_shared::stream::ChangeCounts;
 use tokio::sync::{mpsc, watch};
 
 use super::catalog::Course;
@@ -76,8 +76,6 @@ pub(super) struct Reports {
     pub(super) applied: watch::Sender<Applied>,
     /// Tells the reader of tables that are parked.
     pub(super) park: mpsc::UnboundedSender<TableNo>,
-    /// Takes what users are to hear of.
-    pub(super) notes: mpsc::UnboundedSender<StreamNote>,
     pub(super) figures: Arc<Figures>,
 }
 
@@ -411,10 +409,9 @@ impl<'a> Applier<'a> {
                     let why = Why { failure, change, statement: String::new() };
                     self.park_table(*table, *place, why).await?;
                 }
+                // Users are told by whoever looks at the source.
                 Notice::NotFollowed(name) => {
-                    // Whoever takes it is gone only when the unit ends.
-                    let note = StreamNote::NotFollowed(vec![name.clone()]);
-                    let _gone = self.reports.notes.send(note);
+                    tracing::warn!(table = %name, "changes of it are not followed");
                 }
             }
         }

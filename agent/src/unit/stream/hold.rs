@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use pgconvoy_flow::stream::message::RelationId;
+use pgconvoy_flow::stream::table::Table;
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::parking::{Changes, Parking};
@@ -15,7 +17,7 @@ use super::applying::Applier;
 use super::catalog::Course;
 use super::reading::Noted;
 use super::takeover::number;
-use crate::pg::{About, Session};
+use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitEnd, open_stream};
 
 pub(super) async fn hold(
@@ -37,6 +39,23 @@ pub(super) async fn hold(
         // An older one was given out by somebody who could not say so any more.
         let barrier = open_stream::newest_transaction(source).await.about(source.access())?;
         applier.shall_tell(*no, Changes::Held(barrier));
+    }
+    for (table, taken) in course.tables.iter_mut().zip(&course.taken) {
+        if taken.held && table.parked {
+            by_name(table, source).await.about(source.access())?;
+        }
+    }
+    Ok(())
+}
+
+/// It may have been dropped and made again: then the changes to be kept are those of the one that will be copied.
+async fn by_name(table: &mut Table, source: &Session) -> Result<(), PgError> {
+    let ask = "select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+               where n.nspname = $1 and c.relname = $2";
+    let (schema, name) = (&*table.name.schema, &*table.name.name);
+    let row = source.query_opt(ask, &[&schema, &name]).await?;
+    if let Some(row) = row {
+        table.relation = RelationId(row.get(0));
     }
     Ok(())
 }

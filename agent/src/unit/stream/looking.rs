@@ -1,6 +1,6 @@
 //! Looking at the source: how far its log is, what it keeps for the slot, and whether it has made tables that nobody follows.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,8 +51,8 @@ pub(super) struct Looker<'a> {
     /// Where applying stood at the last look, and the source.
     still_at: Option<(Lsn, Lsn)>,
     tables_at: Instant,
-    /// Tables that were told of.
-    not_followed: BTreeSet<QualifiedName>,
+    /// Tables that nobody follows, as they were told of last; none = nothing was told yet.
+    not_followed: Option<Vec<QualifiedName>>,
 }
 
 impl<'a> Looker<'a> {
@@ -80,7 +80,7 @@ impl<'a> Looker<'a> {
             may_begin_anew,
             still_at: None,
             tables_at: now,
-            not_followed: BTreeSet::new(),
+            not_followed: None,
         }
     }
 
@@ -160,11 +160,11 @@ impl<'a> Looker<'a> {
         }
         self.tables_at = now + TABLES_PAUSE;
         self.published.check(&self.session).await?;
-        let tables = open_stream::unpublished(&self.session, self.ctx).await;
-        let tables = tables.about(self.session.access())?;
-        let new: Vec<_> =
-            tables.into_iter().filter(|table| self.not_followed.insert(table.clone())).collect();
-        self.note((!new.is_empty()).then_some(StreamNote::NotFollowed(new)));
+        let tables = self.published.not_followed(&self.session, self.ctx).await?;
+        if self.not_followed.as_ref() != Some(&tables) {
+            self.not_followed = Some(tables.clone());
+            self.note(Some(StreamNote::NotFollowed(tables)));
+        }
         Ok(())
     }
 

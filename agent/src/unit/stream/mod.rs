@@ -112,7 +112,7 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let (park, to_park) = mpsc::unbounded_channel();
     let (notes, to_tell) = mpsc::unbounded_channel();
     let figures = Arc::new(Figures::default());
-    let reports = Reports { applied, park, notes: notes.clone(), figures: Arc::clone(&figures) };
+    let reports = Reports { applied, park, figures: Arc::clone(&figures) };
     let mut applier = Applier::new(ctx, session, position, consistent_at, &course, reports);
     let to_resume = &order.resume;
     resume::resume(&mut applier, &mut course, &mut rereads, &mut source.rereader, to_resume)

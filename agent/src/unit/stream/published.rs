@@ -6,7 +6,7 @@
 //! must be in it by an entry that its plan has seen, and so must the publication itself be: whatever alters that (an owner, too, which
 //! would not matter) is taken for a gap.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgconvoy_flow::stream::message::Xid;
 use pgconvoy_flow::stream::snapshot::{Snapshot, Widener};
@@ -17,7 +17,7 @@ use pgconvoy_shared::unit::StreamOrder;
 
 use super::takeover::TakenTable;
 use crate::pg::{About, Session, Value};
-use crate::unit::{UnitEnd, open_stream};
+use crate::unit::{UnitContext, UnitEnd, open_stream};
 
 /// Tables are gone when somebody drops them: then nothing more is to come of them.
 const ENTRIES: &str = "
@@ -34,6 +34,10 @@ const NAMED_MAX: usize = 5;
 pub(super) struct Published {
     name: String,
     tables: BTreeMap<u32, PlannedTable>,
+    /// Of all whose changes are applied or kept.
+    relations: Vec<u32>,
+    /// Those that are copied anew: by their names, for they may be others by now.
+    anew: BTreeSet<QualifiedName>,
 }
 
 struct PlannedTable {
@@ -52,7 +56,22 @@ impl Published {
             (table.followed.relation, PlannedTable { name, plan })
         };
         let tables = taken.iter().filter(is_planned).map(planned).collect();
-        Self { name: open_stream::name(task), tables }
+        let anew = taken.iter().filter(|table| !is_planned(table));
+        let anew = anew.map(|table| table.followed.name.clone()).collect();
+        let relations = taken.iter().map(|table| table.followed.relation).collect();
+        Self { name: open_stream::name(task), tables, relations, anew }
+    }
+
+    /// Tables that the task would follow, and does not.
+    pub(super) async fn not_followed(
+        &self,
+        source: &Session,
+        ctx: &UnitContext,
+    ) -> Result<Vec<QualifiedName>, UnitEnd> {
+        let tables = open_stream::not_followed(source, ctx, &self.relations).await;
+        let mut tables = tables.about(source.access())?;
+        tables.retain(|table| !self.anew.contains(table));
+        Ok(tables)
     }
 
     /// Fails where a change may not have been sent.

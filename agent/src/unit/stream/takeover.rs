@@ -65,6 +65,12 @@ const TABLES: &str = "
     where s.task = $1 and s.followed is not null
     group by s.task, s.table_no order by s.table_no";
 
+/// Of tables that the source has no more, nothing is kept. Their plans stay, and fence whoever wrote for older ones.
+const FOLLOW_NO_MORE: &str = "
+    with kept as (delete from pgconvoy.parked_change where task = $1 and table_no = any ($2)),
+        copied as (delete from pgconvoy.copied_anew where task = $1 and table_no = any ($2))
+    update pgconvoy.table_state set parked = null, followed = null where task = $1 and table_no = any ($2)";
+
 /// Triggers, rules and foreign keys did their work at the source. And a statement is run with the plan for few rows, each of
 /// which is found by its key, however many come with it: one made for just these rows is planned each time, and where they are
 /// many it reads the whole table. The server would come to the same after five runs. (How long a plan is kept:
@@ -88,6 +94,8 @@ pub(super) async fn take_over(
     let position = position(&transaction, ctx, order).await.about(&access)?;
     let task = ctx.task.as_str();
     forget_changes(&transaction, task, order.cutovers_over).await.about(&access)?;
+    let gone: Vec<i64> = order.gone.iter().map(|table| i64::from(table.0)).collect();
+    transaction.execute(FOLLOW_NO_MORE, &[&task, &gone]).await.about(&access)?;
     let rows = transaction.query(TABLES, &[&task]).await.about(&access)?;
     let tables: Result<Vec<_>, PgError> = rows.iter().map(table).collect();
     let tables = tables.about(&access)?;

@@ -17,6 +17,7 @@ pub(super) fn cutover_task(
     settings: &CutoverSettings,
 ) -> Result<Outcome, Rejected> {
     cx.with_task(task, |clerk| {
+        let copied_anew = clerk.task.copied_anew().next().map(|table| table.surveyed.name.clone());
         let record = clerk.record();
         let over = record.cutover.as_deref().map(|cutover| &cutover.ended);
         if matches!(over, Some(None | Some((CutoverOutcome::Done, _)))) {
@@ -25,9 +26,8 @@ pub(super) fn cutover_task(
         if record.status != TaskStatus::Running {
             return Err(wrong_status(clerk, "cut over"));
         }
-        let anew = record.live_tables().any(|(_, table)| table.anew.is_some());
-        if record.stage != Stage::Stream || anew {
-            return Err(Rejected::NotInSync { task: task.clone() });
+        if record.stage != Stage::Stream || copied_anew.is_some() {
+            return Err(Rejected::NotInSync { task: task.clone(), copied_anew });
         }
         course::begin_cutover(clerk, settings);
         Ok(answer(clerk, true))

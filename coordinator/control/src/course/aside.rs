@@ -22,7 +22,8 @@ use crate::state::{Afterwards, Anew, EventKind, Parked, Stage, Table};
 /// A stream says how it has a table from now on.
 pub(crate) fn parking(clerk: &mut Clerk<'_>, epoch: Epoch, told: &Parking) {
     let table = clerk.record().table(told.table);
-    let Some(table) = table.filter(|table| table.generation == told.generation) else { return };
+    let is_meant = |table: &&Table| table.generation == told.generation && !table.gone;
+    let Some(table) = table.filter(is_meant) else { return };
     match (&told.changes, table.anew) {
         (Changes::Held(barrier), Some(Anew::Asked(asked))) if asked < epoch => {
             copy_anew(clerk, told.table, *barrier);
@@ -102,6 +103,13 @@ pub(super) fn copied(clerk: &mut Clerk<'_>, no: TableNo) {
     }
 }
 
+/// Whoever follows the source begins again, with what it is to know now.
+pub(super) fn stream_anew(clerk: &mut Clerk<'_>) {
+    if let Some((unit, _)) = stream(clerk) {
+        lease_end::revoke(clerk, unit, Afterwards::Ready);
+    }
+}
+
 /// The unit that follows the source, and its latest epoch.
 fn stream(clerk: &mut Clerk<'_>) -> Option<(UnitNo, Epoch)> {
     let record = clerk.record();
@@ -155,7 +163,7 @@ mod tests {
     use pgconvoy_shared::epoch::Generation;
     use pgconvoy_shared::failure::Failure;
     use pgconvoy_shared::lsn::Lsn;
-    use pgconvoy_shared::unit::{Checkpoint, StreamOrder, UnitKind, Work};
+    use pgconvoy_shared::unit::{Checkpoint, Ended, StreamOrder, UnitKind, Work};
 
     use super::*;
     use crate::apply::story::{Held, Story};
@@ -250,6 +258,32 @@ mod tests {
         assert!(story.event(EventKind::TableGoesOn).contains("public.items"));
         assert!(order(&story, &held).resume.is_empty());
         assert_eq!(resync(&mut story), Ok(true), "and it may be again");
+    }
+
+    #[test]
+    fn a_table_that_is_gone_when_it_is_to_be_copied_anew_takes_no_part_any_more() {
+        let mut story = streaming();
+        let held = story.lease("a", UnitKind::Stream);
+        story.checkpoint(&held, Checkpoint { applied: Lsn(3_000), consistent: true });
+        for kind in [UnitKind::Index, UnitKind::SchemaPost, UnitKind::Sequences, UnitKind::Analyze]
+        {
+            story.finish_all("a", kind);
+        }
+        resync(&mut story).expect("it may");
+        story.release(&held);
+        let held = story.lease("a", UnitKind::Stream);
+        say(&mut story, &held, 1, Changes::Held(900));
+        let plan = story.lease("b", UnitKind::Plan);
+        story.end(&plan, Ended::TableGone { table: TABLE, system_identifier: 42 });
+        assert!(story.event(EventKind::TablesGone).contains("public.items"));
+        let view = story.view();
+        assert!(view.tables.iter().all(|table| table.name != "public.items"), "{:?}", view.tables);
+        assert!(view.stream.expect("it follows").copied_anew.is_empty());
+        story.release(&held);
+        let held = story.lease("a", UnitKind::Stream);
+        let StreamOrder { hold, gone, .. } = order(&story, &held);
+        assert_eq!((&*hold, &*gone), (&[][..], &[TABLE][..]), "nothing of it is kept any more");
+        assert!(matches!(resync(&mut story), Err(Rejected::UnknownTable { .. })));
     }
 
     fn resume(story: &mut Story, table: &str) -> Result<bool, Rejected> {

@@ -12,7 +12,7 @@ use pgconvoy_shared::ids::{AgentId, TableNo, UnitNo};
 use pgconvoy_shared::name::QualifiedName;
 
 use super::survey::{must_be_the_source, names};
-use super::{bad_result, lease_end, plan, stages};
+use super::{aside, bad_result, lease_end, plan, stages};
 use crate::state::clerk::Clerk;
 use crate::state::unit::Subject;
 use crate::state::{EventKind, UnitState, count};
@@ -33,6 +33,8 @@ pub(crate) fn table_gone(
     clerk.set(no, UnitState::Ready);
     plan::discard(clerk, table);
     leave_out(clerk, &[table]);
+    // Whoever follows the source may keep its changes.
+    aside::stream_anew(clerk);
     let record = clerk.record();
     let others = others.into_iter().filter_map(|other| Some((other, record.table(other)?)));
     let others = others.map(stages::sized).collect();
@@ -65,6 +67,7 @@ pub(super) fn leave_out(clerk: &mut Clerk<'_>, gone: &[TableNo]) {
     for no in gone {
         clerk.edit_table(*no, |table| {
             table.unplan();
+            table.anew = None;
             table.gone = true;
         });
     }

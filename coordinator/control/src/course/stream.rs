@@ -1,5 +1,6 @@
 //! Following the source: the slot is opened before anything is copied, and the stream runs until its user ends the task.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pgconvoy_shared::failure::Failure;
@@ -12,8 +13,11 @@ use super::{settle, stages, survey};
 use crate::state::clerk::Clerk;
 use crate::state::{EventKind, count};
 
-/// Tables that are remembered as told of: a source that makes one an hour fills this in six weeks.
+/// Tables that are remembered as not followed: a source that makes one an hour fills this in six weeks.
 const NOT_FOLLOWED_MAX: usize = 1_000;
+
+/// What the names of all publications of ours begin with.
+const PUBLICATION: &str = "pgconvoy_";
 
 /// Every change behind this position is kept at the source from here on.
 pub(super) fn opened(
@@ -79,19 +83,32 @@ pub(crate) fn noted(clerk: &mut Clerk<'_>, note: &StreamNote) {
 }
 
 fn tell_not_followed(clerk: &mut Clerk<'_>, tables: &[QualifiedName]) {
-    let known = Arc::make_mut(&mut clerk.record().following.not_followed);
-    let mut new = Vec::new();
-    for table in tables {
-        if known.len() < NOT_FOLLOWED_MAX && known.insert(table.clone()) {
-            new.push(table.clone());
-        }
-    }
-    if !new.is_empty() {
-        let message = format!(
-            "made at the source since its changes are followed: {}. The destination does not get these tables: move them with \
-             another task",
-            survey::names(&new, count(new.len()))
-        );
+    let now: BTreeSet<QualifiedName> = tables.iter().take(NOT_FOLLOWED_MAX).cloned().collect();
+    let record = clerk.record();
+    let known = std::mem::replace(&mut record.following.not_followed, Arc::new(now));
+    let new: BTreeSet<&QualifiedName> =
+        record.following.not_followed.iter().filter(|table| !known.contains(table)).collect();
+    let moved = record.live_tables().map(|(_, table)| &table.surveyed.name);
+    let again: BTreeSet<&QualifiedName> = moved.filter(|name| new.contains(name)).collect();
+    let named = |tables: Vec<&QualifiedName>| {
+        let tables: Vec<QualifiedName> = tables.into_iter().cloned().collect();
+        (!tables.is_empty()).then(|| survey::names(&tables, count(tables.len())))
+    };
+    let first = named(new.difference(&again).copied().collect()).map(|names| {
+        format!(
+            "made at the source since its changes are followed: {names}. The destination does not get these tables: drop those of no use. \
+             Another task can move one that stands alone; a partition of a table that is followed has to be made at the destination by \
+             hand, and its rows brought once nobody writes them any more"
+        )
+    });
+    let id = &record.id;
+    let anew = named(again.into_iter().collect()).map(|names| {
+        format!(
+            "dropped and made again at the source: {names}. The destination has the rows of before. For each: `alter publication \
+             {PUBLICATION}{id} add table only TABLE` at the source, then `pgconvoy task resync {id} TABLE`"
+        )
+    });
+    for message in [first, anew].into_iter().flatten() {
         clerk.tell(EventKind::TablesNotFollowed, message);
     }
 }
@@ -110,6 +127,7 @@ mod tests {
     use crate::outcome::Reception;
     use crate::rejected::Rejected;
     use crate::state::{EventKind, Phase, TaskStatus};
+    use crate::view::TableStatus;
 
     fn at(applied: u64, consistent: bool) -> Checkpoint {
         Checkpoint { applied: Lsn(applied), consistent }
@@ -227,6 +245,17 @@ mod tests {
         assert_eq!(story.told(EventKind::SlotAtRisk), 1);
         let view = story.view().stream.expect("it follows");
         assert_eq!(*view.not_followed, BTreeSet::from([name("new"), name("newer")]));
+
+        // One is dropped; and one that is followed is another by now.
+        story.note(&held, tables(&["newer", "orders"]));
+        let told = story.event(EventKind::TablesNotFollowed);
+        assert!(told.contains("made again at the source: public.orders. "), "{told}");
+        assert!(told.contains("alter publication pgconvoy_"), "{told}");
+        assert_eq!(story.told(EventKind::TablesNotFollowed), 3);
+        let view = story.view();
+        assert_eq!(view.tables[0].status, TableStatus::NotFollowed);
+        let not_followed = &view.stream.expect("it follows").not_followed;
+        assert_eq!(**not_followed, BTreeSet::from([name("newer"), name("orders")]));
 
         story.note(&held, StreamNote::SlotSafe(slot));
         story.note(&held, StreamNote::SlotSafe(slot));

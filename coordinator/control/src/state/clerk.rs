@@ -26,6 +26,12 @@ impl Task {
     pub(crate) fn ends_alone(&self) -> bool {
         self.index.leased.is_empty()
     }
+
+    /// Tables that are copied anew, or shall be.
+    pub(crate) fn copied_anew(&self) -> impl Iterator<Item = &Table> {
+        let aside = self.index.aside.iter().filter_map(|no| self.record.table(*no));
+        aside.filter(|table| table.anew.is_some() && !table.gone)
+    }
 }
 
 /// Works on one task for the length of one command.

@@ -172,7 +172,7 @@ pub(crate) struct Following {
     pub(crate) checkpoint: Checkpoint,
     /// It was told that the source may soon give the slot up.
     pub(crate) slot_at_risk: bool,
-    /// Tables that were told of as not followed.
+    /// Tables of the source that are not followed, as it was looked last.
     pub(crate) not_followed: Arc<BTreeSet<QualifiedName>>,
 }
 

@@ -1,5 +1,6 @@
 //! A source that stays in use: every change arrives, once and in order.
 
+mod anew;
 mod compared;
 mod cutover;
 mod encodings;

@@ -1,6 +1,7 @@
 use pgconvoy_shared::cutover::{CutoverDone, CutoverOrder, CutoverSettings, CutoverStep, Writers};
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::unit::{Checkpoint, UnitKind, Work, WorkResult};
 use pgconvoy_shared::verify::{ObjectsCompared, RowsCompared, VerifySettings};
 
@@ -371,13 +372,16 @@ fn a_table_is_not_copied_anew_beside_a_cutover_nor_the_other_way_round() {
 
     let (mut story, _stream) = in_sync();
     resync(&mut story).expect("it may");
-    let refused = Rejected::NotInSync { task: story.task.clone() };
+    let orders = QualifiedName::new("public", "orders");
+    assert_eq!(story.view().stream.expect("it follows").copied_anew, [orders.clone()]);
+    let refused = Rejected::NotInSync { task: story.task.clone(), copied_anew: Some(orders) };
+    assert!(refused.to_string().ends_with(": public.orders is copied anew"), "{refused}");
     assert_eq!(cut_over(&mut story, false), Err(refused));
 }
 
 #[test]
 fn only_a_task_that_is_in_sync_is_cut_over() {
     let mut story = Story::streaming(&[("public.orders", 1)]);
-    let refused = Rejected::NotInSync { task: story.task.clone() };
+    let refused = Rejected::NotInSync { task: story.task.clone(), copied_anew: None };
     assert_eq!(cut_over(&mut story, false), Err(refused));
 }

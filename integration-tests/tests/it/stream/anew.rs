@@ -1,0 +1,138 @@
+//! What `migrate --until …` says of tables that are not followed as the others are: those that are copied anew, and those that
+//! nobody follows.
+
+use pgconvoy_integration_tests::process::{Process, Program};
+use pgconvoy_integration_tests::wait;
+use pgconvoy_shared::lsn::Lsn;
+use serde_json::Value;
+
+use super::live::{cancel, in_sync};
+use super::log_of;
+use super::parked::{sync, task};
+use crate::world::{DATABASE, Gate, LIMIT, Pair, told};
+
+/// Asks for a table to be copied anew, and begins the command while the source keeps everybody from it; it must wait.
+async fn waits_for_resync(pair: &Pair, name: &str, migrate: Program) -> String {
+    let resync = task(pair, &["resync", "public.y"]).await;
+    assert_eq!(resync.code(), Some(0), "{}", told(&resync));
+    let locker = pair.source.client(DATABASE).await.unwrap();
+    locker.batch_execute("begin; lock table y").await.unwrap();
+    let process = Process::start(name, migrate, &pair.path("")).unwrap();
+    process.wait_for_line("public.y copied anew", LIMIT).await.unwrap();
+    let shown = task(pair, &["show", "-o", "json"]).await;
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(shown["stream"]["consistent"], false, "{shown}");
+    locker.batch_execute("commit").await.unwrap();
+    let status = process.wait(LIMIT).await.unwrap();
+    assert_eq!(status.code(), Some(0), "{}", process.log());
+    process.log()
+}
+
+#[tokio::test]
+async fn a_command_waits_for_a_table_that_is_copied_anew_with_what_was_changed_before() {
+    let tables = "create table x (id int primary key); insert into x values (1);
+        create table y (id int primary key, n int not null); insert into y select i, 0 from generate_series(1, 1000) i";
+    let pair = Pair::new(tables).await;
+    sync(&pair, 0).await;
+    let changed = "select count(*) from y where n = 1";
+    pair.source.sql(DATABASE, "update y set n = 1").await.unwrap();
+    waits_for_resync(&pair, "in-sync", in_sync(&pair)).await;
+    assert_eq!(pair.count(changed).await, 1000);
+
+    let until = ["--types", "schema,full,incremental", "--until", "cutover", "--fence"];
+    let log = waits_for_resync(&pair, "cutover", pair.migrate().args(until)).await;
+    assert!(!log.contains("not_in_sync"), "{log}");
+    pair.same().await;
+}
+
+#[tokio::test]
+async fn a_command_tells_which_tables_are_not_followed_until_there_is_none() {
+    let tables =
+        "create table z (id int primary key); insert into z select generate_series(1, 100);
+        create table p (id int primary key) partition by range (id);
+        create table p1 partition of p for values from (0) to (10); insert into p values (1)";
+    let pair = Pair::new(tables).await;
+    sync(&pair, 0).await;
+    let made = "drop table z; create table z (id int primary key); insert into z values (1000);
+        create table p2 partition of p for values from (10) to (20); insert into p values (11)";
+    pair.source.sql(DATABASE, made).await.unwrap();
+    let finished = sync(&pair, 1).await;
+    for words in ["2 tables of the source are not followed", ": public.p2, public.z. "] {
+        assert!(finished.log.contains(words), "{words} is not in\n{}", told(&finished));
+    }
+    let shown = task(&pair, &["show", "-o", "json"]).await;
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    let mut tables = shown["tables"].as_array().unwrap().iter();
+    let z = tables.find(|table| table["name"] == "public.z").unwrap();
+    assert_eq!(z["status"], "not_followed", "{shown}");
+
+    // As it says.
+    let publication = "select pubname from pg_publication";
+    let publication = pair.source.value(DATABASE, publication).await.unwrap().unwrap();
+    let told_of = format!("alter publication {publication} add table only");
+    assert!(finished.log.contains(&told_of), "{}", told(&finished));
+    let mended = format!("{told_of} z; drop table p2");
+    pair.source.sql(DATABASE, &mended).await.unwrap();
+    let resync = task(&pair, &["resync", "public.z"]).await;
+    assert_eq!(resync.code(), Some(0), "{}", told(&resync));
+    sync(&pair, 0).await;
+    assert_eq!(pair.count("select count(*) from z where id = 1000").await, 1);
+    cancel(&pair).await;
+    pair.same().await;
+}
+
+#[tokio::test]
+async fn a_table_that_is_gone_when_it_is_to_be_copied_anew_is_told_and_in_no_way_any_more() {
+    let tables = "create table x (id int primary key); insert into x values (1);
+        create table y (id int primary key); insert into y values (1)";
+    let pair = Pair::new(tables).await;
+    sync(&pair, 0).await;
+    pair.source.sql(DATABASE, "drop table y").await.unwrap();
+    let resync = task(&pair, &["resync", "public.y"]).await;
+    assert_eq!(resync.code(), Some(0), "{}", told(&resync));
+    let finished = sync(&pair, 0).await;
+    let words = "tables_gone: dropped or renamed at the source: public.y. ";
+    assert!(finished.log.contains(words), "{}", told(&finished));
+    pair.destination.sql(DATABASE, "drop table y").await.unwrap();
+    let until = ["--types", "schema,full,incremental", "--until", "cutover", "--fence"];
+    let finished = pair.migrate().args(until).run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+    pair.same().await;
+}
+
+/// What is committed while its rows are copied is of the new table, and whoever kept changes before knew the old one.
+#[tokio::test]
+async fn a_table_that_was_made_again_misses_nothing_that_is_changed_while_it_is_copied() {
+    let pair = Pair::new(Gate::SCHEMA).await;
+    sync(&pair, 0).await;
+    let publication = "select pubname from pg_publication";
+    let publication = pair.source.value(DATABASE, publication).await.unwrap().unwrap();
+    let made = format!(
+        "create table other (like gated including all); insert into other select * from gated; drop table gated;
+         alter table other rename to gated; alter publication {publication} add table only gated"
+    );
+    pair.source.sql(DATABASE, &made).await.unwrap();
+    let resync = task(&pair, &["resync", "public.gated"]).await;
+    assert_eq!(resync.code(), Some(0), "{}", told(&resync));
+    let gate = Gate::shut(&pair.destination).await;
+    let process = Process::start("migrate", in_sync(&pair), &pair.path("")).unwrap();
+    gate.waiting(1, LIMIT).await;
+    let late =
+        "insert into gated values (50001, 'late'); update gated set words = 'late' where no = 1";
+    pair.source.sql(DATABASE, late).await.unwrap();
+    let target = log_of(&pair.source).await;
+    let passed = format!("select lsn >= '{}' from pgconvoy.apply_progress", Lsn(target));
+    wait::until(LIMIT, "the stream to be past it", async || {
+        match pair.destination.value(DATABASE, &passed).await {
+            Ok(Some(answer)) if answer == "t" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    gate.open().await;
+    let status = process.wait(LIMIT).await.unwrap();
+    assert_eq!(status.code(), Some(0), "{}", process.log());
+    assert_eq!(pair.count("select count(*) from gated where words = 'late'").await, 2);
+    cancel(&pair).await;
+}

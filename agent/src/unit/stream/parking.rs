@@ -11,6 +11,8 @@ use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use tracing::{info, warn};
 
 use super::applying::Applier;
+use super::catalog::Unfit;
+use super::reading::Noted;
 use crate::pg::{About, PgError, Value};
 use crate::unit::UnitEnd;
 
@@ -51,6 +53,33 @@ impl Applier<'_> {
         // The reader is gone only when the unit ends.
         let _gone = self.reports.park.send(table);
         Ok(())
+    }
+
+    /// Changes of these tables are kept from this position on, and nothing is written to them as they are.
+    pub(super) async fn park_from_here(&mut self, unfit: Vec<Unfit>) -> Result<(), UnitEnd> {
+        if unfit.is_empty() {
+            return Ok(());
+        }
+        self.ctx.still_mine()?;
+        self.begin_piece(unfit.iter().map(|(table, _)| *table).collect(), &[]).await?;
+        for (table, failure) in unfit {
+            self.parked.insert(table);
+            self.note_cause(table, self.from_here(failure)).await?;
+        }
+        self.step_to(self.position.lsn, &Noted::default()).await
+    }
+
+    /// No change is at fault.
+    pub(super) fn from_here(&self, failure: Failure) -> Cause {
+        Cause {
+            failure,
+            operation: String::new(),
+            key: String::new(),
+            commit_lsn: self.position.lsn,
+            xid: 0,
+            ordinal: 0,
+            statement: String::new(),
+        }
     }
 
     /// Notes why a table is parked, from now on or still.

@@ -24,7 +24,7 @@ use pgconvoy_flow::stream::table::{Table, Target};
 use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::parking::{Cause, Changes};
+use pgconvoy_shared::parking::Changes;
 use tokio_postgres::Row;
 
 use super::applying::Applier;
@@ -336,15 +336,7 @@ impl Applier<'_> {
 
     /// It cannot even be tried: the new cause is told in place of the old one.
     async fn stays_parked(&mut self, table: TableNo, failure: Failure) -> Result<(), UnitEnd> {
-        let mut cause = self.cause_of(table).unwrap_or_else(|| Cause {
-            failure: failure.clone(),
-            operation: "copy".to_owned(),
-            key: String::new(),
-            commit_lsn: self.position.lsn,
-            xid: 0,
-            ordinal: 0,
-            statement: String::new(),
-        });
+        let mut cause = self.cause_of(table).unwrap_or_else(|| self.from_here(failure.clone()));
         cause.failure = failure;
         cause.statement.clear();
         self.held.remove(&table);

@@ -4,11 +4,15 @@
 //! kept before, and what was applied, ends before this position: a transaction id that is given out after it is the barrier
 //! that no snapshot of the new copy may be older than (law S2), so the copy shows all of that. What it does not show of the
 //! rest is applied when it is there.
+//!
+//! One that the publication does not name, because it was made again, stays as it is at the destination, and is parked: of it
+//! nothing would come.
 
 use std::collections::BTreeSet;
 
 use pgconvoy_shared::epoch::Generation;
 use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::parking::{Changes, Parking};
 
 use super::applying::Applier;
@@ -16,7 +20,7 @@ use super::catalog::Course;
 use super::reading::Noted;
 use super::takeover::number;
 use crate::pg::{About, Session};
-use crate::unit::{UnitEnd, open_stream};
+use crate::unit::{UnitEnd, apply_key, open_stream};
 
 pub(super) async fn hold(
     applier: &mut Applier<'_>,
@@ -24,11 +28,22 @@ pub(super) async fn hold(
     source: &Session,
     tables: &[TableNo],
 ) -> Result<(), UnitEnd> {
+    let unpublished = match tables {
+        [] => Vec::new(),
+        _ => open_stream::unpublished(source, applier.ctx).await.about(source.access())?,
+    };
     for no in tables {
         let Some(at) = course.tables.iter().position(|table| table.no == *no) else {
             applier.is_not_followed(*no).await?;
             continue;
         };
+        let name = &course.taken[at].followed.name;
+        if unpublished.contains(name) {
+            applier.is_not_published(*no, name).await?;
+            course.tables[at].parked = true;
+            course.taken[at].held = false;
+            continue;
+        }
         if !course.taken[at].held {
             applier.hold(*no).await?;
         }
@@ -51,6 +66,19 @@ impl Applier<'_> {
         let generation = Generation(number(row.get(0)).about(&self.access)?);
         self.untold.push(Parking { table, generation, changes: Changes::Applied });
         Ok(())
+    }
+
+    /// It is not copied anew, and told to be parked.
+    async fn is_not_published(
+        &mut self,
+        table: TableNo,
+        name: &QualifiedName,
+    ) -> Result<(), UnitEnd> {
+        let task = &self.ctx.task;
+        let again = format!("`pgconvoy task resync {task} {name}` again");
+        let failure = apply_key::not_published(task, name, &again);
+        self.shall_tell(table, Changes::Applied);
+        self.stays_parked(table, failure).await
     }
 
     async fn hold(&mut self, table: TableNo) -> Result<(), UnitEnd> {

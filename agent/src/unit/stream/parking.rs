@@ -14,7 +14,7 @@ use super::applying::Applier;
 use super::catalog::Unfit;
 use super::reading::Noted;
 use crate::pg::{About, PgError, Value};
-use crate::unit::UnitEnd;
+use crate::unit::{UnitEnd, apply_key};
 
 /// What is told of a server's message, and of a statement: enough to see what they are about.
 const TOLD_MAX: usize = 1_500;
@@ -91,10 +91,13 @@ impl Applier<'_> {
         let name = self.name_of(table);
         cause.failure.message = cut(std::mem::take(&mut cause.failure.message));
         cause.failure.subject.clone_from(&name);
-        cause.failure.remedy = format!(
-            "mend the cause at the destination; then `pgconvoy task resume {} --table {name}` applies what was kept",
-            self.ctx.task
-        );
+        // What was not sent is not kept either.
+        if cause.failure.code != apply_key::NOT_PUBLISHED {
+            cause.failure.remedy = format!(
+                "mend the cause at the destination; then `pgconvoy task resume {} --table {name}` applies what was kept",
+                self.ctx.task
+            );
+        }
         warn!(table = %name, "parked: {cause}");
         let json = serde_json::to_string(&cause).expect("texts and numbers are JSON");
         let note = "with copied as (delete from pgconvoy.copied_anew where task = $1 and table_no = $2)

@@ -33,18 +33,19 @@ pub enum Changes {
     Held(u64),
 }
 
-/// Why a table is parked: the first change that could not be applied, and what the server said of it.
+/// Why a table is parked: the first change that could not be applied, and what the server said of it; or what is wrong with the
+/// table itself, so that none is tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
     /// What is wrong, and what can be done about it.
     pub failure: Failure,
-    /// What the source did: insert, update, delete, truncate.
+    /// What the source did: insert, update, delete, truncate; empty = no change was tried.
     pub operation: String,
     /// The key of its row, before the change; of a table without a key its first values. Cut where it is long.
     pub key: String,
-    /// Where its transaction's commit record begins.
+    /// Where its transaction's commit record begins; where none was tried, the position from which on all are kept.
     pub commit_lsn: Lsn,
-    /// Its transaction.
+    /// Its transaction; 0 = none.
     pub xid: u64,
     /// Its number within the transaction, from 0.
     pub ordinal: u64,
@@ -56,6 +57,9 @@ pub struct Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { failure, operation, key, commit_lsn, xid, ordinal, statement: _ } = self;
+        if operation.is_empty() {
+            return write!(f, "{failure}; from {commit_lsn} on");
+        }
         write!(f, "{failure}; {operation}")?;
         if !key.is_empty() {
             write!(f, " of {key}")?;
@@ -87,5 +91,7 @@ mod tests {
         );
         cause.key.clear();
         assert!(cause.to_string().contains("; update, change 1"));
+        cause.operation.clear();
+        assert!(cause.to_string().ends_with("[row_missing]; from 0/16B3748 on"), "{cause}");
     }
 }

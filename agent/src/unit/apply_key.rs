@@ -5,8 +5,9 @@
 //! rows. Under `full` a table may have none: its rows are found by all of their values.
 
 use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::name::{QualifiedName, quote_literal};
+use pgconvoy_shared::name::{QualifiedName, quote_identifier, quote_literal};
 use pgconvoy_shared::unit::PlanTable;
 use serde::{Deserialize, Serialize};
 
@@ -68,12 +69,7 @@ pub(super) async fn look_at(
         return Ok(None);
     }
     if !is_published {
-        let failure = Failure::definite(
-            "table_not_published",
-            "it is not in the task's publication: it was made again after changes began to be followed",
-        )
-        .about(table.to_string())
-        .remedy("cancel the task and create it again, or leave the table out");
+        let failure = not_published(&ctx.task, table, "resume the task");
         return Err(UnitEnd::TableChanged { table: no, failure });
     }
     let columns = columns(wire, table).await.about(table)?;
@@ -81,6 +77,24 @@ pub(super) async fn look_at(
     let name = table.clone();
     let one_snapshot = planned.anew;
     Ok(Some((Followed { relation, name, columns, key, snapshot, one_snapshot }, noted)))
+}
+
+/// What parks a table, or ends its plan, that the task's publication does not name.
+pub(super) const NOT_PUBLISHED: &str = "table_not_published";
+
+/// While it is published nobody may have written to it in a transaction that is open: older servers go on by what they knew of
+/// the table when such a one began. `then`: what is to be done after it.
+pub(super) fn not_published(task: &TaskId, table: &QualifiedName, then: &str) -> Failure {
+    let (publication, quoted) = (quote_identifier(&open_stream::name(task)), table.quoted());
+    Failure::definite(
+        NOT_PUBLISHED,
+        "it is not in the task's publication: it was made again after changes began to be followed",
+    )
+    .about(table.to_string())
+    .remedy(format!(
+        "at the source: begin; lock table only {quoted} in share row exclusive mode; \
+         alter publication {publication} add table only {quoted}; commit; then {then}"
+    ))
 }
 
 struct Identity {

@@ -181,7 +181,9 @@ impl Table {
             // Under `nothing` there are no updates and deletes.
             ReplicaIdentity::Full | ReplicaIdentity::Nothing => true,
             ReplicaIdentity::Default | ReplicaIdentity::Index => {
-                target.key.iter().all(|key| is.columns[order[key.column]].in_identity)
+                // One that is parked may lack columns of its target.
+                let place = |key: &KeyColumn| order.get(key.column).copied();
+                target.key.iter().all(|key| place(key).is_some_and(|at| is.columns[at].in_identity))
             }
         };
         if !told {

@@ -9,7 +9,8 @@ use pgconvoy_flow::stream::message::RelationId;
 use pgconvoy_flow::stream::snapshot::Snapshot;
 use pgconvoy_flow::stream::table::{KeyColumn, SourceColumn, Table, Target, TargetColumn};
 use pgconvoy_flow::stream::window::Window;
-use pgconvoy_shared::failure::{Failure, FailureClass};
+use pgconvoy_shared::failure::Failure;
+use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::name::{QualifiedName, quote_identifier};
 use tokio_postgres::Row;
 
@@ -17,16 +18,17 @@ use super::takeover::TakenTable;
 use crate::pg::{About, PgError, Session, Value};
 use crate::unit::apply_key::{Followed, FollowedColumn};
 
-/// Columns that can be written, with their types without length or precision. (A domain is cast as what it is made of.)
+/// Columns that can be written, with their types without length or precision. (A domain is cast as what it is made of.) No row =
+/// there is no such table; one without columns has a row of nulls.
 const COLUMNS: &str = "
     select a.attname::text, tn.nspname::text, t.typname::text, a.attidentity = 'a', c.relkind = 'p',
         t.typtype = 'd' or exists (select from pg_catalog.pg_cast
             where castsource = 'pg_catalog.text'::pg_catalog.regtype and casttarget = t.oid and castmethod = 'f'),
         c.relhasrules
     from pg_catalog.pg_class c
-    join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
-    join pg_catalog.pg_type t on t.oid = a.atttypid join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
-    where c.oid = pg_catalog.to_regclass($1) order by a.attnum";
+    left join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+    left join pg_catalog.pg_type t on t.oid = a.atttypid left join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
+    where c.oid = pg_catalog.to_regclass($1) and c.relkind in ('r', 'p') order by a.attnum";
 
 /// Columns of the unique indexes that can find a row, each with the operator by which it does.
 const KEYS: &str = "
@@ -54,8 +56,15 @@ pub(super) struct Course {
     pub(super) taken: Vec<TakenTable>,
 }
 
+/// A table whose changes go nowhere as the destination is, and why.
+pub(super) type Unfit = (TableNo, Failure);
+
 impl Course {
-    pub(super) async fn of(session: &Session, taken: Vec<TakenTable>) -> Result<Self, Failure> {
+    /// With the tables whose changes cannot be applied any more: nothing is written to what they were written to.
+    pub(super) async fn of(
+        session: &Session,
+        taken: Vec<TakenTable>,
+    ) -> Result<(Self, Vec<Unfit>), Failure> {
         let mut places: BTreeMap<&QualifiedName, usize> = BTreeMap::new();
         // Asked about many at once: the destination may be far away.
         let mut looks = Vec::new();
@@ -65,13 +74,22 @@ impl Course {
                 looks.len() - 1
             });
         }
-        let targets: Vec<Target> = stream::iter(looks).buffered(LOOKS_MAX).try_collect().await?;
+        let looks: Vec<_> = stream::iter(looks).buffered(LOOKS_MAX).try_collect().await?;
+        let (targets, flaws): (Vec<Target>, Vec<Option<Failure>>) = looks.into_iter().unzip();
         let mut tables = Vec::with_capacity(taken.len());
+        let mut unfit = Vec::new();
         for table in &taken {
             let place = places[&table.write_to];
-            tables.push(source_table(table, place, &targets[place])?);
+            let (mut source, other_columns) = source_table(table, place, &targets[place])?;
+            // Whether it has columns says nothing where there is no table.
+            let flaw = flaws[place].clone().or(other_columns).filter(|_| !table.is_aside());
+            if let Some(flaw) = flaw {
+                source.parked = true;
+                unfit.push((table.no, flaw));
+            }
+            tables.push(source);
         }
-        Ok(Self { tables, targets: targets.into(), taken })
+        Ok((Self { tables, targets: targets.into(), taken }, unfit))
     }
 
     /// A table in another shape than it was planned in, if its destination has that by now.
@@ -99,13 +117,20 @@ impl Course {
         }
         let table =
             TakenTable { cause: None, held: false, followed: followed.clone(), ..known.clone() };
-        let target = target(session, &table).await?;
-        let table = Table { parked: false, ..source_table(&table, place, &target)? };
-        Ok((table, target, followed))
+        let (target, flaw) = target(session, &table).await?;
+        let (table, other_columns) = source_table(&table, place, &target)?;
+        match flaw.or(other_columns) {
+            Some(flaw) => Err(flaw),
+            None => Ok((table, target, followed)),
+        }
     }
 }
 
-async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure> {
+/// What a table is written to, and why it cannot be as it is.
+async fn target(
+    session: &Session,
+    table: &TakenTable,
+) -> Result<(Target, Option<Failure>), Failure> {
     let name = &table.write_to;
     let quoted = name.quoted();
     let values: [&dyn Value; 1] = [&quoted];
@@ -114,7 +139,7 @@ async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure
     let taking_part = |column: &str| table.followed.columns.iter().any(|of| of.name == column);
     let columns: Vec<TargetColumn> = rows
         .iter()
-        .filter(|row| taking_part(row.get(0)))
+        .filter(|row| row.get::<_, Option<&str>>(0).is_some_and(taking_part))
         .map(|row| TargetColumn {
             name: row.get::<_, String>(0).into(),
             type_name: format!("{}.{}", quote_identifier(row.get(1)), quote_identifier(row.get(2)))
@@ -125,31 +150,38 @@ async fn target(session: &Session, table: &TakenTable) -> Result<Target, Failure
         .collect();
     let only = !rows.first().is_some_and(|row| row.get(4));
     let has_rules = rows.first().is_some_and(|row| row.get(6));
-    let key = match key(&indexes, table, &columns) {
-        // Nothing is written to it as it is.
-        Err(failure) if table.is_aside() && failure.class == FailureClass::Definite => vec![],
-        key => key?,
+    let key = key(&indexes, table, &columns);
+    let flaw = match (rows.is_empty(), &key) {
+        (true, _) => Some(gone(name)),
+        (false, None) => Some(without_key(table)),
+        (false, Some(_)) => None,
     };
-    let (columns, key) = (columns.into(), key.into());
-    Ok(Target { name: name.clone(), only, has_rules, columns, key })
+    let (columns, key) = (columns.into(), key.unwrap_or_default().into());
+    Ok((Target { name: name.clone(), only, has_rules, columns, key }, flaw))
+}
+
+fn gone(name: &QualifiedName) -> Failure {
+    Failure::definite("undefined_table", format!("the destination has no table {name}"))
+}
+
+fn without_key(table: &TakenTable) -> Failure {
+    let message = format!(
+        "the destination's table has no unique index on ({}), by which changes find their rows",
+        table.followed.key.join(", ")
+    );
+    Failure::definite("apply_key_missing", message)
 }
 
 /// The index of the apply key, known by its columns: it may have any name here.
-fn key(
-    indexes: &[Row],
-    table: &TakenTable,
-    columns: &[TargetColumn],
-) -> Result<Vec<KeyColumn>, Failure> {
+fn key(indexes: &[Row], table: &TakenTable, columns: &[TargetColumn]) -> Option<Vec<KeyColumn>> {
     let wanted = &table.followed.key;
     if wanted.is_empty() {
-        return Ok(Vec::new());
+        return Some(Vec::new());
     }
-    for index in indexes.chunk_by(|a, b| a.get::<_, u32>(0) == b.get::<_, u32>(0)) {
+    let mut indexes = indexes.chunk_by(|a, b| a.get::<_, u32>(0) == b.get::<_, u32>(0));
+    indexes.find_map(|index| {
         let same = index.len() == wanted.len()
             && index.iter().all(|row| wanted.iter().any(|column| column == row.get::<_, &str>(1)));
-        if !same {
-            continue;
-        }
         let key = index.iter().map(|row| {
             let column =
                 columns.iter().position(|column| *column.name == *row.get::<_, &str>(1))?;
@@ -157,23 +189,16 @@ fn key(
             let equals = format!("operator({}.{operator})", quote_identifier(schema)).into();
             Some(KeyColumn { column, equals })
         });
-        if let Some(key) = key.collect() {
-            return Ok(key);
-        }
-    }
-    Err(Failure::definite(
-        "apply_key_missing",
-        format!(
-            "the destination's table has no unique index on ({}), by which changes find their rows",
-            wanted.join(", ")
-        ),
-    )
-    .about(table.write_to.to_string())
-    .remedy("make that index at the destination, then resume the task"))
+        same.then(|| key.collect()).flatten()
+    })
 }
 
-/// A table of the source, its columns in the order of its target's.
-fn source_table(table: &TakenTable, place: usize, target: &Target) -> Result<Table, Failure> {
+/// A table of the source, its columns in the order of its target's; and which of the two have no counterpart.
+fn source_table(
+    table: &TakenTable,
+    place: usize,
+    target: &Target,
+) -> Result<(Table, Option<Failure>), Failure> {
     let column = |of: &TargetColumn| {
         let mut columns = table.followed.columns.iter().enumerate();
         let found = columns.find(|(_, column)| *column.name == *of.name);
@@ -185,15 +210,7 @@ fn source_table(table: &TakenTable, place: usize, target: &Target) -> Result<Tab
         })
     };
     let columns: Vec<_> = target.columns.iter().filter_map(column).collect();
-    let same =
-        columns.len() == table.followed.columns.len() && columns.len() == target.columns.len();
-    // What is parked is not written as it is.
-    if !same && !table.is_aside() {
-        let message = "the destination's table has not the columns that were planned";
-        return Err(Failure::definite("undefined_column", message)
-            .about(table.write_to.to_string())
-            .remedy("give it the columns that the source's table has, then resume the task"));
-    }
+    let other_columns = other_columns(&table.followed.columns, target);
     let window =
         match (table.followed.key.is_empty() || table.followed.one_snapshot, &*table.shards) {
             (false, _) => Window::Keyed {
@@ -213,7 +230,7 @@ fn source_table(table: &TakenTable, place: usize, target: &Target) -> Result<Tab
                 return Err(error.failure(table.write_to.to_string()));
             }
         };
-    Ok(Table {
+    let table = Table {
         no: table.no,
         relation: RelationId(table.followed.relation),
         name: table.followed.name.clone(),
@@ -222,5 +239,22 @@ fn source_table(table: &TakenTable, place: usize, target: &Target) -> Result<Tab
         target: place,
         window,
         parked: table.is_aside(),
+    };
+    Ok((table, other_columns))
+}
+
+/// Columns that one has and the other has not.
+fn other_columns(planned: &[FollowedColumn], target: &Target) -> Option<Failure> {
+    let there = |name: &str| target.columns.iter().any(|column| *column.name == *name);
+    let is_planned = |name: &str| planned.iter().any(|column| *column.name == *name);
+    let missing = planned.iter().map(|column| &*column.name).filter(|name| !there(name));
+    let others = target.columns.iter().map(|column| &*column.name).filter(|name| !is_planned(name));
+    let names: Vec<&str> = missing.chain(others).collect();
+    (!names.is_empty()).then(|| {
+        let message = format!(
+            "the destination's table has not the columns that were planned: {}",
+            names.join(", ")
+        );
+        Failure::definite("undefined_column", message)
     })
 }

@@ -4,13 +4,16 @@
 //! kept before, and what was applied, ends before this position: a transaction id that is given out after it is the barrier
 //! that no snapshot of the new copy may be older than (law S2), so the copy shows all of that. What it does not show of the
 //! rest is applied when it is there.
+//!
+//! One that the publication does not name, because it was made again, stays as it is at the destination, and is parked: of it
+//! nothing would come.
 
 use std::collections::BTreeSet;
 
 use pgconvoy_flow::stream::message::RelationId;
-use pgconvoy_flow::stream::table::Table;
 use pgconvoy_shared::epoch::Generation;
-use pgconvoy_shared::ids::TableNo;
+use pgconvoy_shared::ids::{TableNo, TaskId};
+use pgconvoy_shared::name::QualifiedName;
 use pgconvoy_shared::parking::{Changes, Parking};
 
 use super::applying::Applier;
@@ -18,7 +21,7 @@ use super::catalog::Course;
 use super::reading::Noted;
 use super::takeover::number;
 use crate::pg::{About, PgError, Session};
-use crate::unit::{UnitEnd, open_stream};
+use crate::unit::{UnitEnd, apply_key, open_stream};
 
 pub(super) async fn hold(
     applier: &mut Applier<'_>,
@@ -31,6 +34,15 @@ pub(super) async fn hold(
             applier.is_not_followed(*no).await?;
             continue;
         };
+        let name = &course.taken[at].followed.name;
+        let of_its_name = of_its_name(source, &applier.ctx.task, name).await;
+        let of_its_name = of_its_name.about(source.access())?;
+        if of_its_name.is_some_and(|table| !table.is_published) {
+            applier.is_not_published(*no, name).await?;
+            course.tables[at].parked = true;
+            course.taken[at].held = false;
+            continue;
+        }
         if !course.taken[at].held {
             applier.hold(*no).await?;
         }
@@ -41,23 +53,38 @@ pub(super) async fn hold(
         applier.shall_tell(*no, Changes::Held(barrier));
     }
     for (table, taken) in course.tables.iter_mut().zip(&course.taken) {
-        if taken.held && table.parked {
-            by_name(table, source).await.about(source.access())?;
+        if !(taken.held && table.parked) {
+            continue;
+        }
+        let of_its_name = of_its_name(source, &applier.ctx.task, &taken.followed.name).await;
+        // The changes to be kept are those of the one that will be copied.
+        if let Some(now) = of_its_name.about(source.access())? {
+            table.relation = now.relation;
         }
     }
     Ok(())
 }
 
-/// It may have been dropped and made again: then the changes to be kept are those of the one that will be copied.
-async fn by_name(table: &mut Table, source: &Session) -> Result<(), PgError> {
-    let ask = "select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-               where n.nspname = $1 and c.relname = $2";
-    let (schema, name) = (&*table.name.schema, &*table.name.name);
-    let row = source.query_opt(ask, &[&schema, &name]).await?;
-    if let Some(row) = row {
-        table.relation = RelationId(row.get(0));
-    }
-    Ok(())
+/// What the source has under a table's name by now: it may have been dropped and made again.
+struct OfItsName {
+    relation: RelationId,
+    is_published: bool,
+}
+
+async fn of_its_name(
+    source: &Session,
+    task: &TaskId,
+    table: &QualifiedName,
+) -> Result<Option<OfItsName>, PgError> {
+    let ask = "select c.oid, exists (
+                   select from pg_catalog.pg_publication_rel pr
+                   join pg_catalog.pg_publication p on p.oid = pr.prpubid
+                   where pr.prrelid = c.oid and p.pubname = $3)
+               from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+               where n.nspname = $1 and c.relname = $2 and c.relkind = 'r' and c.relpersistence = 'p'";
+    let (schema, name) = (&*table.schema, &*table.name);
+    let row = source.query_opt(ask, &[&schema, &name, &open_stream::name(task)]).await?;
+    Ok(row.map(|row| OfItsName { relation: RelationId(row.get(0)), is_published: row.get(1) }))
 }
 
 impl Applier<'_> {
@@ -70,6 +97,19 @@ impl Applier<'_> {
         let generation = Generation(number(row.get(0)).about(&self.access)?);
         self.untold.push(Parking { table, generation, changes: Changes::Applied });
         Ok(())
+    }
+
+    /// It is not copied anew, and told to be parked.
+    async fn is_not_published(
+        &mut self,
+        table: TableNo,
+        name: &QualifiedName,
+    ) -> Result<(), UnitEnd> {
+        let task = &self.ctx.task;
+        let again = format!("`pgconvoy task resync {task} {name}` again");
+        let failure = apply_key::not_published(task, name, &again);
+        self.shall_tell(table, Changes::Applied);
+        self.stays_parked(table, failure).await
     }
 
     async fn hold(&mut self, table: TableNo) -> Result<(), UnitEnd> {

@@ -13,7 +13,8 @@
 //!    transaction comes all that is gone on from: position, number of the batch, plans with their snapshots, N of each table.
 //! 2. Look whether the source is the one that was left, its slot still holds what comes next (law O7), and its publication names the
 //!    same tables as ever ([`published`], law S1). A slot that is lost is told, and never made again: that would be a gap.
-//! 3. Tables that were parked and are mended, or copied anew, go on: what was kept of them is applied ([`resume`]). Of those that
+//! 3. Tables that the destination has not any more, or not as they were planned ([`catalog`]), are [parked](parking). Those that were
+//!    parked and are mended, or copied anew, go on: what was kept of them is applied ([`resume`]). Of those that
 //!    are to be copied anew changes are kept from here on ([`hold`]).
 //! 4. [`reading`]: transactions are put together, decided on change by change, and cut into batches, which are [folded](folding).
 //! 5. [`applying`]: a batch is one transaction at the destination, which steps it from one state of the source to a later one,
@@ -101,7 +102,7 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let TakenOver { session, position, tables, mut rereads, consistent_at } = taken;
     let published = Published::of(&ctx.task, &tables, &order);
     published.check(&source.looker).await?;
-    let mut course = Course::of(&session, tables).await?;
+    let (mut course, unfit) = Course::of(&session, tables).await?;
     if source.encoding == Encoding::Unknown {
         let as_they_are = "set client_encoding = 'SQL_ASCII'";
         session.batch_execute(as_they_are).await.about(session.access())?;
@@ -114,6 +115,7 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let figures = Arc::new(Figures::default());
     let reports = Reports { applied, park, figures: Arc::clone(&figures) };
     let mut applier = Applier::new(ctx, session, position, consistent_at, &course, reports);
+    applier.park_from_here(unfit).await?;
     let to_resume = &order.resume;
     resume::resume(&mut applier, &mut course, &mut rereads, &mut source.rereader, to_resume)
         .await?;

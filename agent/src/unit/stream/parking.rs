@@ -11,8 +11,10 @@ use pgconvoy_shared::parking::{Cause, Changes, Parking};
 use tracing::{info, warn};
 
 use super::applying::Applier;
+use super::catalog::Unfit;
+use super::reading::Noted;
 use crate::pg::{About, PgError, Value};
-use crate::unit::UnitEnd;
+use crate::unit::{UnitEnd, apply_key};
 
 /// What is told of a server's message, and of a statement: enough to see what they are about.
 const TOLD_MAX: usize = 1_500;
@@ -53,6 +55,33 @@ impl Applier<'_> {
         Ok(())
     }
 
+    /// Changes of these tables are kept from this position on, and nothing is written to them as they are.
+    pub(super) async fn park_from_here(&mut self, unfit: Vec<Unfit>) -> Result<(), UnitEnd> {
+        if unfit.is_empty() {
+            return Ok(());
+        }
+        self.ctx.still_mine()?;
+        self.begin_piece(unfit.iter().map(|(table, _)| *table).collect(), &[]).await?;
+        for (table, failure) in unfit {
+            self.parked.insert(table);
+            self.note_cause(table, self.from_here(failure)).await?;
+        }
+        self.step_to(self.position.lsn, &Noted::default()).await
+    }
+
+    /// No change is at fault.
+    pub(super) fn from_here(&self, failure: Failure) -> Cause {
+        Cause {
+            failure,
+            operation: String::new(),
+            key: String::new(),
+            commit_lsn: self.position.lsn,
+            xid: 0,
+            ordinal: 0,
+            statement: String::new(),
+        }
+    }
+
     /// Notes why a table is parked, from now on or still.
     pub(super) async fn note_cause(
         &mut self,
@@ -62,10 +91,13 @@ impl Applier<'_> {
         let name = self.name_of(table);
         cause.failure.message = cut(std::mem::take(&mut cause.failure.message));
         cause.failure.subject.clone_from(&name);
-        cause.failure.remedy = format!(
-            "mend the cause at the destination; then `pgconvoy task resume {} --table {name}` applies what was kept",
-            self.ctx.task
-        );
+        // What was not sent is not kept either.
+        if cause.failure.code != apply_key::NOT_PUBLISHED {
+            cause.failure.remedy = format!(
+                "mend the cause at the destination; then `pgconvoy task resume {} --table {name}` applies what was kept",
+                self.ctx.task
+            );
+        }
         warn!(table = %name, "parked: {cause}");
         let json = serde_json::to_string(&cause).expect("texts and numbers are JSON");
         let note = "with copied as (delete from pgconvoy.copied_anew where task = $1 and table_no = $2)

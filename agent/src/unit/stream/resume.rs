@@ -24,7 +24,7 @@ use pgconvoy_flow::stream::table::{Table, Target};
 use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::ids::TableNo;
 use pgconvoy_shared::lsn::Lsn;
-use pgconvoy_shared::parking::{Cause, Changes};
+use pgconvoy_shared::parking::Changes;
 use tokio_postgres::Row;
 
 use super::applying::Applier;
@@ -32,11 +32,11 @@ use super::catalog::Course;
 use super::parking::not_as_planned;
 use super::reading::{BATCH_BYTES, Noted, not_understood};
 use super::reread;
-use super::takeover::{lsn, unsigned};
+use super::takeover::{TakenTable, lsn, unsigned};
 use crate::pg::wire::Wire;
 use crate::pg::{About, PgError, Value};
 use crate::unit::UnitEnd;
-use crate::unit::apply_key::Followed;
+use crate::unit::apply_key::{self, Followed};
 
 /// So much of what is kept is read at once, and one change more.
 const PAGE_BYTES: i64 = 8 << 20;
@@ -85,6 +85,11 @@ async fn shape(applier: &Applier<'_>, course: &Course, at: usize) -> Result<Shap
     let mut table = course.tables[at].clone();
     // One that is copied anew has the shape that it was planned in, and what that does not show was changed in it, or later.
     let relations = match &course.taken[at] {
+        TakenTable { held: false, cause: Some(cause), .. }
+            if cause.failure.code == apply_key::NOT_PUBLISHED =>
+        {
+            return Err(cause.failure.clone().into());
+        }
         taken if !taken.held => applier.kept_relations(table.no).await?,
         taken if taken.shards.is_empty() => return Err(not_copied().into()),
         _ => Vec::new(),
@@ -335,19 +340,16 @@ impl Applier<'_> {
     }
 
     /// It cannot even be tried: the new cause is told in place of the old one.
-    async fn stays_parked(&mut self, table: TableNo, failure: Failure) -> Result<(), UnitEnd> {
-        let mut cause = self.cause_of(table).unwrap_or_else(|| Cause {
-            failure: failure.clone(),
-            operation: "copy".to_owned(),
-            key: String::new(),
-            commit_lsn: self.position.lsn,
-            xid: 0,
-            ordinal: 0,
-            statement: String::new(),
-        });
+    pub(super) async fn stays_parked(
+        &mut self,
+        table: TableNo,
+        failure: Failure,
+    ) -> Result<(), UnitEnd> {
+        let mut cause = self.cause_of(table).unwrap_or_else(|| self.from_here(failure.clone()));
         cause.failure = failure;
         cause.statement.clear();
         self.held.remove(&table);
+        self.parked.insert(table);
         self.ctx.still_mine()?;
         self.begin_piece([table].into(), &[]).await?;
         self.note_cause(table, cause).await?;

@@ -297,8 +297,8 @@ fn not_followed(task: &v1::Task, data_dir: &Path) -> Option<String> {
     let v1::Task { id, name, .. } = task;
     Some(format!(
         "{} tables of the source are not followed, for they were made since, and the destination does not have what is in them: {named}{more}. \
-         One that was dropped and made again: `alter publication pgconvoy_{id} add table only TABLE` at the source, then `pgconvoy task resync \
-         {name} TABLE --data-dir {data_dir}`. A new one: drop it, or see `pgconvoy task events {name} --data-dir {data_dir}`",
+         One that was dropped and made again: `pgconvoy task resync {name} TABLE --data-dir {data_dir}` has it parked with the statements that \
+         publish it, and copies it once they were run. A new one: drop it, or see `pgconvoy task events {name} --data-dir {data_dir}`",
         tables.len(),
         data_dir = data_dir.display()
     ))

@@ -16,9 +16,6 @@ use crate::state::{EventKind, count};
 /// Tables that are remembered as not followed: a source that makes one an hour fills this in six weeks.
 const NOT_FOLLOWED_MAX: usize = 1_000;
 
-/// What the names of all publications of ours begin with.
-const PUBLICATION: &str = "pgconvoy_";
-
 /// Every change behind this position is kept at the source from here on.
 pub(super) fn opened(
     clerk: &mut Clerk<'_>,
@@ -104,8 +101,8 @@ fn tell_not_followed(clerk: &mut Clerk<'_>, tables: &[QualifiedName]) {
     let id = &record.id;
     let anew = named(again.into_iter().collect()).map(|names| {
         format!(
-            "dropped and made again at the source: {names}. The destination has the rows of before. For each: `alter publication \
-             {PUBLICATION}{id} add table only TABLE` at the source, then `pgconvoy task resync {id} TABLE`"
+            "dropped and made again at the source: {names}. The destination has the rows of before. For each: `pgconvoy task \
+             resync {id} TABLE` parks it with the statements that publish it; when they were run, the same command copies it"
         )
     });
     for message in [first, anew].into_iter().flatten() {
@@ -250,7 +247,7 @@ mod tests {
         story.note(&held, tables(&["newer", "orders"]));
         let told = story.event(EventKind::TablesNotFollowed);
         assert!(told.contains("made again at the source: public.orders. "), "{told}");
-        assert!(told.contains("alter publication pgconvoy_"), "{told}");
+        assert!(told.contains("`pgconvoy task resync "), "{told}");
         assert_eq!(story.told(EventKind::TablesNotFollowed), 3);
         let view = story.view();
         assert_eq!(view.tables[0].status, TableStatus::NotFollowed);

@@ -48,7 +48,7 @@ use pgconvoy_shared::stream::{SlotState, StreamProgress};
 use pgconvoy_shared::unit::{Ended, Progress, UnitKind, Work, WorkResult};
 use pgconvoy_shared::verify::Purpose;
 
-use crate::pg::{About, Access, Session};
+use crate::pg::{About, Access, Session, destination};
 use crate::runner::{LeaseClock, Means, PartSender};
 
 /// All that a unit may use.
@@ -213,6 +213,15 @@ pub(crate) async fn run(context: UnitContext, work: Work) -> Ended {
         Work::VerifySchema => verify::schema(context).boxed(),
         Work::VerifySequences => verify::sequences::run(context).boxed(),
         Work::Finish => finish::run(context).boxed(),
+    };
+    let work = async {
+        match work.await {
+            Err(UnitEnd::Failed(failure)) => {
+                let access = context.access(Side::Destination);
+                Err(destination::or_lost(&access, failure).await.into())
+            }
+            end => end,
+        }
     };
     ended(context.until_stopped(work).await)
 }

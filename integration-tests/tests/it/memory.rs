@@ -108,6 +108,19 @@ async fn soak_a_transaction_of_two_million_changes_is_followed() {
     assert!(peak < MEMORY_MAX, "{peak} bytes");
 }
 
+/// More than any buffer of a server may hold: it goes through files.
+#[tokio::test]
+async fn soak_a_transaction_of_1300_mb_is_followed() {
+    let peak = followed(
+        "create table public.wide (no int primary key, words text);
+         alter table public.wide alter words set storage external",
+        "insert into public.wide select no, repeat(md5(no::text), 3125) from generate_series(1, 13000) no",
+        "select count(*) || ' ' || sum(hashtextextended(words, no)) from public.wide",
+    )
+    .await;
+    assert!(peak < MEMORY_MAX, "{peak} bytes");
+}
+
 /// A value that comes in the stream is held whole three times: as it came, as it is sent, and in the driver's buffer; and not
 /// more often for the rows beside it.
 #[tokio::test]

@@ -18,7 +18,7 @@ use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::ids::TaskId;
 use pgconvoy_shared::name::quote_literal;
 
-use super::{About, Session};
+use super::{About, Access, Session};
 
 /// The layout that this code makes and understands.
 const VERSION: i32 = 9;
@@ -67,4 +67,25 @@ pub(crate) async fn ensure(session: &Session, task: &TaskId) -> Result<(), Failu
     let task = quote_literal(task.as_str());
     let row = format!("insert into pgconvoy.task (id) values ({task}) on conflict do nothing");
     session.batch_execute(&format!("{make}; {row}; commit")).await.about(subject)
+}
+
+/// What failed for want of the schema is told as that: no statement is to be mended then.
+pub(crate) async fn or_lost(access: &Access, failure: Failure) -> Failure {
+    const NOT_THERE: [&str; 3] = ["3F000", "42P01", "42883"];
+    let state = failure.sqlstate.as_deref().unwrap_or_default();
+    if !NOT_THERE.contains(&state) || !failure.message.contains("pgconvoy") {
+        return failure;
+    }
+    let Ok(session) = access.session().await else { return failure };
+    let gone = session.query_one("select to_regclass('pgconvoy.task') is null", &[]).await;
+    session.close().await;
+    if !gone.is_ok_and(|row| row.get(0)) {
+        return failure;
+    }
+    let message = "schema pgconvoy, where it stands what was copied and applied, is not there any more: it was dropped, or the \
+                   destination was restored from a time before the task";
+    Failure::definite("destination_lost_progress", message).about(access.to_string()).remedy(
+        "let the task's destination lead to the server that has it, then resume; or cancel the task, empty the destination and \
+         create the task again",
+    )
 }

@@ -81,13 +81,19 @@ impl Report {
         finding: &Finding,
         objects: impl IntoIterator<Item = O>,
     ) {
-        let mut objects = objects.into_iter();
-        for object in objects.by_ref().take(OBJECTS_MAX) {
-            self.add(finding.clone().object(object.to_string()));
+        let each = |object: O| finding.clone().object(object.to_string());
+        self.add_all(finding, objects.into_iter().map(each));
+    }
+
+    /// Findings that differ by their objects; `rest` is what all of them are.
+    pub(super) fn add_all(&mut self, rest: &Finding, findings: impl IntoIterator<Item = Finding>) {
+        let mut findings = findings.into_iter();
+        for finding in findings.by_ref().take(OBJECTS_MAX) {
+            self.add(finding);
         }
-        let rest = objects.count();
-        if rest > 0 {
-            self.add(finding.clone().object(format!("and {rest} more")));
+        let more = findings.count();
+        if more > 0 {
+            self.add(rest.clone().object(format!("and {more} more")));
         }
     }
 

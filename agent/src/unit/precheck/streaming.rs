@@ -41,13 +41,21 @@ pub(super) struct SourceFacts {
     long_transactions: Vec<String>,
     synchronous: String,
     /// Tables without a replica identity that would do.
-    unidentified: Vec<QualifiedName>,
+    unidentified: Vec<Unidentified>,
     /// They are given one.
     set_identity: bool,
     unlogged: Vec<QualifiedName>,
     /// Tables that the role does not own, and so may not publish.
     foreign: Vec<QualifiedName>,
     large_objects: bool,
+}
+
+/// A table without a replica identity that would do.
+#[derive(Debug)]
+struct Unidentified {
+    table: QualifiedName,
+    /// What gives it one, the cheapest for the source's log.
+    statement: String,
 }
 
 /// At the destination.
@@ -84,7 +92,12 @@ pub(super) async fn of_source(
     );
     let tables = format!(
         "select n.nspname::text, c.relname::text, c.relpersistence = 'u',
-                c.relreplident = 'f' or {key} is not null, pg_has_role(c.relowner, 'usage')
+                c.relreplident = 'f' or {key} is not null, pg_has_role(c.relowner, 'usage'),
+                (select format('ALTER TABLE %I.%I REPLICA IDENTITY %s', n.nspname, c.relname, coalesce(
+                     (select case when i.indisprimary then 'DEFAULT' else format('USING INDEX %I', ic.relname) end
+                      from pg_catalog.pg_index i join pg_catalog.pg_class ic on ic.oid = i.indexrelid
+                      where i.indexrelid = {key}), 'FULL'))
+                 from (select c.oid, c.relname, 'f' as relreplident) c)
          from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
          where c.relpersistence <> 't' and {taking_part} order by 1, 2",
         key = apply_key::INDEX,
@@ -131,7 +144,7 @@ pub(super) async fn of_source(
             continue;
         }
         if !identified {
-            facts.unidentified.push(name.clone());
+            facts.unidentified.push(Unidentified { table: name.clone(), statement: row.get(5) });
         }
         if !owned {
             facts.foreign.push(name);
@@ -212,7 +225,16 @@ pub(super) fn judge_source(facts: &SourceFacts, report: &mut Report) {
             .required("a primary key, or another replica identity")
             .remedy("ALTER TABLE … REPLICA IDENTITY FULL (incremental.replica_identity: set_full lets the task do it), or add a primary key, or leave the table out")
     };
-    report.add_each(&unidentified, &facts.unidentified);
+    let each = |Unidentified { table, statement }: &Unidentified| {
+        let finding = unidentified.clone().object(table);
+        match facts.set_identity {
+            true => finding,
+            false => finding.remedy(format!(
+                "{statement} (incremental.replica_identity: set_full gives such tables FULL), or add a primary key, or leave the table out"
+            )),
+        }
+    };
+    report.add_all(&unidentified, facts.unidentified.iter().map(each));
     let unlogged = Finding::warning("changes_not_followed", side)
         .observed("it is unlogged: its rows are copied, and no change of it is in the log")
         .remedy("let the cutover copy it again (--copy-again); or ALTER TABLE … SET LOGGED, or let nobody write to it");

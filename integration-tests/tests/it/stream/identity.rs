@@ -58,3 +58,31 @@ async fn after_a_cutover_the_source_has_the_identities_that_it_had() {
     pair.same().await;
     pair.left_nothing().await;
 }
+
+#[tokio::test]
+async fn the_precheck_tells_the_statement_that_mends_each_table() {
+    let pair = Pair::new(SCHEMA).await;
+    let silent_key = "create table \"Silent key\" (id int primary key); alter table \"Silent key\" replica identity nothing";
+    pair.source.sql(DATABASE, silent_key).await.unwrap();
+    let file = pair.task_file(DATABASE, "types: [schema, full, incremental]");
+    let precheck = async || {
+        let command = pair.command("precheck").args(["--yes", "-o", "json", "-f"]).arg(&file);
+        command.run(LIMIT).await.unwrap()
+    };
+    let finished = precheck().await;
+    assert_eq!(finished.code(), Some(3), "{}", told(&finished));
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+    let items = report["items"].as_array().unwrap().iter();
+    let missing = items.filter(|item| item["code"] == "replica_identity_missing");
+    let remedies = missing.map(|item| item["remedy"].as_str().unwrap().split(" (").next().unwrap());
+    let statements: Vec<&str> = remedies.collect();
+    let expected = [
+        "ALTER TABLE public.\"Silent key\" REPLICA IDENTITY DEFAULT",
+        "ALTER TABLE public.bare REPLICA IDENTITY FULL",
+        "ALTER TABLE public.silent REPLICA IDENTITY USING INDEX silent_n",
+    ];
+    assert_eq!(statements, expected);
+    pair.source.sql(DATABASE, &statements.join("; ")).await.unwrap();
+    let finished = precheck().await;
+    assert_eq!(finished.code(), Some(0), "{}", told(&finished));
+}

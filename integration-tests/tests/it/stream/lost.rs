@@ -275,3 +275,11 @@ async fn a_destination_that_went_back_is_told() {
     change(&pair.source, 3).await;
     ends_with(&pair, "destination_lost_progress", 0).await;
 }
+
+#[tokio::test]
+async fn a_destination_that_forgot_what_was_applied_is_told() {
+    let pair = followed().await;
+    pair.destination.sql(DATABASE, "drop schema pgconvoy cascade").await.unwrap();
+    change(&pair.source, 1).await;
+    ends_with(&pair, "destination_lost_progress", 0).await;
+}

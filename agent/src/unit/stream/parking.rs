@@ -64,13 +64,13 @@ impl Applier<'_> {
         self.begin_piece(unfit.iter().map(|(table, _)| *table).collect(), &[]).await?;
         for (table, failure) in unfit {
             self.parked.insert(table);
-            self.note_cause(table, self.from_here(failure)).await?;
+            self.note_cause(table, self.cause_here(failure)).await?;
         }
         self.step_to(self.position.lsn, &Noted::default()).await
     }
 
     /// No change is at fault.
-    pub(super) fn from_here(&self, failure: Failure) -> Cause {
+    pub(super) fn cause_here(&self, failure: Failure) -> Cause {
         Cause {
             failure,
             operation: String::new(),

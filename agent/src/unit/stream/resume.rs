@@ -345,7 +345,7 @@ impl Applier<'_> {
         table: TableNo,
         failure: Failure,
     ) -> Result<(), UnitEnd> {
-        let mut cause = self.cause_of(table).unwrap_or_else(|| self.from_here(failure.clone()));
+        let mut cause = self.cause_of(table).unwrap_or_else(|| self.cause_here(failure.clone()));
         cause.failure = failure;
         cause.statement.clear();
         self.held.remove(&table);

@@ -373,7 +373,7 @@ fn a_table_is_not_copied_anew_beside_a_cutover_nor_the_other_way_round() {
     let (mut story, _stream) = in_sync();
     resync(&mut story).expect("it may");
     let orders = QualifiedName::new("public", "orders");
-    assert_eq!(story.view().stream.expect("it follows").copied_anew, [orders.clone()]);
+    assert_eq!(story.view().stream.expect("it follows").copied_anew, std::slice::from_ref(&orders));
     let refused = Rejected::NotInSync { task: story.task.clone(), copied_anew: Some(orders) };
     assert!(refused.to_string().ends_with(": public.orders is copied anew"), "{refused}");
     assert_eq!(cut_over(&mut story, false), Err(refused));

@@ -134,6 +134,11 @@ impl Applier<'_> {
         self.untold.push(Parking { table, generation, changes });
     }
 
+    /// What is known of it is told by whoever tries it now.
+    pub(super) fn tells_later(&mut self, table: TableNo) {
+        self.untold.retain(|told| told.table != table);
+    }
+
     pub(super) fn tell(&mut self) {
         for parking in self.untold.drain(..) {
             if parking.changes == Changes::Applied {

@@ -55,6 +55,7 @@ pub(super) async fn resume(
 ) -> Result<(), UnitEnd> {
     for no in tables {
         let Some(at) = course.tables.iter().position(|table| table.no == *no) else { continue };
+        applier.tells_later(*no);
         if !course.tables[at].parked {
             applier.shall_tell(*no, Changes::Applied);
             applier.tell();

@@ -294,7 +294,7 @@ fn not_followed(task: &v1::Task, data_dir: &Path) -> Option<String> {
     let named = tables.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
     let more = tables.len().saturating_sub(NAMED_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let v1::Task { id, name, .. } = task;
+    let v1::Task { name, .. } = task;
     Some(format!(
         "{} tables of the source are not followed, for they were made since, and the destination does not have what is in them: {named}{more}. \
          One that was dropped and made again: `pgconvoy task resync {name} TABLE --data-dir {data_dir}` has it parked with the statements that \

@@ -250,7 +250,7 @@ fn a_table_can_be_taken_out_of_a_batch_that_was_cut() {
 #[test]
 fn leaves_of_one_root_are_truncated_together_or_parked() {
     let truncate = |relations: &[u32]| {
-        let relations = relations.iter().copied().map(RelationId).collect();
+        let relations = relations.iter().copied().map(|no| RelationId(1 + no)).collect();
         Item::Change(Change::Truncate { relations, cascade: false, restart_identity: false })
     };
     let told = || vec![relation(0, &COLUMNS), relation(2, &COLUMNS), relation(3, &COLUMNS)];
@@ -356,7 +356,7 @@ fn a_moved_row_is_taken_from_the_destination_only_where_no_copy_saw_it_moved() {
 #[test]
 fn of_tables_that_one_statement_emptied_each_keeps_its_own_part() {
     let mut follower = follower();
-    let relations = [0, 1].map(RelationId).into();
+    let relations = [1, 2].map(RelationId).into();
     let truncate = Change::Truncate { relations, cascade: true, restart_identity: false };
     let items = vec![relation(0, &COLUMNS), relation(1, &COLUMNS), Item::Change(truncate)];
     follower.transaction(70, 2_000, items);

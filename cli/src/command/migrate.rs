@@ -294,11 +294,11 @@ fn not_followed(task: &v1::Task, data_dir: &Path) -> Option<String> {
     let named = tables.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
     let more = tables.len().saturating_sub(NAMED_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let v1::Task { id, name, .. } = task;
+    let name = &task.name;
     Some(format!(
-        "{} tables of the source are not followed, for they were made since, and the destination does not have what is in them: {named}{more}. \
+        "{} tables of the source are not followed, for they were made or renamed since, and the destination does not have what is in them: {named}{more}. \
          One that was dropped and made again: `pgconvoy task resync {name} TABLE --data-dir {data_dir}` has it parked with the statements that \
-         publish it, and copies it once they were run. A new one: drop it, or see `pgconvoy task events {name} --data-dir {data_dir}`",
+         publish it, and copies it once they were run. Others were made or renamed: drop those of no use, or see `pgconvoy task events {name} --data-dir {data_dir}`",
         tables.len(),
         data_dir = data_dir.display()
     ))

@@ -138,7 +138,8 @@ impl Follower {
         near: FullXid,
     ) -> Self {
         let followed = |table: Table| (table.relation, Followed { table, now: None, kept: None });
-        let tables: BTreeMap<_, _> = tables.into_iter().map(followed).collect();
+        let tables = tables.into_iter().filter(|table| table.relation != RelationId::NONE);
+        let tables: BTreeMap<_, _> = tables.map(followed).collect();
         let until = tables.values().map(|followed| followed.table.window.until()).max();
         let mut follower = Self {
             targets,

@@ -24,6 +24,11 @@ impl fmt::Display for Xid {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelationId(pub u32);
 
+impl RelationId {
+    /// No table has this one, so nothing comes of it.
+    pub const NONE: Self = Self(0);
+}
+
 impl fmt::Display for RelationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

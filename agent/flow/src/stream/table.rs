@@ -15,7 +15,7 @@ use super::window::Window;
 pub struct Table {
     /// Its number within the task.
     pub no: TableNo,
-    /// Its object id, by which the stream names it.
+    /// Its object id, by which the stream names it: no two have the same, unless it is none.
     pub relation: RelationId,
     /// Its name, as planned.
     pub name: QualifiedName,

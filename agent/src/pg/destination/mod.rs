@@ -21,7 +21,7 @@ use pgconvoy_shared::name::quote_literal;
 use super::{About, Access, Session};
 
 /// The layout that this code makes and understands.
-const VERSION: i32 = 9;
+const VERSION: i32 = 10;
 
 /// Held while the schema is looked at, made or removed: `pgconvoy` in ASCII.
 pub(crate) const SCHEMA_LOCK: i64 = 0x7067_636f_6e76_6f79;

@@ -139,6 +139,8 @@ create table pgconvoy.copied_anew (
     task text not null,
     table_no bigint not null,
     held_from pg_lsn not null,
+    -- The object id, at the source, of the table whose changes are kept; 0 = there was none of its name.
+    relation bigint not null,
     primary key (task, table_no),
     foreign key (task, table_no) references pgconvoy.table_state on delete cascade
 );

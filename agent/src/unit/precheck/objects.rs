@@ -16,6 +16,8 @@ use crate::unit::{UnitContext, open_stream};
 pub(super) struct SourceFacts {
     foreign_tables: Vec<QualifiedName>,
     not_valid: Vec<QualifiedName>,
+    /// Checks of domains.
+    domains_not_valid: Vec<QualifiedName>,
     invalid_indexes: Vec<QualifiedName>,
     c_functions: Vec<QualifiedName>,
     /// Patterns to include for which there is nothing.
@@ -69,6 +71,7 @@ pub(super) async fn of_source(
     let (
         foreign_tables,
         not_valid,
+        domains_not_valid,
         invalid_indexes,
         c_functions,
         matching_nothing,
@@ -88,6 +91,13 @@ pub(super) async fn of_source(
              from pg_constraint k
              join pg_class c on c.oid = k.conrelid
              join pg_namespace n on n.oid = c.relnamespace
+             where not k.convalidated order by 1, 2",
+        ),
+        names(
+            "select n.nspname::text, t.typname || '.' || k.conname
+             from pg_constraint k
+             join pg_type t on t.oid = k.contypid
+             join pg_namespace n on n.oid = t.typnamespace
              where not k.convalidated order by 1, 2",
         ),
         names(
@@ -123,6 +133,7 @@ pub(super) async fn of_source(
     Ok(SourceFacts {
         foreign_tables,
         not_valid,
+        domains_not_valid,
         invalid_indexes,
         c_functions,
         matching_nothing,
@@ -311,6 +322,15 @@ pub(super) fn judge_source(ctx: &UnitContext, facts: &SourceFacts, report: &mut 
         .observed("existing rows were never checked against it")
         .remedy("it is made NOT VALID at the destination too");
     report.add_each(&not_valid, &facts.not_valid);
+    // The source checks a value that is set, the destination all values of a row that is changed.
+    let domains = match ctx.spec.is_incremental() {
+        false => not_valid,
+        true => Finding::warning("domain_check_not_valid", side)
+            .observed("existing values were never checked against it; a change of a row that has a bad one parks its table")
+            .required("a check that all values meet")
+            .remedy("mend the values and ALTER DOMAIN … VALIDATE CONSTRAINT; or drop it, and add it again after the cutover"),
+    };
+    report.add_each(&domains, &facts.domains_not_valid);
     let invalid = Finding::warning("invalid_index_left_out", side)
         .observed("a build that failed left it invalid; pg_dump leaves it out")
         .remedy("REINDEX INDEX CONCURRENTLY, or drop it");

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use futures::future::try_join;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use pgconvoy_flow::stream::message::RelationId;
 use pgconvoy_flow::stream::snapshot::Snapshot;
 use pgconvoy_flow::stream::table::{KeyColumn, SourceColumn, Table, Target, TargetColumn};
 use pgconvoy_flow::stream::window::Window;
@@ -232,7 +231,7 @@ fn source_table(
         };
     let table = Table {
         no: table.no,
-        relation: RelationId(table.followed.relation),
+        relation: table.relation,
         name: table.followed.name.clone(),
         columns: columns.into(),
         dropped: Box::default(),

@@ -35,37 +35,31 @@ pub(super) async fn hold(
             continue;
         };
         let name = &course.taken[at].followed.name;
-        let of_its_name = of_its_name(source, &applier.ctx.task, name).await;
-        let of_its_name = of_its_name.about(source.access())?;
-        if of_its_name.is_some_and(|table| !table.is_published) {
+        let now = of_its_name(source, &applier.ctx.task, name).await.about(source.access())?;
+        if now.is_some_and(|table| !table.is_published) {
             applier.is_not_published(*no, name).await?;
-            course.tables[at].parked = true;
-            course.taken[at].held = false;
+            course.lose(at);
             continue;
         }
-        if !course.taken[at].held {
-            applier.hold(*no).await?;
+        let relation = now.map_or(RelationId::NONE, |table| table.relation);
+        if !course.taken[at].held || course.tables[at].relation != relation {
+            applier.hold(*no, relation).await?;
         }
         course.tables[at].parked = true;
+        course.tables[at].relation = relation;
         course.taken[at].held = true;
+        if relation != RelationId::NONE {
+            applier.take_relation(course, *no, relation).await?;
+        }
         // An older one was given out by somebody who could not say so any more.
         let barrier = open_stream::newest_transaction(source).await.about(source.access())?;
         applier.shall_tell(*no, Changes::Held(barrier));
-    }
-    for (table, taken) in course.tables.iter_mut().zip(&course.taken) {
-        if !(taken.held && table.parked) {
-            continue;
-        }
-        let of_its_name = of_its_name(source, &applier.ctx.task, &taken.followed.name).await;
-        // The changes to be kept are those of the one that will be copied.
-        if let Some(now) = of_its_name.about(source.access())? {
-            table.relation = now.relation;
-        }
     }
     Ok(())
 }
 
 /// What the source has under a table's name by now: it may have been dropped and made again.
+#[derive(Clone, Copy)]
 struct OfItsName {
     relation: RelationId,
     is_published: bool,
@@ -112,16 +106,22 @@ impl Applier<'_> {
         self.stays_parked(table, failure).await
     }
 
-    async fn hold(&mut self, table: TableNo) -> Result<(), UnitEnd> {
+    async fn hold(&mut self, table: TableNo, relation: RelationId) -> Result<(), UnitEnd> {
         self.ctx.still_mine()?;
         self.begin_piece(BTreeSet::new(), &[]).await?;
         // Not the table's own row: whoever still writes for its plan holds that until it is raised.
-        let hold = "with held as (insert into pgconvoy.copied_anew (task, table_no, held_from)
-                                  values ($1, $2, $3::text::pg_lsn))
+        let hold = "with held as (insert into pgconvoy.copied_anew (task, table_no, held_from, relation)
+                                  values ($1, $2, $3::text::pg_lsn, $4)
+                                  on conflict (task, table_no) do update
+                                      set held_from = excluded.held_from, relation = excluded.relation)
                     delete from pgconvoy.parked_change where task = $1 and table_no = $2";
         let (task, no) = (self.ctx.task.as_str(), i64::from(table.0));
         let position = self.position.lsn.to_string();
-        self.session.execute(hold, &[&task, &no, &position]).await.about(&self.access)?;
+        let relation = i64::from(relation.0);
+        self.session
+            .execute(hold, &[&task, &no, &position, &relation])
+            .await
+            .about(&self.access)?;
         self.step_to(self.position.lsn, &Noted::default()).await?;
         self.parked.insert(table);
         self.held.insert(table);

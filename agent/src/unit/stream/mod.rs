@@ -36,6 +36,7 @@ mod parking;
 mod published;
 mod reading;
 mod recording;
+mod replaced;
 mod reread;
 mod resume;
 mod sending;
@@ -116,6 +117,7 @@ pub(super) async fn run(ctx: &UnitContext, order: StreamOrder) -> Result<WorkRes
     let reports = Reports { applied, park, figures: Arc::clone(&figures) };
     let mut applier = Applier::new(ctx, session, position, consistent_at, &course, reports);
     applier.park_from_here(unfit).await?;
+    applier.tell_apart(&mut course).await?;
     let to_resume = &order.resume;
     resume::resume(&mut applier, &mut course, &mut rereads, &mut source.rereader, to_resume)
         .await?;

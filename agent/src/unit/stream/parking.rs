@@ -13,8 +13,9 @@ use tracing::{info, warn};
 use super::applying::Applier;
 use super::catalog::Unfit;
 use super::reading::Noted;
+use super::replaced;
 use crate::pg::{About, PgError, Value};
-use crate::unit::{UnitEnd, apply_key};
+use crate::unit::UnitEnd;
 
 /// What is told of a server's message, and of a statement: enough to see what they are about.
 const TOLD_MAX: usize = 1_500;
@@ -92,7 +93,7 @@ impl Applier<'_> {
         cause.failure.message = cut(std::mem::take(&mut cause.failure.message));
         cause.failure.subject.clone_from(&name);
         // What was not sent is not kept either.
-        if cause.failure.code != apply_key::NOT_PUBLISHED {
+        if !replaced::tells_its_remedy(&cause.failure) {
             cause.failure.remedy = format!(
                 "mend the cause at the destination; then `pgconvoy task resume {} --table {name}` applies what was kept",
                 self.ctx.task
@@ -131,6 +132,11 @@ impl Applier<'_> {
     pub(super) fn shall_tell(&mut self, table: TableNo, changes: Changes) {
         let generation = self.generation_of(table);
         self.untold.push(Parking { table, generation, changes });
+    }
+
+    /// What is known of it is told by whoever tries it now.
+    pub(super) fn tells_later(&mut self, table: TableNo) {
+        self.untold.retain(|told| told.table != table);
     }
 
     pub(super) fn tell(&mut self) {

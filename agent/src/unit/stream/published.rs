@@ -47,18 +47,19 @@ struct PlannedTable {
 
 impl Published {
     pub(super) fn of(task: &TaskId, taken: &[TakenTable], order: &StreamOrder) -> Self {
-        let is_planned = |table: &&TakenTable| match order.hold.contains(&table.no) {
-            true => false,
-            false => !table.held || order.resume.contains(&table.no),
+        let is_planned = |table: &&TakenTable| {
+            !order.hold.contains(&table.no) && (!table.held || order.resume.contains(&table.no))
         };
         let planned = |table: &TakenTable| {
             let (name, plan) = (table.followed.name.clone(), table.plan.clone());
             (table.followed.relation, PlannedTable { name, plan })
         };
-        let tables = taken.iter().filter(is_planned).map(planned).collect();
+        // Of one that is another by now nothing is applied, whatever was planned.
+        let is_it = |table: &&TakenTable| table.relation.0 == table.followed.relation;
+        let tables = taken.iter().filter(is_planned).filter(is_it).map(planned).collect();
         let anew = taken.iter().filter(|table| !is_planned(table));
         let anew = anew.map(|table| table.followed.name.clone()).collect();
-        let relations = taken.iter().map(|table| table.followed.relation).collect();
+        let relations = taken.iter().map(|table| table.relation.0).collect();
         Self { name: open_stream::name(task), tables, relations, anew }
     }
 

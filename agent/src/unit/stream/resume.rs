@@ -31,12 +31,12 @@ use super::applying::Applier;
 use super::catalog::Course;
 use super::parking::not_as_planned;
 use super::reading::{BATCH_BYTES, Noted, not_understood};
-use super::reread;
-use super::takeover::{TakenTable, lsn, unsigned};
+use super::takeover::{lsn, unsigned};
+use super::{replaced, reread};
 use crate::pg::wire::Wire;
 use crate::pg::{About, PgError, Value};
 use crate::unit::UnitEnd;
-use crate::unit::apply_key::{self, Followed};
+use crate::unit::apply_key::Followed;
 
 /// So much of what is kept is read at once, and one change more.
 const PAGE_BYTES: i64 = 8 << 20;
@@ -55,6 +55,7 @@ pub(super) async fn resume(
 ) -> Result<(), UnitEnd> {
     for no in tables {
         let Some(at) = course.tables.iter().position(|table| table.no == *no) else { continue };
+        applier.tells_later(*no);
         if !course.tables[at].parked {
             applier.shall_tell(*no, Changes::Applied);
             applier.tell();
@@ -62,6 +63,9 @@ pub(super) async fn resume(
         }
         let shaped = match shape(applier, course, at).await {
             Err(UnitEnd::Failed(failure)) if failure.class == FailureClass::Definite => {
+                if replaced::tells_its_remedy(&failure) {
+                    course.lose(at);
+                }
                 applier.stays_parked(*no, failure).await?;
                 continue;
             }
@@ -84,12 +88,13 @@ struct Shaped {
 async fn shape(applier: &Applier<'_>, course: &Course, at: usize) -> Result<Shaped, UnitEnd> {
     let mut table = course.tables[at].clone();
     // One that is copied anew has the shape that it was planned in, and what that does not show was changed in it, or later.
-    let relations = match &course.taken[at] {
-        TakenTable { held: false, cause: Some(cause), .. }
-            if cause.failure.code == apply_key::NOT_PUBLISHED =>
-        {
-            return Err(cause.failure.clone().into());
-        }
+    let taken = &course.taken[at];
+    if table.relation.0 != taken.followed.relation {
+        let told = taken.cause.as_ref().filter(|cause| replaced::is_cause(cause));
+        let failure = || replaced::failure(&applier.ctx.task, &table.name);
+        return Err(told.map_or_else(failure, |cause| cause.failure.clone()).into());
+    }
+    let relations = match taken {
         taken if !taken.held => applier.kept_relations(table.no).await?,
         taken if taken.shards.is_empty() => return Err(not_copied().into()),
         _ => Vec::new(),

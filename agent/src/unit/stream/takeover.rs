@@ -1,6 +1,7 @@
 //! Taking a stream over at the destination (law O3).
 
 use pgconvoy_flow::stream::entry::Reread;
+use pgconvoy_flow::stream::message::RelationId;
 use pgconvoy_flow::stream::snapshot::{BadSnapshot, Snapshot};
 use pgconvoy_flow::stream::tuple::{Field, Tuple};
 use pgconvoy_shared::endpoint::Side;
@@ -12,7 +13,7 @@ use pgconvoy_shared::parking::Cause;
 use pgconvoy_shared::unit::StreamOrder;
 use tokio_postgres::{Row, Transaction};
 
-use super::Position;
+use super::{Position, replaced};
 use crate::pg::destination::takeover::end_old_sessions;
 use crate::pg::{About, PgError, Session};
 use crate::unit::apply_key::Followed;
@@ -37,6 +38,8 @@ pub(super) struct TakenTable {
     pub(super) generation: Generation,
     pub(super) write_to: QualifiedName,
     pub(super) followed: Followed,
+    /// The source's table whose changes are applied or kept; none where nothing can be made of them any more.
+    pub(super) relation: RelationId,
     pub(super) plan: Snapshot,
     /// Of its shards.
     pub(super) shards: Vec<Snapshot>,
@@ -58,7 +61,7 @@ impl TakenTable {
 const TABLES: &str = "
     select s.table_no, s.generation, s.write_schema, s.write_table, s.followed::text, s.parked::text,
         greatest(max(p.noted_lsn), s.read_again_at)::text,
-        exists (select from pgconvoy.copied_anew a where (a.task, a.table_no) = (s.task, s.table_no)),
+        (select relation from pgconvoy.copied_anew a where (a.task, a.table_no) = (s.task, s.table_no)),
         coalesce(array_agg(distinct p.snapshot) filter (where p.snapshot is not null), '{}')
     from pgconvoy.table_state s
     left join pgconvoy.shard_progress p on (p.task, p.table_no, p.generation) = (s.task, s.table_no, s.generation)
@@ -139,7 +142,14 @@ fn table(row: &Row) -> Result<TakenTable, PgError> {
     let followed: Followed = serde_json::from_str(row.get(4))
         .map_err(|error| PgError::protocol(format!("table_state.followed: {error}")))?;
     let cause = row.get::<_, Option<&str>>(5).map(serde_json::from_str).transpose();
-    let cause = cause.map_err(|error| PgError::protocol(format!("table_state.parked: {error}")))?;
+    let cause: Option<Cause> =
+        cause.map_err(|error| PgError::protocol(format!("table_state.parked: {error}")))?;
+    let held: Option<i64> = row.get(7);
+    let relation = match (held, &cause) {
+        (Some(kept), _) => RelationId(number(kept)?),
+        (None, Some(cause)) if replaced::is_cause(cause) => RelationId::NONE,
+        (None, _) => RelationId(followed.relation),
+    };
     let shards: Vec<&str> = row.get(8);
     let until: Option<&str> = row.get(6);
     Ok(TakenTable {
@@ -148,10 +158,11 @@ fn table(row: &Row) -> Result<TakenTable, PgError> {
         write_to: QualifiedName::new(row.get::<_, &str>(2), row.get::<_, &str>(3)),
         plan: snapshot(&followed.snapshot)?,
         followed,
+        relation,
         shards: shards.into_iter().map(snapshot).collect::<Result<_, _>>()?,
         until: until.map(lsn).transpose()?.unwrap_or_default(),
         cause,
-        held: row.get(7),
+        held: held.is_some(),
     })
 }
 

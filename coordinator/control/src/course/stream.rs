@@ -93,7 +93,7 @@ fn tell_not_followed(clerk: &mut Clerk<'_>, tables: &[QualifiedName]) {
     };
     let first = named(new.difference(&again).copied().collect()).map(|names| {
         format!(
-            "made at the source since its changes are followed: {names}. The destination does not get these tables: drop those of no use. \
+            "made or renamed at the source since its changes are followed: {names}. The destination does not get these tables: drop those of no use. \
              Another task can move one that stands alone; a partition of a table that is followed has to be made at the destination by \
              hand, and its rows brought once nobody writes them any more"
         )

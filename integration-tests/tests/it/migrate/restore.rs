@@ -20,6 +20,9 @@ async fn rows_that_keep_no_constraint_arrive_where_it_was_never_validated() {
          alter table leaf add constraint small check (n < 3) not valid;",
     )
     .await;
+    // A change of such a row would be refused at the destination only.
+    let following = pair.between("precheck").args(["--types", "schema,full,incremental"]);
+    pair.refused(following, 3, "domain_check_not_valid").await;
     pair.migrated().await;
     assert_eq!(pair.same().await.rows, 6);
 }

@@ -160,8 +160,7 @@ async fn a_table_that_cannot_be_copied_anew_is_parked_alone_and_copied_when_that
 
     for turn in [2, 3] {
         for table in ["public.gen", "public.t1"] {
-            let resync = task(&pair, &["resync", table]).await;
-            assert_eq!(resync.code(), Some(0), "{}", told(&resync));
+            resync(&pair, table).await;
         }
         write(turn).await;
         let finished = sync(&pair, 1).await;
@@ -185,11 +184,119 @@ async fn a_table_that_cannot_be_copied_anew_is_parked_alone_and_copied_when_that
 
     let mended = "create table gen (id int primary key, n int); alter table t1 drop constraint no5";
     pair.destination.sql(DATABASE, mended).await.unwrap();
-    let resync = task(&pair, &["resync", "public.gen"]).await;
-    assert_eq!(resync.code(), Some(0), "{}", told(&resync));
+    resync(&pair, "public.gen").await;
     // It has not its rows: what was kept is of no use without them.
     resume(&pair, "public.t1").await;
     write(4).await;
+    sync(&pair, 0).await;
+    cancel(&pair).await;
+    pair.same().await;
+}
+
+async fn resync(pair: &Pair, table: &str) {
+    let resync = task(pair, &["resync", table]).await;
+    assert_eq!(resync.code(), Some(0), "{}", told(&resync));
+}
+
+/// In sync but for these tables, which are parked as replaced.
+async fn replaced(pair: &Pair, tables: &[&str]) {
+    let finished = sync(pair, 1).await;
+    let words = format!("{} tables are parked", tables.len());
+    assert!(finished.log.contains(&words), "{}", told(&finished));
+    for table in tables {
+        let cause = cause(pair, table).await;
+        assert_eq!(cause["failure"]["code"], "table_replaced", "{table}: {cause}");
+        // What was not kept cannot be resumed.
+        resume(pair, table).await;
+    }
+    let finished = sync(pair, 1).await;
+    assert!(finished.log.contains(&words), "{}", told(&finished));
+}
+
+#[tokio::test]
+async fn tables_that_were_renamed_in_turn_have_each_their_own_changes_or_are_parked() {
+    let tables = "create table t1 (id int primary key, n int); insert into t1 select i, 1 from generate_series(1, 100) i;
+        create table t2 (id int primary key, n int); insert into t2 select i, 2 from generate_series(1, 100) i;
+        create table u1 (id int primary key, n int); insert into u1 select i, 3 from generate_series(1, 100) i;
+        create table u2 (id int primary key, n int); insert into u2 select i, 4 from generate_series(1, 100) i";
+    let pair = Pair::new(tables).await;
+    sync(&pair, 0).await;
+    let in_turn = "begin; alter table t1 rename to away; alter table t2 rename to t1; commit;
+        begin; alter table u1 rename to away_too; alter table u2 rename to u1; alter table away_too rename to u2; commit";
+    pair.source.sql(DATABASE, in_turn).await.unwrap();
+    let change = async |round: u32| {
+        let change = format!(
+            "insert into t1 values (1000 + {round}, 5); delete from t1 where id = {round};
+             update u1 set n = {round} + 100 where id % 3 = 0; update u2 set n = {round} + 200 where id % 5 = 0"
+        );
+        pair.source.sql(DATABASE, &change).await.unwrap();
+    };
+    // Not by their dumps: indexes keep the names that they had.
+    let alike = async |tables: &[&str]| {
+        for table in tables {
+            let rows =
+                format!("select string_agg(of::text, ' ' order by of::text) from {table} of");
+            let at_source = pair.source.value(DATABASE, &rows).await.unwrap();
+            assert!(at_source.is_some());
+            assert_eq!(
+                pair.destination.value(DATABASE, &rows).await.unwrap(),
+                at_source,
+                "{table}"
+            );
+        }
+    };
+    // Each takes the changes of the one that followed them.
+    resync(&pair, "public.t1").await;
+    resync(&pair, "public.u1").await;
+    replaced(&pair, &["public.t2", "public.u2"]).await;
+    change(1).await;
+    replaced(&pair, &["public.t2", "public.u2"]).await;
+    alike(&["t1", "u1"]).await;
+    resync(&pair, "public.u2").await;
+    resync(&pair, "public.t2").await;
+    change(2).await;
+    pair.source.sql(DATABASE, "drop table away").await.unwrap();
+    let finished = sync(&pair, 0).await;
+    assert!(finished.log.contains("tables_gone"), "{}", told(&finished));
+    change(3).await;
+    sync(&pair, 0).await;
+    alike(&["t1", "u1", "u2"]).await;
+    cancel(&pair).await;
+    pair.left_nothing().await;
+}
+
+#[tokio::test]
+async fn a_table_that_is_made_again_after_its_changes_began_to_be_kept_is_not_taken_for_the_other()
+{
+    let tables = "create table t (id int primary key, n int); insert into t select i, 1 from generate_series(1, 100) i";
+    let pair = Pair::new(tables).await;
+    sync(&pair, 0).await;
+    let publication = "select pubname from pg_publication";
+    let publication = pair.source.value(DATABASE, publication).await.unwrap().unwrap();
+    let locker = pair.source.client(DATABASE).await.unwrap();
+    locker.batch_execute("begin; lock table t").await.unwrap();
+    resync(&pair, "public.t").await;
+    let process = Process::start("migrate", in_sync(&pair), &pair.path("")).unwrap();
+    let waiting = "select count(*) from pg_locks where not granted and relation = 't'::regclass";
+    wait::until(LIMIT, "the plan to wait for the table", async || {
+        match pair.source.value(DATABASE, waiting).await {
+            Ok(Some(count)) if count != "0" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    let made = format!(
+        "drop table t; create table t (id int primary key, n int); insert into t select i, 2 from generate_series(1, 100) i;
+         alter publication {publication} add table only t; commit"
+    );
+    locker.batch_execute(&made).await.unwrap();
+    let status = process.wait(LIMIT).await.unwrap();
+    assert_eq!(status.code(), Some(1), "{}", process.log());
+    pair.source.sql(DATABASE, "update t set n = 3 where id <= 50").await.unwrap();
+    replaced(&pair, &["public.t"]).await;
+    resync(&pair, "public.t").await;
+    pair.source.sql(DATABASE, "update t set n = 4 where id <= 10").await.unwrap();
     sync(&pair, 0).await;
     cancel(&pair).await;
     pair.same().await;

@@ -82,6 +82,8 @@ async fn a_parked_table_tells_its_cause_and_goes_on_when_that_is_mended() {
     resume(&pair, "public.paper").await;
     sync(&pair, 0).await;
     assert_eq!(pair.count("select count(*) from pgconvoy.parked_change").await, 0);
+    let events = task(&pair, &["events"]).await.stdout;
+    assert_eq!(events.matches("are kept again").count(), 1, "before it was mended: {events}");
 
     let unknown = task(&pair, &["resume", "--table", "public.nothing"]).await;
     assert_eq!(unknown.code(), Some(2), "{}", told(&unknown));

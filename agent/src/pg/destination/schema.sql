@@ -1,4 +1,4 @@
--- Schema `pgconvoy` at the destination: what proves what is done. Version 9.
+-- Schema `pgconvoy` at the destination: what proves what is done. Version 10.
 
 create schema pgconvoy;
 
@@ -7,7 +7,7 @@ create table pgconvoy.meta (
     only_row boolean primary key default true check (only_row),
     version integer not null
 );
-insert into pgconvoy.meta (version) values (9);
+insert into pgconvoy.meta (version) values (10);
 
 -- The tasks that write here. A task whose row is gone has ended: nobody may write for it any more (law O9).
 create table pgconvoy.task (

@@ -7,12 +7,16 @@ use pgconvoy_shared::endpoint::Side;
 
 use super::check::{come_up_since, parked};
 use super::left::Depth;
+use super::waits::unless_held;
 use super::{again, fresh, lag, refused, shape, source};
 use crate::pg::About;
 use crate::unit::{UnitContext, UnitEnd};
 
 pub(super) async fn run(ctx: &UnitContext, order: &CutoverOrder) -> Result<CutoverDone, UnitEnd> {
-    fresh::run(ctx).await?;
+    let waited_for = "views were filled and tables analyzed at the destination";
+    if let Err(held) = unless_held(ctx, order, waited_for, Box::pin(fresh::run(ctx))).await? {
+        return Ok(refused(held));
+    }
     let session = source::session(ctx).await?;
     let access = session.access().clone();
     let there = ctx.access(Side::Destination);

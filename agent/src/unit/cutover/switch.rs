@@ -4,7 +4,8 @@
 //!    that nor the task's row, it is not the one that was written to, or was restored: it has not switched, and all is taken back.
 //! 2. Own the unit, so that an older owner that still sleeps cannot decide after this one.
 //! 3. In one transaction at the destination: hold the unit; triggers and rules that fire always are made, and rows of the task that are many go.
-//!    That may wait for locks, and take a while, so it comes before the source is looked at.
+//!    That may wait for locks, and take a while, so it comes before the source is looked at. Where the stream comes to wait for these locks, it has
+//!    a change to apply behind the first marker: all is taken back at once, for neither could go on.
 //! 4. No transaction that could still commit a change is open or prepared at the source. No sequence has moved on since the destination's were set:
 //!    drawing a number is no change that the stream tells. Then a second marker, at the destination: everything that could be written until now has come.
 //! 5. Hold the applier's row; no change came behind the first marker, and no table was parked on the way to it;
@@ -24,7 +25,7 @@ use tokio_postgres::Transaction;
 
 use super::check::parked;
 use super::proof::{self, arrived, who_writes};
-use super::waits::{GRACE, LOOK_MAX, in_time, timed_out};
+use super::waits::{GRACE, LOOK_MAX, in_time, stream_waits_for, timed_out};
 use super::{Until, named, refused, sessions, source};
 use crate::laws::Law;
 use crate::pg::destination::AWAKE;
@@ -53,11 +54,7 @@ pub(super) async fn run(
     let decide = Box::pin(decide(ctx, order, &transaction, until));
     match in_time(ctx, until, WAITED_FOR, decide).await? {
         Ok(None) => {}
-        Ok(Some(failure)) => {
-            transaction.rollback().await.about(&access)?;
-            return Ok(refused(failure));
-        }
-        Err(failure) => return Ok(refused(failure)),
+        Ok(Some(failure)) | Err(failure) => return Ok(refused(failure)),
     }
     transaction.commit().await.about(&access)?;
     session.close().await;
@@ -82,6 +79,53 @@ async fn decide(
     let wait = until.0.saturating_duration_since(Instant::now()) + GRACE + LOOK_MAX * 2;
     let hold = format!("set local lock_timeout = {}; {}", wait.as_millis(), fence::hold(ctx));
     transaction.batch_execute(&hold).await.about(&access)?;
+    let source = source::session(ctx).await?;
+    let marker = proof::name(ctx, order, 2);
+    let mine = "select pg_catalog.pg_backend_pid()";
+    let mine = transaction.query_one(mine, &[]).await.about(&access)?.get(0);
+    // Behind the first marker there is nothing that the stream could need a lock for but a change. Nor could any of it come while this
+    // transaction waits for it.
+    let in_the_way = tokio::select! {
+        found = Box::pin(in_the_way(ctx, order, transaction, &source, &marker, until)) => found?,
+        waits = Box::pin(stream_waits_for(ctx, mine)) => {
+            waits?;
+            Some(who_writes(ctx, &source).await?)
+        }
+    };
+    if in_the_way.is_some() {
+        return Ok(in_the_way);
+    }
+
+    let seen = proof::seen(transaction, ctx, &marker, "for update").await.about(&access)?;
+    // Another marker than this one: nobody else writes any while this unit is owned.
+    if seen.is_none_or(|seen| is_behind(order, seen)) {
+        return Ok(Some(who_writes(ctx, &source).await?));
+    }
+    if let Some(parked) = parked(ctx, transaction).await.about(&access)? {
+        return Ok(Some(parked.about(access.to_string())));
+    }
+    let task = ctx.task.as_str();
+    for decide in [
+        "insert into pgconvoy.switched (task) values ($1)",
+        "delete from pgconvoy.task where id = $1",
+    ] {
+        transaction.execute(decide, &[&task]).await.about(&access)?;
+    }
+    let open = open_still(ctx, &source).await?;
+    source.close().await;
+    Ok(open)
+}
+
+/// What may have to wait at the destination, and behind that the looks at the source.
+async fn in_the_way(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    transaction: &Transaction<'_>,
+    source: &Session,
+    marker: &str,
+    until: Until,
+) -> Result<Option<Failure>, UnitEnd> {
+    let access = ctx.access(Side::Destination);
     match schema::go_live(ctx, transaction, &access).await {
         Ok(()) => {}
         Err(failure) if failure.class == FailureClass::Definite => return Ok(Some(failure)),
@@ -96,29 +140,7 @@ async fn decide(
     ] {
         transaction.execute(many, &[&task]).await.about(&access)?;
     }
-    let source = source::session(ctx).await?;
-    let marker = proof::name(ctx, order, 2);
-    if let Some(failure) = not_quiet(ctx, order, &source, &marker, until).await? {
-        return Ok(Some(failure));
-    }
-
-    let seen = proof::seen(transaction, ctx, &marker, "for update").await.about(&access)?;
-    // Another marker than this one: nobody else writes any while this unit is owned.
-    if seen.is_none_or(|seen| is_behind(order, seen)) {
-        return Ok(Some(who_writes(ctx, &source).await?));
-    }
-    if let Some(parked) = parked(ctx, transaction).await.about(&access)? {
-        return Ok(Some(parked.about(access.to_string())));
-    }
-    for decide in [
-        "insert into pgconvoy.switched (task) values ($1)",
-        "delete from pgconvoy.task where id = $1",
-    ] {
-        transaction.execute(decide, &[&task]).await.about(&access)?;
-    }
-    let open = open_still(ctx, &source).await?;
-    source.close().await;
-    Ok(open)
+    not_quiet(ctx, order, source, marker, until).await
 }
 
 /// Who writes at the source, or drew a number there, or may do so yet, before all that was written is at the destination.

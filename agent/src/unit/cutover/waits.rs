@@ -5,12 +5,15 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::join;
+use pgconvoy_shared::cutover::CutoverOrder;
 use pgconvoy_shared::endpoint::Side;
 use pgconvoy_shared::failure::Failure;
 use pgconvoy_shared::lsn::Lsn;
-use tokio::time::{timeout, timeout_at};
+use pgconvoy_shared::unit::UnitKind;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Until, source};
+use crate::laws::Law;
 use crate::pg::{About, PgError, Session};
 use crate::unit::{UnitContext, UnitEnd};
 
@@ -42,6 +45,25 @@ const AT: &str = "
     and pg_catalog.cardinality(pg_catalog.pg_blocking_pids(w.pid)) = 0
     limit 5";
 
+/// How often it is looked who waits for whom.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Comes back once the stream waits at the destination for the session with this process number.
+pub(super) async fn stream_waits_for(ctx: &UnitContext, holder: i32) -> Result<(), UnitEnd> {
+    let waits = "select exists (select from pg_catalog.pg_stat_activity w where pg_catalog.starts_with(w.application_name, $1)
+        and $2::int4 = any (pg_catalog.pg_blocking_pids(w.pid)))";
+    let stream = format!("pgconvoy/{}/{}/", ctx.task, UnitKind::Stream.as_str());
+    let session = ctx.session(Side::Destination).await?;
+    loop {
+        sleep(LOOK_AGAIN).await;
+        let row = session.query_one(waits, &[&stream, &holder]).await.about(session.access())?;
+        if row.get(0) && !Law::Proof.is_left_out() {
+            ctx.means.pool.give(session);
+            return Ok(());
+        }
+    }
+}
+
 /// What is done in time; else it is looked who holds it up, while it still waits.
 pub(super) async fn in_time<T>(
     ctx: &UnitContext,
@@ -53,6 +75,34 @@ pub(super) async fn in_time<T>(
     match timeout_at(until.0 + GRACE, step.as_mut()).await {
         Ok(done) => done.map(Ok),
         Err(_elapsed) => Ok(Err(timed_out(ctx, waited_for).await)),
+    }
+}
+
+/// What may take as long as it takes, but may not wait longer for one lock at the destination than the cutover may take behind its fence.
+pub(super) async fn unless_held<T>(
+    ctx: &UnitContext,
+    order: &CutoverOrder,
+    waited_for: &str,
+    step: impl Future<Output = Result<T, UnitEnd>>,
+) -> Result<Result<T, Failure>, UnitEnd> {
+    let waits =
+        "select exists (select from pg_catalog.pg_stat_activity w where w.application_name = $1
+        and pg_catalog.cardinality(pg_catalog.pg_blocking_pids(w.pid)) > 0)";
+    let session = ctx.session(Side::Destination).await?;
+    let mut at_work = Instant::now();
+    let mut step = pin!(step);
+    loop {
+        if let Ok(done) = timeout(LOOK_AGAIN, step.as_mut()).await {
+            ctx.means.pool.give(session);
+            return done.map(Ok);
+        }
+        let row = session.query_one(waits, &[&ctx.application_name()]).await;
+        if !row.about(session.access())?.get::<_, bool>(0) {
+            at_work = Instant::now();
+        }
+        if at_work.elapsed() >= Duration::from_millis(order.settings.timeout_ms) {
+            return Ok(Err(timed_out(ctx, waited_for).await));
+        }
     }
 }
 

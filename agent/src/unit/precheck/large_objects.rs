@@ -37,7 +37,7 @@ pub(super) fn judge_source(ctx: &UnitContext, facts: &SourceFacts, report: &mut 
         return;
     }
     let side = Side::Source;
-    if !large_objects::take_part(ctx) {
+    if !ctx.spec.objects.include.is_empty() {
         report.add(
             Finding::warning("large_objects_left_out", side)
                 .observed(format!(
@@ -47,7 +47,7 @@ pub(super) fn judge_source(ctx: &UnitContext, facts: &SourceFacts, report: &mut 
                 .required("no `objects.include`: they belong to no schema that could be named")
                 .remedy("say by `objects.exclude` what stays, or move them by other means"),
         );
-    } else if facts.closed > 0 {
+    } else if large_objects::take_part(ctx) && facts.closed > 0 {
         report.add(
             Finding::error("missing_privilege", side)
                 .observed(format!(

@@ -47,6 +47,7 @@ pub(super) struct SourceFacts {
     unlogged: Vec<QualifiedName>,
     /// Tables that the role does not own, and so may not publish.
     foreign: Vec<QualifiedName>,
+    /// There are some, and the rules let them come.
     large_objects: bool,
 }
 
@@ -122,7 +123,7 @@ pub(super) async fn of_source(
         slot_keeps: row.get(5),
         size: row.get(6),
         synchronous: row.get(7),
-        large_objects: row.get(8),
+        large_objects: ctx.spec.objects.include.is_empty() && row.get(8),
         log_an_hour: row.get(9),
         idle_timeout: row.get(10),
         prepared: prepared.iter().map(described).collect(),

@@ -145,9 +145,9 @@ impl Applier<'_> {
         self.untold.push(Parking { table, generation, changes });
     }
 
-    /// What is known of it is told by whoever tries it now.
-    pub(super) fn tells_later(&mut self, table: TableNo) {
-        self.untold.retain(|told| told.table != table);
+    /// These are tried now: what comes of that is told.
+    pub(super) fn tells_later(&mut self, tables: &[TableNo]) {
+        self.untold.retain(|told| !tables.contains(&told.table));
     }
 
     pub(super) fn tell(&mut self) {

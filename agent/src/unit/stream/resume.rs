@@ -53,9 +53,9 @@ pub(super) async fn resume(
     rereader: &mut Wire,
     tables: &[TableNo],
 ) -> Result<(), UnitEnd> {
+    applier.tells_later(tables);
     for no in tables {
         let Some(at) = course.tables.iter().position(|table| table.no == *no) else { continue };
-        applier.tells_later(*no);
         if !course.tables[at].parked {
             applier.shall_tell(*no, Changes::Applied);
             applier.tell();

@@ -63,7 +63,7 @@ async fn a_whole_table_is_written_frozen_where_nothing_stands_in_the_way() {
     let older = older(&rows).await;
     let destination = &rows.world.destination;
     let noted = "insert into pgconvoy.copied_anew \
-        select task, table_no, '0/1' from pgconvoy.table_state where write_table = 'aside'";
+        select task, table_no, '0/1', 1 from pgconvoy.table_state where write_table = 'aside'";
     destination.sql(DATABASE, noted).await.unwrap();
     // Since the plan found the table empty.
     destination.sql(DATABASE, "insert into others values (-1, 'mine')").await.unwrap();

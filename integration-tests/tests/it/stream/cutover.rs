@@ -416,6 +416,9 @@ async fn held_at(pair: &Pair, task: &str, step: &str) -> (Client, String) {
         "ready" => (&pair.destination, "lock table still in share update exclusive mode"),
         // Rows that were changed are looked up at the source: before the fence, and behind it.
         "look" | "again" => (&pair.source, "lock table ledger in access exclusive mode"),
+        // The switch, when it is to make triggers, and when it has made them.
+        "live" => (&pair.destination, "lock table ledger in row exclusive mode"),
+        "rows" => (&pair.destination, "select from pgconvoy.shard_progress for update"),
         _ => (&pair.destination, "select from pgconvoy.task for key share"),
     };
     let client = server.client(DATABASE).await.unwrap();

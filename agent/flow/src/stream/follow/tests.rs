@@ -28,7 +28,7 @@ fn follower() -> Follower {
     };
     let table = |no: u32| Table {
         no: TableNo(no),
-        relation: RelationId(no),
+        relation: RelationId(1 + no),
         name: name(no),
         columns: COLUMNS
             .iter()
@@ -65,7 +65,7 @@ fn relation(no: u32, columns: &[&str]) -> Item {
         type_modifier: -1,
     };
     Item::Relation(Arc::new(Relation {
-        id: RelationId(no),
+        id: RelationId(1 + no),
         name: name(no),
         replica_identity: ReplicaIdentity::Default,
         columns: columns.iter().map(column).collect(),
@@ -83,13 +83,13 @@ fn row(values: &[&str]) -> Tuple {
 }
 
 fn insert(no: u32, values: &[&str]) -> Item {
-    Item::Change(Change::Insert { relation: RelationId(no), new: row(values) })
+    Item::Change(Change::Insert { relation: RelationId(1 + no), new: row(values) })
 }
 
 /// Row 1 becomes row 2, and its long value is not told.
 fn moved(no: u32) -> Item {
     let old = Some(OldRow::Key(row(&["1", "null"])));
-    Item::Change(Change::Update { relation: RelationId(no), old, new: row(&["2", "-"]) })
+    Item::Change(Change::Update { relation: RelationId(1 + no), old, new: row(&["2", "-"]) })
 }
 
 impl Follower {
@@ -335,7 +335,7 @@ fn a_moved_row_is_taken_from_the_destination_only_where_no_copy_saw_it_moved() {
     follower.transaction(90, 1_500, vec![insert(0, &["1", "1"])]);
     assert_eq!(follower.cut().entries[0].mode, Mode::Converging, "N was raised");
     let back = Change::Update {
-        relation: RelationId(0),
+        relation: RelationId(1),
         old: Some(OldRow::Key(row(&["2", "null"]))),
         new: row(&["1", "-"]),
     };
@@ -365,5 +365,5 @@ fn of_tables_that_one_statement_emptied_each_keeps_its_own_part() {
     assert_eq!((tables(&batch.entries), &*tags(&batch)), (vec![1], &b"RT"[..]));
     let received = Decoder::default().decode(batch.parked[1].message.clone()).unwrap();
     let Message::Change(kept) = received.message else { panic!("a change") };
-    assert_eq!(kept.relations(), [RelationId(0)]);
+    assert_eq!(kept.relations(), [RelationId(1)]);
 }

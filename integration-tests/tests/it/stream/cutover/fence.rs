@@ -217,6 +217,30 @@ async fn cluster_what_is_written_while_the_switch_waits_for_a_table_undoes_the_c
     pair.same().await;
 }
 
+/// The stream waits for a table that the switch has, or is to have before it, and the switch for the stream.
+#[tokio::test]
+async fn cluster_a_change_that_waits_for_the_switch_undoes_the_cutover_at_once() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    pair.source.sql(DATABASE, "insert into ledger (amount) values (1)").await.unwrap();
+    let defiant = pair.source.client(DATABASE).await.unwrap();
+    for held in ["live", "rows"] {
+        let cutover = ["task", "cutover", "shop", "--writers-stopped", "--timeout", "120"];
+        let (lock, client) = cutover_held_at(&fleet, &pair, held, &cutover).await;
+        defiant.batch_execute("update ledger set amount = amount + 1").await.unwrap();
+        // What the switch would have to wait for is still held.
+        assert_eq!(client.wait(LIMIT).await.unwrap().code(), Some(1), "{}", client.log());
+        assert!(client.log().contains("cutover_writers"), "{}", client.log());
+        assert!(client.log().contains("harness from"), "{}", client.log());
+        lock.batch_execute("rollback").await.unwrap();
+        job.until("it to follow", is_followed).await;
+    }
+    fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+    pair.same().await;
+}
+
 /// What applies changes from elsewhere is no client, and no fence reaches it.
 #[tokio::test]
 async fn cluster_a_subscription_in_the_middle_of_a_transaction_is_a_writer() {

@@ -6,7 +6,7 @@ use pgconvoy_proto::v1::TaskStatus;
 use super::{
     SCHEMA, cutover_held_at, following, held_at, is_followed, read_only_by_default, until_blocked,
 };
-use crate::world::{DATABASE, Fleet, LIMIT, Pair};
+use crate::world::{DATABASE, Fleet, LIMIT, Pair, told};
 
 const CUTOVER: [&str; 6] = ["task", "cutover", "shop", "--fence", "--timeout", "3"];
 
@@ -62,6 +62,31 @@ async fn cluster_a_transaction_that_is_being_applied_for_long_ends_a_cutover_bef
     assert_eq!(job.task().await.cutover.unwrap().stopped_ms, 0, "{log}");
     applier.batch_execute("rollback").await.unwrap();
     job.until("it to follow", is_followed).await;
+    fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
+}
+
+/// Filling views takes as long as it takes, but who reads one in a transaction may never end.
+#[tokio::test]
+async fn cluster_a_reader_whose_view_cannot_be_filled_ends_a_cutover_before_its_fence() {
+    let view = "create materialized view counted as select count(*) as n from ledger;";
+    let pair = Pair::new(&format!("{SCHEMA}{view}")).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let reader = pair.destination.client(DATABASE).await.unwrap();
+    reader.batch_execute("begin; select from counted").await.unwrap();
+    let pid: i32 = reader.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    for more in [&["--dry-run"][..], &[]] {
+        let finished = fleet.run(&[&CUTOVER[..], more].concat()).await;
+        assert_eq!(finished.code(), Some(1), "{}", told(&finished));
+        assert!(finished.log.contains("cutover_timed_out"), "{}", told(&finished));
+        assert!(finished.log.contains("before views were filled"), "{}", told(&finished));
+        let holder = format!("lock on public.counted that process {pid} (harness from ");
+        assert!(finished.log.contains(&holder), "{}", told(&finished));
+        assert_eq!(job.task().await.cutover.unwrap().stopped_ms, 0);
+        job.until("it to follow", is_followed).await;
+    }
+    reader.batch_execute("rollback").await.unwrap();
     fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
     job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
 }

@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn a_table_is_not_published_before_something_identifies_its_rows() {
         let told = |is_identified| {
-            let (task, table) = ("t".parse().unwrap(), QualifiedName::new("public", "hist"));
+            let (task, table) = (TaskId::from_parts(1, 0), QualifiedName::new("public", "hist"));
             not_published(&task, &table, is_identified, "go on").remedy
         };
         let full = "at the source: alter table only \"public\".\"hist\" replica identity full";

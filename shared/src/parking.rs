@@ -43,7 +43,8 @@ pub struct Cause {
     pub operation: String,
     /// The key of its row, before the change; of a table without a key its first values. Cut where it is long.
     pub key: String,
-    /// Where its transaction's commit record begins; where none was tried, the position from which on all are kept.
+    /// Where its transaction's commit record begins; where none was tried, the position from which on all are kept; 0 = the table
+    /// could not be copied anew.
     pub commit_lsn: Lsn,
     /// Its transaction; 0 = none.
     pub xid: u64,
@@ -57,6 +58,9 @@ pub struct Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { failure, operation, key, commit_lsn, xid, ordinal, statement: _ } = self;
+        if *commit_lsn == Lsn(0) {
+            return write!(f, "{failure}; it is not copied anew");
+        }
         if operation.is_empty() {
             return write!(f, "{failure}; from {commit_lsn} on");
         }

@@ -63,13 +63,18 @@ pub(super) async fn look_at(
 ) -> Result<Option<(Followed, Lsn)>, UnitEnd> {
     let (no, table) = (planned.no, &planned.name);
     let (snapshot, noted) = source_table::note_moment(wire).await.about(table)?;
-    let Identity { relation, is_logged, is_published } =
+    let Identity { relation, is_logged, is_published, is_identified } =
         identity(wire, ctx, table).await.about(table)?;
     if !is_logged {
         return Ok(None);
     }
     if !is_published {
-        let failure = not_published(&ctx.task, table, "resume the task");
+        let task = &ctx.task;
+        let then = match planned.anew {
+            true => format!("`pgconvoy task resync {task} {table}` again"),
+            false => "resume the task".to_owned(),
+        };
+        let failure = not_published(task, table, Some(is_identified), &then);
         return Err(UnitEnd::TableChanged { table: no, failure });
     }
     let columns = columns(wire, table).await.about(table)?;
@@ -83,16 +88,30 @@ pub(super) async fn look_at(
 pub(super) const NOT_PUBLISHED: &str = "table_not_published";
 
 /// While it is published nobody may have written to it in a transaction that is open: older servers go on by what they knew of
-/// the table when such a one began. `then`: what is to be done after it.
-pub(super) fn not_published(task: &TaskId, table: &QualifiedName, then: &str) -> Failure {
+/// the table when such a one began. And once it is, the source refuses updates and deletes of it, unless something identifies its
+/// rows; `is_identified`: whether that is so, if it is known. `then`: what is to be done after it.
+pub(super) fn not_published(
+    task: &TaskId,
+    table: &QualifiedName,
+    is_identified: Option<bool>,
+    then: &str,
+) -> Failure {
     let (publication, quoted) = (quote_identifier(&open_stream::name(task)), table.quoted());
+    let full = format!("alter table only {quoted} replica identity full");
+    let first = match is_identified {
+        Some(true) => String::new(),
+        Some(false) => format!("{full}; "),
+        None => format!(
+            "{full}, if it has neither a primary key nor another replica identity (the source would refuse its updates and deletes); "
+        ),
+    };
     Failure::definite(
         NOT_PUBLISHED,
         "it is not in the task's publication: it was made again after changes began to be followed",
     )
     .about(table.to_string())
     .remedy(format!(
-        "at the source: begin; lock table only {quoted} in share row exclusive mode; \
+        "at the source: {first}begin; lock table only {quoted} in share row exclusive mode; \
          alter publication {publication} add table only {quoted}; commit; then {then}"
     ))
 }
@@ -101,6 +120,8 @@ struct Identity {
     relation: u32,
     is_logged: bool,
     is_published: bool,
+    /// Something tells which of its rows an update or a delete is of.
+    is_identified: bool,
 }
 
 async fn identity(
@@ -112,7 +133,8 @@ async fn identity(
         "select c.oid, c.relpersistence = 'p', exists (
             select from pg_catalog.pg_publication_rel r
             join pg_catalog.pg_publication p on p.oid = r.prpubid
-            where p.pubname = {publication} and r.prrelid = c.oid)
+            where p.pubname = {publication} and r.prrelid = c.oid),
+            c.relreplident = 'f' or {INDEX} is not null
          from pg_catalog.pg_class c where c.oid = {table}",
         table = regclass(table),
         publication = quote_literal(&open_stream::name(&ctx.task)),
@@ -120,7 +142,12 @@ async fn identity(
     let rows = wire.query(&sql).await?;
     let row = rows.first().ok_or_else(|| PgError::protocol("a table without identity"))?;
     let yes = |no| Ok::<_, PgError>(field::<String>(row, no)? == "t");
-    Ok(Identity { relation: field(row, 0)?, is_logged: yes(1)?, is_published: yes(2)? })
+    Ok(Identity {
+        relation: field(row, 0)?,
+        is_logged: yes(1)?,
+        is_published: yes(2)?,
+        is_identified: yes(3)?,
+    })
 }
 
 async fn columns(wire: &mut Wire, table: &QualifiedName) -> Result<Vec<FollowedColumn>, PgError> {
@@ -151,4 +178,22 @@ async fn key(wire: &mut Wire, table: &QualifiedName) -> Result<Vec<String>, PgEr
     );
     let rows = wire.query(&sql).await?;
     rows.iter().map(|row| field(row, 0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_not_published_before_something_identifies_its_rows() {
+        let told = |is_identified| {
+            let (task, table) = (TaskId::from_parts(1, 0), QualifiedName::new("public", "hist"));
+            not_published(&task, &table, is_identified, "go on").remedy
+        };
+        let full = "at the source: alter table only \"public\".\"hist\" replica identity full";
+        assert!(told(Some(true)).starts_with("at the source: begin; lock table only "));
+        assert!(told(Some(false)).starts_with(&format!("{full}; begin; lock table only ")));
+        assert!(told(None).starts_with(&format!("{full}, if it has neither a primary key ")));
+        assert!(told(None).contains("; begin; ") && told(None).ends_with("; commit; then go on"));
+    }
 }

@@ -123,7 +123,12 @@ fn check_tables(id: &TaskId, task: &Task, found: &mut Found) {
         let planning = table.plan_unit.and_then(|unit| record.unit(unit));
         let will_be = planning.is_some_and(|unit| unit.is_open());
         found.unless(
-            table.plan.is_some() || will_be || record.status.has_ended() || !record.migrates(),
+            // Parked: it could not be copied anew.
+            table.plan.is_some()
+                || will_be
+                || table.parked.is_some()
+                || record.status.has_ended()
+                || !record.migrates(),
             "a_table_is_planned_or_will_be",
             || format!("task {id}, table {no}"),
         );

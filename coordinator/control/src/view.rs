@@ -467,7 +467,11 @@ fn table_view(task: &Task, no: TableNo, table: &Table, troubles: &Troubles) -> T
     } else if !task.record.migrates() {
         checking(table, busy)
     } else if table.plan.is_none() {
-        if busy { TableStatus::Planning } else { TableStatus::Waiting }
+        match busy {
+            true => TableStatus::Planning,
+            false if table.parked.is_some() => TableStatus::Parked,
+            false => TableStatus::Waiting,
+        }
     } else if !table.is_copied() {
         if busy || table.shards_done > 0 { TableStatus::Copying } else { TableStatus::Waiting }
     } else if task.record.stage < Stage::Index {

@@ -101,7 +101,7 @@ impl Applier<'_> {
     ) -> Result<(), UnitEnd> {
         let task = &self.ctx.task;
         let again = format!("`pgconvoy task resync {task} {name}` again");
-        let failure = apply_key::not_published(task, name, &again);
+        let failure = apply_key::not_published(task, name, None, &again);
         self.shall_tell(table, Changes::Applied);
         self.stays_parked(table, failure).await
     }

@@ -20,6 +20,9 @@ use crate::unit::UnitEnd;
 /// What is told of a server's message, and of a statement: enough to see what they are about.
 const TOLD_MAX: usize = 1_500;
 
+/// Changes that do not tell which rows they are of, whatever the destination is like.
+const NO_IDENTITY: &str = "replica_identity_missing";
+
 /// Why a change is not applied.
 pub(super) struct Why {
     pub(super) failure: Failure,
@@ -92,11 +95,19 @@ impl Applier<'_> {
         let name = self.name_of(table);
         cause.failure.message = cut(std::mem::take(&mut cause.failure.message));
         cause.failure.subject.clone_from(&name);
-        // What was not sent is not kept either.
-        if !replaced::tells_its_remedy(&cause.failure) {
+        let task = &self.ctx.task;
+        if replaced::tells_its_remedy(&cause.failure) {
+            // What was not sent is not kept either, and whatever was refused before matters no more.
+            let commit_lsn = cause.commit_lsn;
+            cause = Cause { commit_lsn, ..self.cause_here(cause.failure) };
+        } else if cause.failure.code == NO_IDENTITY {
             cause.failure.remedy = format!(
-                "mend the cause at the destination; then `pgconvoy task resume {} --table {name}` applies what was kept",
-                self.ctx.task
+                "what was kept does not tell which rows it changed, so it cannot be applied: give the table a replica identity at the source \
+                 that does; then `pgconvoy task resync {task} {name}` copies it anew"
+            );
+        } else {
+            cause.failure.remedy = format!(
+                "mend the cause at the destination; then `pgconvoy task resume {task} --table {name}` applies what was kept"
             );
         }
         warn!(table = %name, "parked: {cause}");
@@ -158,7 +169,7 @@ pub(super) fn not_as_planned(mismatch: &Mismatch) -> Failure {
         | Mismatch::ColumnType(_)
         | Mismatch::ColumnMadeAnew(_)
         | Mismatch::NotReadable(_) => "table_reshaped",
-        Mismatch::KeyNotTold(_) => "replica_identity_missing",
+        Mismatch::KeyNotTold(_) => NO_IDENTITY,
         Mismatch::PartTruncated => "partition_truncated",
     };
     Failure::definite(code, mismatch.to_string())

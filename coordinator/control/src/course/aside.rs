@@ -8,21 +8,35 @@
 //! ```text
 //! copied anew:  asked ─▶ the stream keeps its changes (and tells the barrier) ─▶ planned, copied ─▶ the stream applies them
 //! ```
+//!
+//! One that cannot be planned or copied is parked where it is: it has no plan, and its changes stay kept until it is asked for
+//! once more.
 
 use std::sync::Arc;
 
 use pgconvoy_shared::epoch::Epoch;
+use pgconvoy_shared::failure::{Failure, FailureClass};
 use pgconvoy_shared::ids::{TableNo, UnitNo};
+use pgconvoy_shared::lsn::Lsn;
 use pgconvoy_shared::parking::{Cause, Changes, Parking};
 
-use super::{lease_end, plan};
+use super::{lease_end, plan, stages};
 use crate::state::clerk::Clerk;
-use crate::state::{Afterwards, Anew, EventKind, Parked, Stage, Table};
+use crate::state::unit::Subject;
+use crate::state::{Afterwards, Anew, EventKind, Parked, Stage, Table, UnitState};
+
+/// What its agent tells to do about this one is more than we know.
+const NOT_PUBLISHED: &str = "table_not_published";
 
 /// A stream says how it has a table from now on.
 pub(crate) fn parking(clerk: &mut Clerk<'_>, epoch: Epoch, told: &Parking) {
     let table = clerk.record().table(told.table);
-    let is_meant = |table: &&Table| table.generation == told.generation && !table.gone;
+    // One without a plan is known by an older one: a plan that failed need not have got to the destination.
+    let of_its_plan = |table: &Table| match table.plan {
+        Some(_) => told.generation == table.generation,
+        None => told.generation <= table.generation,
+    };
+    let is_meant = |table: &&Table| of_its_plan(table) && !table.gone;
     let Some(table) = table.filter(is_meant) else { return };
     match (&told.changes, table.anew) {
         (Changes::Held(barrier), Some(Anew::Asked(asked))) if asked < epoch => {
@@ -90,7 +104,53 @@ fn copy_anew(clerk: &mut Clerk<'_>, no: TableNo, barrier: u64) {
     let message = format!("{} is copied anew; its changes are kept meanwhile", table.surveyed.name);
     clerk.tell(EventKind::TableResync, message);
     clerk.edit_table(no, |table| table.anew = Some(Anew::Copying { barrier }));
-    plan::anew(clerk, no);
+    plan::again(clerk, no);
+}
+
+/// A unit that plans or copies tables anew failed in a way that does not pass: they alone are parked. False = it is another
+/// unit, or another failure.
+pub(super) fn is_refused(clerk: &mut Clerk<'_>, no: UnitNo, failure: &Failure) -> bool {
+    let record = clerk.record();
+    let tables = match record.unit(no).map(|unit| &unit.subject) {
+        Some(subject @ (Subject::Plan(_) | Subject::Copy { .. })) => stages::tables_of(subject),
+        _ => return false,
+    };
+    let is_anew = |no: &TableNo| record.table(*no).is_some_and(Table::is_copied_anew);
+    if failure.class != FailureClass::Definite || !tables.iter().all(is_anew) {
+        return false;
+    }
+    // The lease ends here, so that the unit is dropped at once, like its table's others.
+    clerk.set(no, UnitState::Ready);
+    for table in tables {
+        refused(clerk, table, failure.clone());
+    }
+    true
+}
+
+fn refused(clerk: &mut Clerk<'_>, no: TableNo, mut failure: Failure) {
+    plan::discard(clerk, no);
+    let record = clerk.record();
+    let Some(table) = record.table(no) else { return };
+    let name = table.surveyed.name.to_string();
+    if failure.code != NOT_PUBLISHED {
+        let again = format!("`pgconvoy task resync {} {name}` copies it again", record.id);
+        failure = failure.remedy(format!("mend the cause; then {again}"));
+    }
+    let message = format!("{name} is not copied anew, and its changes stay kept: {failure}");
+    clerk.tell_of(EventKind::TableParked, message, None, None, Some(failure.clone()));
+    let cause = Cause {
+        failure: failure.about(&name),
+        operation: String::new(),
+        key: String::new(),
+        commit_lsn: Lsn(0),
+        xid: 0,
+        ordinal: 0,
+        statement: String::new(),
+    };
+    clerk.edit_table(no, |table| {
+        table.unplan();
+        table.parked = Some(Arc::new(Parked { cause, resumes_after: None }));
+    });
 }
 
 /// A table that is copied anew has all its rows: what was kept is to be applied.
@@ -130,7 +190,7 @@ pub(crate) fn resync_table(clerk: &mut Clerk<'_>, no: TableNo) -> Result<bool, &
     if table.plan.as_ref().is_some_and(|plan| plan.write_to != plan.name) {
         return Err("its rows stand among those of other partitions at the destination");
     }
-    if table.anew.is_some() {
+    if table.is_copied_anew() {
         return Ok(false);
     }
     let message = format!("{} shall be copied anew", table.surveyed.name);
@@ -141,8 +201,13 @@ pub(crate) fn resync_table(clerk: &mut Clerk<'_>, no: TableNo) -> Result<bool, &
 }
 
 /// A parked table shall go on. False = it is not parked, or that was said already.
+///
+/// One that was not copied anew has not its rows: it goes on by being copied.
 pub(crate) fn resume_table(clerk: &mut Clerk<'_>, no: TableNo) -> bool {
     let Some((unit, epoch)) = stream(clerk) else { return false };
+    if clerk.record().table(no).is_some_and(Table::is_not_copied_anew) {
+        return resync_table(clerk, no) == Ok(true);
+    }
     let Some(table) = clerk.record().table(no).filter(|table| table.anew.is_none()) else {
         return false;
     };
@@ -170,7 +235,9 @@ mod tests {
     use crate::command::{Command, ReportBody};
     use crate::outcome::{Outcome, Reception};
     use crate::rejected::Rejected;
+    use crate::state::TaskStatus;
     use crate::view::TableStatus;
+    use crate::work;
 
     const TABLE: TableNo = TableNo(1);
 
@@ -209,6 +276,15 @@ mod tests {
         })
     }
 
+    /// Nothing is left but to follow.
+    fn settle(story: &mut Story, held: &Held) {
+        story.checkpoint(held, Checkpoint { applied: Lsn(3_000), consistent: true });
+        for kind in [UnitKind::Index, UnitKind::SchemaPost, UnitKind::Sequences, UnitKind::Analyze]
+        {
+            story.finish_all("a", kind);
+        }
+    }
+
     fn order(story: &Story, held: &Held) -> StreamOrder {
         match story.work(held) {
             Work::Stream(order) => order,
@@ -222,12 +298,7 @@ mod tests {
         let held = story.lease("a", UnitKind::Stream);
         tell(&mut story, &held, Some(cause(0)));
         assert!(matches!(resync(&mut story), Err(Rejected::CannotCopyAnew { .. })), "too early");
-        let consistent = Checkpoint { applied: Lsn(3_000), consistent: true };
-        story.checkpoint(&held, consistent);
-        for kind in [UnitKind::Index, UnitKind::SchemaPost, UnitKind::Sequences, UnitKind::Analyze]
-        {
-            story.finish_all("a", kind);
-        }
+        settle(&mut story, &held);
         assert_eq!(resync(&mut story), Ok(true));
         assert_eq!(resync(&mut story), Ok(false), "it was asked");
         assert_eq!(resume(&mut story, "public.items"), Ok(false), "it gets what it needs");
@@ -264,11 +335,7 @@ mod tests {
     fn a_table_that_is_gone_when_it_is_to_be_copied_anew_takes_no_part_any_more() {
         let mut story = streaming();
         let held = story.lease("a", UnitKind::Stream);
-        story.checkpoint(&held, Checkpoint { applied: Lsn(3_000), consistent: true });
-        for kind in [UnitKind::Index, UnitKind::SchemaPost, UnitKind::Sequences, UnitKind::Analyze]
-        {
-            story.finish_all("a", kind);
-        }
+        settle(&mut story, &held);
         resync(&mut story).expect("it may");
         story.release(&held);
         let held = story.lease("a", UnitKind::Stream);
@@ -284,6 +351,108 @@ mod tests {
         let StreamOrder { hold, gone, .. } = order(&story, &held);
         assert_eq!((&*hold, &*gone), (&[][..], &[TABLE][..]), "nothing of it is kept any more");
         assert!(matches!(resync(&mut story), Err(Rejected::UnknownTable { .. })));
+    }
+
+    /// Parked with the way to have it copied again, and nobody tries meanwhile; the others go on.
+    fn is_parked_alone(story: &mut Story, held: &Held, code: &str, remedy: &str) {
+        // A resume of the task is none of the table.
+        story.pause();
+        story.release(held);
+        story.resume();
+        let view = story.view();
+        assert_eq!(view.status, TaskStatus::Running);
+        let (table, stream) = (&view.tables[0], view.stream.expect("it follows"));
+        assert_eq!((&*table.name, table.status), ("public.items", TableStatus::Parked));
+        let failure = &table.parked.as_ref().expect("it is parked").cause.failure;
+        assert_eq!((&*failure.code, &*failure.subject), (code, "public.items"));
+        assert!(failure.remedy.contains(remedy), "{}", failure.remedy);
+        assert!(story.event(EventKind::TableParked).contains(code));
+        assert!(stream.copied_anew.is_empty(), "nobody need wait for it");
+        let at_work = [UnitKind::Plan, UnitKind::Copy].map(|kind| story.counts(kind));
+        assert!(at_work.iter().all(|counts| counts.ready + counts.running == 0), "{at_work:?}");
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_copied_anew_is_parked_alone_until_it_is_asked_for_again() {
+        let mut story = streaming();
+        let held = story.lease("a", UnitKind::Stream);
+        settle(&mut story, &held);
+        resync(&mut story).expect("it may");
+        story.release(&held);
+        let held = story.lease("a", UnitKind::Stream);
+        say(&mut story, &held, 1, Changes::Held(900));
+        let plan = story.lease("b", UnitKind::Plan);
+        let failure = Failure::definite("table_not_published", "made again").remedy("publish it");
+        story.end(&plan, Ended::TableChanged { table: TABLE, failure });
+        is_parked_alone(&mut story, &held, "table_not_published", "publish it");
+        let held = story.lease("a", UnitKind::Stream);
+        let StreamOrder { resume: to_resume, hold, .. } = order(&story, &held);
+        assert_eq!((&*to_resume, &*hold), (&[][..], &[][..]), "its changes stay kept");
+
+        // It has not its rows: it goes on by being copied. The destination never heard of the plan that failed.
+        assert_eq!(resume(&mut story, "public.items"), Ok(true));
+        assert_eq!(resync(&mut story), Ok(false), "it was asked");
+        story.release(&held);
+        let held = story.lease("a", UnitKind::Stream);
+        assert_eq!(order(&story, &held).hold, [TABLE]);
+        say(&mut story, &held, 1, Changes::Held(950));
+        let plan = story.lease("b", UnitKind::Plan);
+        let Work::Plan(tables) = story.work(&plan) else { panic!("a plan") };
+        assert_eq!((tables[0].generation.0, tables[0].anew), (3, true));
+        story.plan_into(&plan, &[("public.items", 2)]);
+        let (first, copy) = (story.lease("b", UnitKind::Copy), story.lease("b", UnitKind::Copy));
+        let Work::Copy(shard) = story.work(&copy) else { panic!("a shard") };
+        assert_eq!(shard.barrier, Some(950));
+        story.fail(&copy, Failure::definite("constraint_violation", "v < 0"));
+        assert!(work::order(&story.state, &first.unit).is_none(), "it is revoked");
+        story.copied(&first, 5);
+        let again = format!("`pgconvoy task resync {} public.items`", story.task);
+        is_parked_alone(&mut story, &held, "constraint_violation", &again);
+
+        let held = story.lease("a", UnitKind::Stream);
+        assert_eq!(resync(&mut story), Ok(true));
+        story.release(&held);
+        let held = story.lease("a", UnitKind::Stream);
+        say(&mut story, &held, 3, Changes::Held(970));
+        let plan = story.lease("b", UnitKind::Plan);
+        story.plan_into(&plan, &[("public.items", 1)]);
+        let copy = story.lease("b", UnitKind::Copy);
+        story.copied(&copy, 5);
+        story.release(&held);
+        let held = story.lease("a", UnitKind::Stream);
+        assert_eq!(order(&story, &held).resume, [TABLE]);
+        say(&mut story, &held, 4, Changes::Applied);
+        assert!(story.event(EventKind::TableGoesOn).contains("public.items"));
+        assert!(story.view().tables.iter().all(|table| table.parked.is_none()));
+    }
+
+    /// It was made again since, so its changes are not kept any more.
+    #[test]
+    fn a_table_that_has_no_plan_may_be_found_not_published_when_it_is_asked_for_again() {
+        let mut story = streaming();
+        let held = story.lease("a", UnitKind::Stream);
+        settle(&mut story, &held);
+        resync(&mut story).expect("it may");
+        story.release(&held);
+        let held = story.lease("a", UnitKind::Stream);
+        say(&mut story, &held, 1, Changes::Held(900));
+        let plan = story.lease("b", UnitKind::Plan);
+        story.fail(&plan, Failure::definite("undefined_table", "there is no such table"));
+        resync(&mut story).expect("it may");
+        story.release(&held);
+        let held = story.lease("a", UnitKind::Stream);
+        say(&mut story, &held, 1, Changes::Applied);
+        let mut not_published = cause(0);
+        not_published.failure.code = "table_not_published".into();
+        say(&mut story, &held, 1, Changes::Parked(Box::new(not_published)));
+        let view = story.view();
+        assert_eq!(view.tables[0].status, TableStatus::Parked);
+        assert!(view.tables[0].cause.contains("table_not_published"), "{}", view.tables[0].cause);
+        assert_eq!(resync(&mut story), Ok(true));
+        story.release(&held);
+        let held = story.lease("a", UnitKind::Stream);
+        say(&mut story, &held, 1, Changes::Held(950));
+        assert_eq!(story.counts(UnitKind::Plan).ready, 1);
     }
 
     fn resume(story: &mut Story, table: &str) -> Result<bool, Rejected> {

@@ -5,12 +5,14 @@ use pgconvoy_shared::ids::{AgentId, TableNo, UnitNo};
 use pgconvoy_shared::retry::{self, Retry};
 use pgconvoy_shared::unit::UnitKind;
 
-use super::{cutover, gate, plan, stages, verify};
+use super::{aside, cutover, gate, plan, stages, verify};
 use crate::outcome::Effect;
 use crate::state::clerk::Clerk;
 use crate::state::events::Telling;
 use crate::state::unit::Subject;
-use crate::state::{Afterwards, CutoverOutcome, EventKind, Stage, TaskStatus, Trouble, UnitState};
+use crate::state::{
+    Afterwards, CutoverOutcome, EventKind, Stage, Table, TaskStatus, Trouble, UnitState,
+};
 
 /// A unit that was given back without a fault is not leased again at once: whatever made its agent give it back may last.
 const PAUSE_AFTER_RELEASE_MS: u64 = 1_000;
@@ -165,6 +167,9 @@ pub(crate) fn failed(clerk: &mut Clerk<'_>, no: UnitNo, agent: &AgentId, failure
         cutover::undo(clerk, no, failure);
         return;
     }
+    if aside::is_refused(clerk, no, &failure) {
+        return;
+    }
     let record = clerk.record();
     let Some(unit) = record.unit(no) else { return };
     let known = unit.trouble.as_ref().map(|trouble| trouble.streak).unwrap_or_default();
@@ -274,7 +279,10 @@ pub(crate) fn table_changed(
         _ => (false, false),
     };
     if failure.class == FailureClass::Definite && (copies_it || plans_it) {
-        clerk.record().outdated.insert(table);
+        let record = clerk.record();
+        if !record.table(table).is_some_and(Table::is_copied_anew) {
+            record.outdated.insert(table);
+        }
         failed(clerk, no, agent, failure);
     } else if !copies_it {
         failed(clerk, no, agent, failure);

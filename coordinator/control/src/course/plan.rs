@@ -51,6 +51,11 @@ pub(super) fn anew(clerk: &mut Clerk<'_>, no: TableNo) {
     if clerk.record().table(no).is_none_or(|table| table.plan.is_none()) {
         return;
     }
+    again(clerk, no);
+}
+
+/// Whether it has a plan or not.
+pub(super) fn again(clerk: &mut Clerk<'_>, no: TableNo) {
     discard(clerk, no);
     clerk.edit_table(no, crate::state::Table::unplan);
     let bytes = clerk.record().table(no).map_or(0, |table| table.surveyed.bytes);

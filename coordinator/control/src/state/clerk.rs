@@ -30,7 +30,7 @@ impl Task {
     /// Tables that are copied anew, or shall be.
     pub(crate) fn copied_anew(&self) -> impl Iterator<Item = &Table> {
         let aside = self.index.aside.iter().filter_map(|no| self.record.table(*no));
-        aside.filter(|table| table.anew.is_some() && !table.gone)
+        aside.filter(|table| table.is_copied_anew() && !table.gone)
     }
 }
 

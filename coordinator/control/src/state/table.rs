@@ -55,7 +55,8 @@ pub struct Table {
 pub enum Anew {
     /// Whoever follows the source under a later epoch than this one keeps its changes.
     Asked(Epoch),
-    /// They are kept, and no snapshot of it may be older than this transaction.
+    /// They are kept, and no snapshot of it may be older than this transaction. Parked beside that: it could not be copied, and
+    /// nobody tries until a user says so.
     Copying {
         /// The transaction.
         barrier: u64,
@@ -191,6 +192,16 @@ impl Table {
             Some(Anew::Copied(_)) => true,
             None => self.parked.as_ref().is_some_and(|parked| parked.resumes_after.is_some()),
         }
+    }
+
+    /// It is copied anew, or shall be.
+    pub(crate) fn is_copied_anew(&self) -> bool {
+        self.anew.is_some() && !self.is_not_copied_anew()
+    }
+
+    /// It was to be copied anew, and could not be: its changes are kept, and the destination may have nothing of it.
+    pub(crate) fn is_not_copied_anew(&self) -> bool {
+        self.parked.is_some() && self.barrier().is_some()
     }
 
     /// It shall be copied anew, and nobody said yet that its changes are kept.

@@ -136,6 +136,63 @@ async fn a_table_that_was_made_again_misses_nothing_that_is_changed_while_it_is_
     cancel(&pair).await;
 }
 
+/// The destination has no such table, or refuses a row of it: nothing of that is the other tables'.
+#[tokio::test]
+async fn a_table_that_cannot_be_copied_anew_is_parked_alone_and_copied_when_that_is_mended() {
+    let tables = "create table gen (id int primary key, n int);
+        insert into gen select i, i from generate_series(1, 100) i;
+        create table t1 (id int primary key, v int); insert into t1 select i, i from generate_series(1, 100) i;
+        create table other (id int primary key); insert into other values (1)";
+    let pair = Pair::new(tables).await;
+    sync(&pair, 0).await;
+    let meddled = "drop table gen; alter table t1 add constraint no5 check (v < 0) not valid";
+    pair.destination.sql(DATABASE, meddled).await.unwrap();
+    let write = async |turn: i32| {
+        let changes = format!(
+            "update gen set n = -n where id > {turn}; update t1 set v = v + 1 where id > {turn};
+             delete from t1 where id = {turn}; insert into gen values (1000 + {turn}, 0);
+             insert into other values (1000 + {turn})"
+        );
+        pair.source.sql(DATABASE, &changes).await.unwrap();
+    };
+    write(1).await;
+    sync(&pair, 1).await;
+
+    for turn in [2, 3] {
+        for table in ["public.gen", "public.t1"] {
+            resync(&pair, table).await;
+        }
+        write(turn).await;
+        let finished = sync(&pair, 1).await;
+        assert!(finished.log.contains("2 tables are parked"), "{}", told(&finished));
+        for (table, code) in
+            [("public.gen", "undefined_table"), ("public.t1", "constraint_violation")]
+        {
+            let failure = &cause(&pair, table).await["failure"];
+            assert_eq!(failure["code"], code, "{failure}");
+            let remedy = failure["remedy"].as_str().unwrap();
+            let again = format!(" {table}` copies it again");
+            assert!(remedy.contains("task resync ") && remedy.ends_with(&again), "{remedy}");
+        }
+        let came = format!("select count(*) from other where id = 1000 + {turn}");
+        assert_eq!(pair.count(&came).await, 1);
+    }
+    let until = ["--types", "schema,full,incremental", "--until", "cutover", "--fence"];
+    let finished = pair.migrate().args(until).run(LIMIT).await.unwrap();
+    assert_eq!(finished.code(), Some(1), "{}", told(&finished));
+    assert!(finished.log.contains("cutover_tables_parked"), "{}", told(&finished));
+
+    let mended = "create table gen (id int primary key, n int); alter table t1 drop constraint no5";
+    pair.destination.sql(DATABASE, mended).await.unwrap();
+    resync(&pair, "public.gen").await;
+    // It has not its rows: what was kept is of no use without them.
+    resume(&pair, "public.t1").await;
+    write(4).await;
+    sync(&pair, 0).await;
+    cancel(&pair).await;
+    pair.same().await;
+}
+
 async fn resync(pair: &Pair, table: &str) {
     let resync = task(pair, &["resync", table]).await;
     assert_eq!(resync.code(), Some(0), "{}", told(&resync));

@@ -349,8 +349,8 @@ async fn a_table_that_was_made_again_is_copied_anew_once_its_cause_tells_how_to_
 
     let cause = cause(&pair, "public.again").await;
     let remedy = cause["failure"]["remedy"].as_str().unwrap();
-    let statements = remedy.strip_prefix("at the source: ").unwrap();
-    let (statements, then) = statements.split_once("; then ").unwrap();
+    let (statements, then) = remedy.split_once("; then ").unwrap();
+    let statements = &statements[statements.find("begin; ").unwrap()..];
     assert!(then.contains("task resync") && then.contains("public.again"), "{remedy}");
     pair.source.sql(DATABASE, statements).await.unwrap();
     resync(&pair, "public.again").await;
@@ -360,6 +360,55 @@ async fn a_table_that_was_made_again_is_copied_anew_once_its_cause_tells_how_to_
         .sql(DATABASE, "update again set n = 6; delete from again where id = 3")
         .await
         .unwrap();
+    sync(&pair, 0).await;
+    cancel(&pair).await;
+    pair.same().await;
+}
+
+/// What is published and has no replica identity takes no updates and deletes; and what was sent without a key is of no use.
+#[tokio::test]
+async fn a_table_whose_rows_nothing_identifies_is_copied_anew_once_something_does() {
+    let tables = "create table hist (n int, words text); alter table hist replica identity full;
+        insert into hist select i, 'old' from generate_series(1, 9) i;
+        create table coded (id int primary key, code int not null unique);
+        insert into coded select i, i from generate_series(1, 9) i";
+    let pair = Pair::new(tables).await;
+    sync(&pair, 0).await;
+    pair.destination.sql(DATABASE, "delete from hist where n = 2").await.unwrap();
+    let changes = "update hist set words = 'new' where n = 2;
+        alter table coded replica identity using index coded_code_key; update coded set code = 100 where id = 5";
+    pair.source.sql(DATABASE, changes).await.unwrap();
+    sync(&pair, 1).await;
+    assert_eq!(cause(&pair, "public.hist").await["operation"], "update");
+    let of_coded = &cause(&pair, "public.coded").await["failure"];
+    assert_eq!(of_coded["code"], "replica_identity_missing", "{of_coded}");
+    let remedy = of_coded["remedy"].as_str().unwrap();
+    assert!(remedy.contains("cannot be applied") && remedy.contains("task resync "), "{remedy}");
+
+    let again = "drop table hist; create table hist (n int, words text);
+        insert into hist select i, 'again' from generate_series(1, 9) i;
+        alter table coded replica identity default";
+    pair.source.sql(DATABASE, again).await.unwrap();
+    resync(&pair, "public.hist").await;
+    resync(&pair, "public.coded").await;
+    let finished = sync(&pair, 1).await;
+    assert!(finished.log.contains("1 tables are parked"), "{}", told(&finished));
+    let of_hist = cause(&pair, "public.hist").await;
+    assert_eq!(of_hist["failure"]["code"], "table_not_published", "{of_hist}");
+    assert_eq!((&of_hist["operation"], &of_hist["key"]), (&"".into(), &"".into()), "{of_hist}");
+
+    let remedy = of_hist["failure"]["remedy"].as_str().unwrap();
+    let identified = remedy.strip_prefix("at the source: ").unwrap();
+    let (identified, rest) = identified.split_once(", if it has neither ").unwrap();
+    let published = &rest[rest.find("begin; ").unwrap()..rest.find("; then ").unwrap()];
+    for statements in [identified, published] {
+        pair.source.sql(DATABASE, statements).await.unwrap();
+    }
+    let taken = "update hist set words = 'taken' where n < 4; delete from hist where n = 9";
+    pair.source.sql(DATABASE, taken).await.unwrap();
+    resync(&pair, "public.hist").await;
+    sync(&pair, 0).await;
+    pair.source.sql(DATABASE, "update hist set words = 'followed' where n > 6").await.unwrap();
     sync(&pair, 0).await;
     cancel(&pair).await;
     pair.same().await;

@@ -74,7 +74,7 @@ pub(super) async fn look_at(
             true => format!("`pgconvoy task resync {task} {table}` again"),
             false => "resume the task".to_owned(),
         };
-        let failure = not_published(task, table, Some(is_identified), &then);
+        let failure = not_published(task, table, is_identified, &then);
         return Err(UnitEnd::TableChanged { table: no, failure });
     }
     let columns = columns(wire, table).await.about(table)?;
@@ -89,21 +89,17 @@ pub(super) const NOT_PUBLISHED: &str = "table_not_published";
 
 /// While it is published nobody may have written to it in a transaction that is open: older servers go on by what they knew of
 /// the table when such a one began. And once it is, the source refuses updates and deletes of it, unless something identifies its
-/// rows; `is_identified`: whether that is so, if it is known. `then`: what is to be done after it.
+/// rows, as `is_identified` says. `then`: what is to be done after it.
 pub(super) fn not_published(
     task: &TaskId,
     table: &QualifiedName,
-    is_identified: Option<bool>,
+    is_identified: bool,
     then: &str,
 ) -> Failure {
     let (publication, quoted) = (quote_identifier(&open_stream::name(task)), table.quoted());
-    let full = format!("alter table only {quoted} replica identity full");
     let first = match is_identified {
-        Some(true) => String::new(),
-        Some(false) => format!("{full}; "),
-        None => format!(
-            "{full}, if it has neither a primary key nor another replica identity (the source would refuse its updates and deletes); "
-        ),
+        true => String::new(),
+        false => format!("alter table only {quoted} replica identity full; "),
     };
     Failure::definite(
         NOT_PUBLISHED,
@@ -191,9 +187,7 @@ mod tests {
             not_published(&task, &table, is_identified, "go on").remedy
         };
         let full = "at the source: alter table only \"public\".\"hist\" replica identity full";
-        assert!(told(Some(true)).starts_with("at the source: begin; lock table only "));
-        assert!(told(Some(false)).starts_with(&format!("{full}; begin; lock table only ")));
-        assert!(told(None).starts_with(&format!("{full}, if it has neither a primary key ")));
-        assert!(told(None).contains("; begin; ") && told(None).ends_with("; commit; then go on"));
+        assert!(told(true).starts_with("at the source: begin; lock table only "));
+        assert!(told(false).starts_with(&format!("{full}; begin; lock table only ")));
     }
 }

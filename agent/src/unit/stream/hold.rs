@@ -36,8 +36,8 @@ pub(super) async fn hold(
         };
         let name = &course.taken[at].followed.name;
         let now = of_its_name(source, &applier.ctx.task, name).await.about(source.access())?;
-        if now.is_some_and(|table| !table.is_published) {
-            applier.is_not_published(*no, name).await?;
+        if let Some(OfItsName { is_published: false, is_identified, .. }) = now {
+            applier.is_not_published(*no, name, is_identified).await?;
             course.lose(at);
             continue;
         }
@@ -63,6 +63,8 @@ pub(super) async fn hold(
 struct OfItsName {
     relation: RelationId,
     is_published: bool,
+    /// See [`apply_key::not_published`].
+    is_identified: bool,
 }
 
 async fn of_its_name(
@@ -70,15 +72,24 @@ async fn of_its_name(
     task: &TaskId,
     table: &QualifiedName,
 ) -> Result<Option<OfItsName>, PgError> {
-    let ask = "select c.oid, exists (
+    let ask = format!(
+        "select c.oid, exists (
                    select from pg_catalog.pg_publication_rel pr
                    join pg_catalog.pg_publication p on p.oid = pr.prpubid
-                   where pr.prrelid = c.oid and p.pubname = $3)
+                   where pr.prrelid = c.oid and p.pubname = $3),
+                   c.relreplident = 'f' or {key} is not null
                from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-               where n.nspname = $1 and c.relname = $2 and c.relkind = 'r' and c.relpersistence = 'p'";
+               where n.nspname = $1 and c.relname = $2 and c.relkind = 'r' and c.relpersistence = 'p'",
+        key = apply_key::INDEX,
+    );
     let (schema, name) = (&*table.schema, &*table.name);
-    let row = source.query_opt(ask, &[&schema, &name, &open_stream::name(task)]).await?;
-    Ok(row.map(|row| OfItsName { relation: RelationId(row.get(0)), is_published: row.get(1) }))
+    let row = source.query_opt(&ask, &[&schema, &name, &open_stream::name(task)]).await?;
+    let found = row.map(|row| OfItsName {
+        relation: RelationId(row.get(0)),
+        is_published: row.get(1),
+        is_identified: row.get(2),
+    });
+    Ok(found)
 }
 
 impl Applier<'_> {
@@ -98,10 +109,11 @@ impl Applier<'_> {
         &mut self,
         table: TableNo,
         name: &QualifiedName,
+        is_identified: bool,
     ) -> Result<(), UnitEnd> {
         let task = &self.ctx.task;
         let again = format!("`pgconvoy task resync {task} {name}` again");
-        let failure = apply_key::not_published(task, name, None, &again);
+        let failure = apply_key::not_published(task, name, is_identified, &again);
         self.shall_tell(table, Changes::Applied);
         self.stays_parked(table, failure).await
     }

@@ -268,7 +268,11 @@ pub fn task(
     let stream = record.following.opened.map(|opened| StreamView {
         opened,
         checkpoint: record.following.checkpoint,
-        progress: running.iter().find_map(|unit| unit.progress.stream.clone()),
+        // Whoever follows does not know of tables that could not be copied anew.
+        progress: running
+            .iter()
+            .find_map(|unit| unit.progress.stream.clone())
+            .map(|told| StreamProgress { parked: told.parked.max(task.parked()), ..told }),
         slot: running.iter().find_map(|unit| unit.progress.slot),
         not_followed: Arc::clone(&record.following.not_followed),
         copied_anew: task.copied_anew().map(|table| table.surveyed.name.clone()).collect(),

@@ -94,7 +94,7 @@ async fn of_its_name(
 
 impl Applier<'_> {
     /// Nothing of it is kept: the stream tells nothing of unlogged tables and large objects.
-    async fn is_not_followed(&mut self, table: TableNo) -> Result<(), UnitEnd> {
+    pub(super) async fn is_not_followed(&mut self, table: TableNo) -> Result<(), UnitEnd> {
         let query = "select generation from pgconvoy.table_state where task = $1 and table_no = $2";
         let (task, no) = (self.ctx.task.as_str(), i64::from(table.0));
         let row = self.session.query_opt(query, &[&task, &no]).await.about(&self.access)?;

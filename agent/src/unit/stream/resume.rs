@@ -55,7 +55,11 @@ pub(super) async fn resume(
 ) -> Result<(), UnitEnd> {
     applier.tells_later(tables);
     for no in tables {
-        let Some(at) = course.tables.iter().position(|table| table.no == *no) else { continue };
+        let Some(at) = course.tables.iter().position(|table| table.no == *no) else {
+            // Made again as unlogged, say.
+            applier.is_not_followed(*no).await?;
+            continue;
+        };
         if !course.tables[at].parked {
             applier.shall_tell(*no, Changes::Applied);
             applier.tell();

@@ -228,7 +228,8 @@ mod tests {
     use pgconvoy_shared::epoch::Generation;
     use pgconvoy_shared::failure::Failure;
     use pgconvoy_shared::lsn::Lsn;
-    use pgconvoy_shared::unit::{Checkpoint, Ended, StreamOrder, UnitKind, Work};
+    use pgconvoy_shared::stream::StreamProgress;
+    use pgconvoy_shared::unit::{Checkpoint, Ended, Progress, StreamOrder, UnitKind, Work};
 
     use super::*;
     use crate::apply::story::{Held, Story};
@@ -237,7 +238,7 @@ mod tests {
     use crate::rejected::Rejected;
     use crate::state::TaskStatus;
     use crate::view::TableStatus;
-    use crate::work;
+    use crate::{view, work};
 
     const TABLE: TableNo = TableNo(1);
 
@@ -388,6 +389,11 @@ mod tests {
         let held = story.lease("a", UnitKind::Stream);
         let StreamOrder { resume: to_resume, hold, .. } = order(&story, &held);
         assert_eq!((&*to_resume, &*hold), (&[][..], &[][..]), "its changes stay kept");
+        let stream = Some(StreamProgress::default());
+        let telling = |_: &_, _| Some(Progress { stream: stream.clone(), ..Progress::default() });
+        let view = view::task(&story.state, &story.task, 100, &telling).expect("the task");
+        let told = view.stream.and_then(|stream| stream.progress).expect("it follows");
+        assert_eq!(told.parked, 1, "though whoever follows knows of none");
 
         // It has not its rows: it goes on by being copied. The destination never heard of the plan that failed.
         assert_eq!(resume(&mut story, "public.items"), Ok(true));

@@ -7,6 +7,7 @@ use pgconvoy_shared::ids::{AgentId, TableNo, UnitNo};
 use pgconvoy_shared::time::Timestamp;
 
 use super::agent::Agents;
+use super::count;
 use super::events::EventKind;
 use super::index::TaskIndex;
 use super::record::{PhaseTime, Stage, TaskRecord};
@@ -31,6 +32,14 @@ impl Task {
     pub(crate) fn copied_anew(&self) -> impl Iterator<Item = &Table> {
         let aside = self.index.aside.iter().filter_map(|no| self.record.table(*no));
         aside.filter(|table| table.is_copied_anew() && !table.gone)
+    }
+
+    /// How many tables wait for somebody who mends what they are parked for.
+    pub(crate) fn parked(&self) -> u32 {
+        let aside = self.index.aside.iter().filter_map(|no| self.record.table(*no));
+        let waits =
+            |table: &&Table| table.parked.is_some() && !table.is_copied_anew() && !table.gone;
+        count(aside.filter(waits).count())
     }
 }
 

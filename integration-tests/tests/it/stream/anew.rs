@@ -301,3 +301,18 @@ async fn a_table_that_is_made_again_after_its_changes_began_to_be_kept_is_not_ta
     cancel(&pair).await;
     pair.same().await;
 }
+
+#[tokio::test]
+async fn a_table_that_was_made_again_as_unlogged_is_copied_and_waited_for_by_nobody() {
+    let tables = "create table x (id int primary key); create table y (id int primary key); insert into y values (1)";
+    let pair = Pair::new(tables).await;
+    sync(&pair, 0).await;
+    let made = "drop table y; create unlogged table y (id int primary key); insert into y values (1), (2), (3)";
+    pair.source.sql(DATABASE, made).await.unwrap();
+    resync(&pair, "public.y").await;
+    sync(&pair, 0).await;
+    assert_eq!(pair.count("select count(*) from y").await, 3);
+    assert_eq!(pair.count("select count(*) from pgconvoy.copied_anew").await, 0);
+    cancel(&pair).await;
+    pair.left_nothing().await;
+}

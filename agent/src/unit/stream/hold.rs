@@ -100,6 +100,14 @@ impl Applier<'_> {
         let row = self.session.query_opt(query, &[&task, &no]).await.about(&self.access)?;
         let Some(row) = row else { return Ok(()) };
         let generation = Generation(number(row.get(0)).about(&self.access)?);
+        // It may have been followed when it was to be copied anew.
+        self.ctx.still_mine()?;
+        self.begin_piece(BTreeSet::new(), &[]).await?;
+        let forget =
+            "with kept as (delete from pgconvoy.parked_change where task = $1 and table_no = $2)
+                      delete from pgconvoy.copied_anew where task = $1 and table_no = $2";
+        self.session.execute(forget, &[&task, &no]).await.about(&self.access)?;
+        self.step_to(self.position.lsn, &Noted::default()).await?;
         self.untold.push(Parking { table, generation, changes: Changes::Applied });
         Ok(())
     }

@@ -286,6 +286,19 @@ mod tests {
         }
     }
 
+    /// A table's changes are kept, and it is planned anew.
+    fn planned_anew() -> (Story, Held, Held) {
+        let mut story = streaming();
+        let held = story.lease("a", UnitKind::Stream);
+        settle(&mut story, &held);
+        resync(&mut story).expect("it may");
+        story.release(&held);
+        let held = story.lease("a", UnitKind::Stream);
+        say(&mut story, &held, 1, Changes::Held(900));
+        let plan = story.lease("b", UnitKind::Plan);
+        (story, held, plan)
+    }
+
     fn order(story: &Story, held: &Held) -> StreamOrder {
         match story.work(held) {
             Work::Stream(order) => order,
@@ -334,14 +347,7 @@ mod tests {
 
     #[test]
     fn a_table_that_is_gone_when_it_is_to_be_copied_anew_takes_no_part_any_more() {
-        let mut story = streaming();
-        let held = story.lease("a", UnitKind::Stream);
-        settle(&mut story, &held);
-        resync(&mut story).expect("it may");
-        story.release(&held);
-        let held = story.lease("a", UnitKind::Stream);
-        say(&mut story, &held, 1, Changes::Held(900));
-        let plan = story.lease("b", UnitKind::Plan);
+        let (mut story, held, plan) = planned_anew();
         story.end(&plan, Ended::TableGone { table: TABLE, system_identifier: 42 });
         assert!(story.event(EventKind::TablesGone).contains("public.items"));
         let view = story.view();
@@ -375,14 +381,7 @@ mod tests {
 
     #[test]
     fn a_table_that_cannot_be_copied_anew_is_parked_alone_until_it_is_asked_for_again() {
-        let mut story = streaming();
-        let held = story.lease("a", UnitKind::Stream);
-        settle(&mut story, &held);
-        resync(&mut story).expect("it may");
-        story.release(&held);
-        let held = story.lease("a", UnitKind::Stream);
-        say(&mut story, &held, 1, Changes::Held(900));
-        let plan = story.lease("b", UnitKind::Plan);
+        let (mut story, held, plan) = planned_anew();
         let failure = Failure::definite("table_not_published", "made again").remedy("publish it");
         story.end(&plan, Ended::TableChanged { table: TABLE, failure });
         is_parked_alone(&mut story, &held, "table_not_published", "publish it");
@@ -435,14 +434,7 @@ mod tests {
     /// It was made again since, so its changes are not kept any more.
     #[test]
     fn a_table_that_has_no_plan_may_be_found_not_published_when_it_is_asked_for_again() {
-        let mut story = streaming();
-        let held = story.lease("a", UnitKind::Stream);
-        settle(&mut story, &held);
-        resync(&mut story).expect("it may");
-        story.release(&held);
-        let held = story.lease("a", UnitKind::Stream);
-        say(&mut story, &held, 1, Changes::Held(900));
-        let plan = story.lease("b", UnitKind::Plan);
+        let (mut story, held, plan) = planned_anew();
         story.fail(&plan, Failure::definite("undefined_table", "there is no such table"));
         resync(&mut story).expect("it may");
         story.release(&held);

@@ -25,8 +25,8 @@ pub(super) const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// Sessions of the task, at a lock with whoever holds it, or at work.
 const AT: &str = "
-    select pg_catalog.format('%s waits for a %s lock on %s that %s holds', pg_catalog.split_part(w.application_name, '/', 3),
-        coalesce(pg_catalog.replace(l.mode, 'Lock', ''), 'lost'), coalesce(l.relation::pg_catalog.regclass::text, l.locktype, 'something'),
+    select pg_catalog.format('%s waits for %s on %s that %s holds', pg_catalog.split_part(w.application_name, '/', 3),
+        coalesce(l.mode, 'a lock'), coalesce(l.relation::pg_catalog.regclass::text, l.locktype, 'something'),
         case when b.pid = 0 then 'a prepared transaction' else pg_catalog.format('process %s (%s from %s as %s%s%s)', b.pid,
             coalesce(nullif(a.application_name, ''), a.backend_type, 'a nameless session'),
             coalesce(a.client_addr::text, case when a.backend_type is null then 'an address that the role may not see' else 'a local socket' end),

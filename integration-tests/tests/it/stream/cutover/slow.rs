@@ -28,7 +28,7 @@ async fn cluster_who_holds_a_cutover_up_beyond_its_time_is_named() {
         let log = client.log();
         assert!(log.contains("cutover_timed_out"), "{log}");
         assert!(log.contains(&format!("before {waited_for}: ")), "{log}");
-        let holder = format!("lock on {on} that process {pid} (pgconvoy//harness from ");
+        let holder = format!("Lock on {on} that process {pid} (pgconvoy//harness from ");
         assert!(log.contains(&holder), "{holder}: {log}");
         assert!(log.contains("its statement at 20") && !log.contains("a secret"), "{log}");
         assert!(!read_only_by_default(&pair.source).await);
@@ -81,7 +81,7 @@ async fn cluster_a_reader_whose_view_cannot_be_filled_ends_a_cutover_before_its_
         assert_eq!(finished.code(), Some(1), "{}", told(&finished));
         assert!(finished.log.contains("cutover_timed_out"), "{}", told(&finished));
         assert!(finished.log.contains("before views were filled"), "{}", told(&finished));
-        let holder = format!("lock on public.counted that process {pid} (harness from ");
+        let holder = format!("Lock on public.counted that process {pid} (harness from ");
         assert!(finished.log.contains(&holder), "{}", told(&finished));
         assert_eq!(job.task().await.cutover.unwrap().stopped_ms, 0);
         job.until("it to follow", is_followed).await;

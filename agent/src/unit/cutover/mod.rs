@@ -22,6 +22,7 @@ mod fresh;
 mod held;
 mod lag;
 mod left;
+mod locked;
 mod mark;
 mod proof;
 mod ready;

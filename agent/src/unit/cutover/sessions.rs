@@ -100,12 +100,20 @@ async fn told(
 /// In a transaction that writes: of every session everybody sees its id.
 const AT_WORK: &str = "a.backend_xid is not null";
 
+/// Sessions of others that may write, by application name, address and role.
+pub(super) async fn writers(
+    ctx: &UnitContext,
+    session: &Session,
+    which: &str,
+) -> Result<Vec<String>, PgError> {
+    told(ctx, session, &format!("{} and ({which})", of_others(WRITERS)), NAMED_MAX).await
+}
+
 /// Who is in a transaction that writes, for more than a moment.
 pub(super) async fn at_work(ctx: &UnitContext, session: &Session) -> Result<Vec<String>, PgError> {
-    let which = format!("{} and ({AT_WORK})", of_others(WRITERS));
     let end = Instant::now() + AT_WORK_MAX;
     loop {
-        let at_work = told(ctx, session, &which, NAMED_MAX).await?;
+        let at_work = writers(ctx, session, AT_WORK).await?;
         if at_work.is_empty() || Instant::now() >= end {
             return Ok(at_work);
         }

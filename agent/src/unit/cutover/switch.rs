@@ -6,11 +6,12 @@
 //! 3. In one transaction at the destination: hold the unit; triggers and rules that fire always are made, and rows of the task that are many go.
 //!    That may wait for locks, and take a while, so it comes before the source is looked at. Where the stream comes to wait for these locks, it has
 //!    a change to apply behind the first marker: all is taken back at once, for neither could go on.
-//! 4. No transaction that could still commit a change is open or prepared at the source. No sequence has moved on since the destination's were set:
-//!    drawing a number is no change that the stream tells. Then a second marker, at the destination: everything that could be written until now has come.
+//! 4. No transaction that could still commit a change is open or prepared at the source, and its tables are [locked](super::locked). No sequence has
+//!    moved on since the destination's were set: drawing a number is no change that the stream tells. Then a second marker, at the destination:
+//!    everything that could be written until now has come.
 //! 5. Hold the applier's row; no change came behind the first marker, and no table was parked on the way to it;
 //!    the task's row goes, and with it every right to write for the task (laws O1, O3, O9), and
-//!    a row says that it has switched. Still nobody is at work at the source. Else: nothing is
+//!    a row says that it has switched. Still nobody is at work at the source, and what was locked is. Else: nothing is
 //!    decided, and all is taken back.
 //!
 //! What the row takes along (plans, the proof of each shard, the applied position) proves something only to those who still
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use tokio_postgres::Transaction;
 
 use super::check::parked;
+use super::locked::{self, Locked};
 use super::proof::{self, arrived, who_writes};
 use super::waits::{GRACE, LOOK_MAX, in_time, stream_waits_for, timed_out};
 use super::{Until, named, refused, sessions, source};
@@ -52,11 +54,12 @@ pub(super) async fn run(
     // an error, even if nobody hears of it any more.
     let transaction = session.transaction().await.about(&access)?;
     let decide = Box::pin(decide(ctx, order, &transaction, until));
-    match in_time(ctx, until, WAITED_FOR, decide).await? {
-        Ok(None) => {}
-        Ok(Some(failure)) | Err(failure) => return Ok(refused(failure)),
-    }
+    let locked = match in_time(ctx, until, WAITED_FOR, decide).await? {
+        Ok(Ok(locked)) => locked,
+        Ok(Err(failure)) | Err(failure) => return Ok(refused(failure)),
+    };
     transaction.commit().await.about(&access)?;
+    locked.release().await;
     session.close().await;
     Ok(CutoverDone::Switched)
 }
@@ -68,13 +71,13 @@ fn is_behind(order: &CutoverOrder, seen: proof::Seen) -> bool {
     seen.last_change > order.marker && !Law::Proof.is_left_out()
 }
 
-/// All of the decision but its commit; or what is in its way.
+/// All of the decision but its commit, with what is to stay locked until then; or what is in its way.
 async fn decide(
     ctx: &UnitContext,
     order: &CutoverOrder,
     transaction: &Transaction<'_>,
     until: Until,
-) -> Result<Option<Failure>, UnitEnd> {
+) -> Result<Result<Locked, Failure>, UnitEnd> {
     let access = ctx.access(Side::Destination);
     let wait = until.0.saturating_duration_since(Instant::now()) + GRACE + LOOK_MAX * 2;
     let hold = format!("set local lock_timeout = {}; {}", wait.as_millis(), fence::hold(ctx));
@@ -85,24 +88,25 @@ async fn decide(
     let mine = transaction.query_one(mine, &[]).await.about(&access)?.get(0);
     // Behind the first marker there is nothing that the stream could need a lock for but a change. Nor could any of it come while this
     // transaction waits for it.
-    let in_the_way = tokio::select! {
-        found = Box::pin(in_the_way(ctx, order, transaction, &source, &marker, until)) => found?,
+    let quiet = tokio::select! {
+        quiet = Box::pin(until_quiet(ctx, order, transaction, &source, &marker, until)) => quiet?,
         waits = Box::pin(stream_waits_for(ctx, mine)) => {
             waits?;
-            Some(who_writes(ctx, &source).await?)
+            Err(who_writes(ctx, &source).await?)
         }
     };
-    if in_the_way.is_some() {
-        return Ok(in_the_way);
-    }
+    let locked = match quiet {
+        Ok(locked) => locked,
+        Err(failure) => return Ok(Err(failure)),
+    };
 
     let seen = proof::seen(transaction, ctx, &marker, "for update").await.about(&access)?;
     // Another marker than this one: nobody else writes any while this unit is owned.
     if seen.is_none_or(|seen| is_behind(order, seen)) {
-        return Ok(Some(who_writes(ctx, &source).await?));
+        return Ok(Err(who_writes(ctx, &source).await?));
     }
     if let Some(parked) = parked(ctx, transaction).await.about(&access)? {
-        return Ok(Some(parked.about(access.to_string())));
+        return Ok(Err(parked.about(access.to_string())));
     }
     let task = ctx.task.as_str();
     for decide in [
@@ -113,22 +117,23 @@ async fn decide(
     }
     let open = open_still(ctx, &source).await?;
     source.close().await;
-    Ok(open)
+    locked.hold().await?;
+    Ok(open.map_or(Ok(locked), Err))
 }
 
 /// What may have to wait at the destination, and behind that the looks at the source.
-async fn in_the_way(
+async fn until_quiet(
     ctx: &UnitContext,
     order: &CutoverOrder,
     transaction: &Transaction<'_>,
     source: &Session,
     marker: &str,
     until: Until,
-) -> Result<Option<Failure>, UnitEnd> {
+) -> Result<Result<Locked, Failure>, UnitEnd> {
     let access = ctx.access(Side::Destination);
     match schema::go_live(ctx, transaction, &access).await {
         Ok(()) => {}
-        Err(failure) if failure.class == FailureClass::Definite => return Ok(Some(failure)),
+        Err(failure) if failure.class == FailureClass::Definite => return Ok(Err(failure)),
         Err(failure) => return Err(failure.into()),
     }
     // What hangs on rows goes by foreign keys, which a default of the database may have put to sleep.
@@ -140,20 +145,24 @@ async fn in_the_way(
     ] {
         transaction.execute(many, &[&task]).await.about(&access)?;
     }
-    not_quiet(ctx, order, source, marker, until).await
+    quiet(ctx, order, source, marker, until).await
 }
 
-/// Who writes at the source, or drew a number there, or may do so yet, before all that was written is at the destination.
-async fn not_quiet(
+/// All that was written is at the destination, and nobody writes; or who does, or drew a number, or may do so yet.
+async fn quiet(
     ctx: &UnitContext,
     order: &CutoverOrder,
     source: &Session,
     marker: &str,
     until: Until,
-) -> Result<Option<Failure>, UnitEnd> {
+) -> Result<Result<Locked, Failure>, UnitEnd> {
     if let Some(open) = open_still(ctx, source).await? {
-        return Ok(Some(open));
+        return Ok(Err(open));
     }
+    let locked = match locked::lock(ctx, source).await? {
+        Ok(locked) => locked,
+        Err(failure) => return Ok(Err(failure)),
+    };
     let destination = ctx.session(Side::Destination).await?;
     let margin = order.settings.sequence_margin;
     let moved = sequences::not_set(ctx, source, &destination, margin).await?;
@@ -165,17 +174,15 @@ async fn not_quiet(
             named(moved),
             source::connected(&who)
         );
-        return Ok(Some(
-            Failure::definite("cutover_sequences_moved", message)
-                .about(source.access().to_string())
-                .remedy("stop whoever draws numbers at the source, then begin anew"),
-        ));
+        return Ok(Err(Failure::definite("cutover_sequences_moved", message)
+            .about(source.access().to_string())
+            .remedy("stop whoever draws numbers at the source, then begin anew")));
     }
     proof::write(ctx, source, marker).await?;
     Ok(match arrived(ctx, marker, until).await? {
-        None => Some(timed_out(ctx, WAITED_FOR).await),
-        Some(seen) if is_behind(order, seen) => Some(who_writes(ctx, source).await?),
-        Some(_) => None,
+        None => Err(timed_out(ctx, WAITED_FOR).await),
+        Some(seen) if is_behind(order, seen) => Err(who_writes(ctx, source).await?),
+        Some(_) => Ok(locked),
     })
 }
 

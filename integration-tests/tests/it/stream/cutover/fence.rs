@@ -205,7 +205,7 @@ async fn cluster_what_is_written_while_the_switch_waits_for_a_table_undoes_the_c
     let (lock, client) =
         cutover_held_at(&fleet, &pair, "switch", &["task", "cutover", "shop", "--fence"]).await;
     let defiant = pair.source.client(DATABASE).await.unwrap();
-    defiant.batch_execute("begin read write; insert into still values (8)").await.unwrap();
+    defiant.batch_execute("begin read write; select pg_current_xact_id()").await.unwrap();
     defiant.batch_execute("prepare transaction 'late'").await.unwrap();
     lock.batch_execute("rollback").await.unwrap();
     assert_eq!(client.wait(LIMIT).await.unwrap().code(), Some(1), "{}", client.log());
@@ -215,6 +215,40 @@ async fn cluster_what_is_written_while_the_switch_waits_for_a_table_undoes_the_c
     fleet.ok(&["task", "cutover", "shop", "--fence"]).await;
     job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
     pair.same().await;
+}
+
+/// Who asks for more than the fence gives waits for the switch, or keeps it from being done.
+#[tokio::test]
+async fn cluster_who_ignores_the_fence_does_not_write_beside_the_switch() {
+    let pair = Pair::new(SCHEMA).await;
+    let fleet = Fleet::start(1, &["anna"]).await;
+    let job = following(&fleet, &pair, "shop").await;
+    let cutover = ["task", "cutover", "shop", "--fence"];
+    let (lock, client) = cutover_held_at(&fleet, &pair, "rows", &cutover).await;
+    let defiant = pair.source.client(DATABASE).await.unwrap();
+    // It has written nothing yet.
+    defiant.batch_execute("begin read write; delete from still where false").await.unwrap();
+    lock.batch_execute("rollback").await.unwrap();
+    assert_eq!(client.wait(LIMIT).await.unwrap().code(), Some(1), "{}", client.log());
+    assert!(client.log().contains("cutover_writers"), "{}", client.log());
+    assert!(client.log().contains("harness from"), "{}", client.log());
+    job.until("it to follow", is_followed).await;
+
+    let (lock, client) = cutover_held_at(&fleet, &pair, "switch", &cutover).await;
+    let defiant = pair.source.client(DATABASE).await.unwrap();
+    let late = defiant.batch_execute("begin read write; insert into still values (9); commit");
+    let waits = "select min(a.application_name) from pg_locks l join pg_stat_activity a using (pid)
+        where l.relation = 'still'::regclass and not l.granted and l.mode = 'RowExclusiveLock'";
+    let switch = async {
+        until_blocked(&pair.source, waits, &client).await;
+        lock.batch_execute("rollback").await.unwrap();
+        client.wait(LIMIT).await.unwrap().code()
+    };
+    let (late, exit) = tokio::join!(late, switch);
+    assert_eq!(exit, Some(0), "{}", client.log());
+    late.unwrap();
+    assert_eq!(pair.count("select count(*) from still where id = 9").await, 0);
+    job.until("nothing of it to be left", |task| task.status() == TaskStatus::Done).await;
 }
 
 /// The stream waits for a table that the switch has, or is to have before it, and the switch for the stream.

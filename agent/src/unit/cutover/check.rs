@@ -17,7 +17,7 @@ use tokio_postgres::error::SqlState;
 use super::left::Depth;
 use super::{again, held, lag, left, mark, named, refused, sessions, shape, source};
 use crate::pg::{About, PgError, Session};
-use crate::unit::{UnitContext, UnitEnd, marker, open_stream, sequences, survey};
+use crate::unit::{UnitContext, UnitEnd, marker, open_stream, sequences};
 
 const SCHEMA_DIFFERS: &str = "cutover_schema_differs";
 
@@ -106,7 +106,7 @@ async fn come_up(
     depth: Depth,
 ) -> Result<Vec<Failure>, PgError> {
     let mut found = Vec::new();
-    found.extend(not_followed(ctx, source).await?);
+    found.extend(not_followed(ctx, source, destination).await?);
     found.extend(subscriptions(source).await?);
     found.extend(left::behind(ctx, order, source, destination, depth).await?);
     Ok(found)
@@ -176,24 +176,25 @@ async fn may_fence(session: &Session) -> Result<Option<Failure>, PgError> {
     ))
 }
 
-/// Tables that take part by the task's rules, and of which nothing is followed.
-async fn not_followed(ctx: &UnitContext, session: &Session) -> Result<Option<Failure>, PgError> {
-    let ask = format!(
-        "select n.nspname::text, c.relname::text from pg_catalog.pg_class c
-         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-         where c.relpersistence = 'p' and {} and not exists (
-             select from pg_catalog.pg_publication_rel p join pg_catalog.pg_publication o on o.oid = p.prpubid
-             where o.pubname = $1 and p.prrelid = c.oid)
-         order by 1, 2",
-        survey::TAKING_PART
-    );
-    let rows = session.query(&ask, &[&open_stream::name(&ctx.task)]).await?;
-    let tables = of_rules(ctx, &rows);
+/// Tables that take part by the task's rules, and of which nothing is followed. One that got the name of another is in the publication,
+/// perhaps, and nobody takes its changes.
+async fn not_followed(
+    ctx: &UnitContext,
+    source: &Session,
+    destination: &Session,
+) -> Result<Option<Failure>, PgError> {
+    let ask = "select (followed ->> 'relation')::pg_catalog.oid from pgconvoy.table_state where task = $1 and followed is not null
+        union select relation::pg_catalog.oid from pgconvoy.copied_anew where task = $1";
+    let rows = destination.query(ask, &[&ctx.task.as_str()]).await?;
+    let followed: Vec<u32> = rows.iter().filter_map(|row| row.get(0)).collect();
+    let tables = open_stream::not_followed(source, ctx, &followed).await?;
     Ok((!tables.is_empty()).then(|| {
         let tables = tables.iter().map(ToString::to_string).collect();
         let message = format!("tables of the source are not followed: {}", named(tables));
-        Failure::definite("cutover_tables_not_followed", message)
-            .remedy("they were made since the task began: drop them, or leave them out by `objects` in a new task")
+        Failure::definite("cutover_tables_not_followed", message).remedy(
+            "they were made or renamed since the task began: `pgconvoy task resync` of those whose names it has copies them anew; \
+             drop the others, or leave them out by `objects` in a new task",
+        )
     }))
 }
 

@@ -96,14 +96,14 @@ pub(super) async fn while_in_use(
             };
         let changes = Changes::before(ctx, &session, look).await.about(&access)?;
         let [mut here, mut there] = Reader::both(ctx, &changes);
-        took = Duration::ZERO;
+        let (mut source_took, mut destination_took) = (Duration::ZERO, Duration::ZERO);
         found.tables = found.tables.max(changes.tables());
         let mut after = None;
         while let Some(page) = changes.page(ctx, &session, after.as_ref()).await.about(&access)? {
             ctx.still_mine()?;
             let began = Instant::now();
             let ours = here.read(&page).await?;
-            took += began.elapsed();
+            source_took += began.elapsed();
             pages_read += 1;
             let marker = proof::name(ctx, order, MARKERS_FROM + pages_read);
             proof::write(ctx, source, &marker).await?;
@@ -113,7 +113,7 @@ pub(super) async fn while_in_use(
             }
             let began = Instant::now();
             let theirs = there.read(&page).await?;
-            took += began.elapsed();
+            destination_took += began.elapsed();
             found.keys += page.keys;
             found.keys_compared += page.keys_compared;
             let differs = page.differing(ours, theirs);
@@ -135,6 +135,8 @@ pub(super) async fn while_in_use(
         }
         here.end();
         there.end();
+        // Behind the fence both ends are read at once.
+        took = source_took.max(destination_took);
         if took <= budget / 2 && (!undecided || nth == LOOKS_MAX) {
             session.close().await;
             return Ok(Ok(found));

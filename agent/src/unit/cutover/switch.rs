@@ -6,7 +6,7 @@
 //! 3. In one transaction at the destination: hold the unit; triggers and rules that fire always are made, and rows of the task that are many go.
 //!    That may wait for locks, and take a while, so it comes before the source is looked at. Where the stream comes to wait for these locks, it has
 //!    a change to apply behind the first marker: all is taken back at once, for neither could go on.
-//! 4. No transaction that could still commit a change is open or prepared at the source, and its tables are [locked](super::locked). No sequence has
+//! 4. No transaction that could still commit a change is open or prepared at the source, and its tables are [`locked`]. No sequence has
 //!    moved on since the destination's were set: drawing a number is no change that the stream tells. Then a second marker, at the destination:
 //!    everything that could be written until now has come.
 //! 5. Hold the applier's row; no change came behind the first marker, and no table was parked on the way to it;
